@@ -1,0 +1,173 @@
+"""Models: the training set, the baseline forecaster tracked in MLflow, and the gate that decides whether it is trusted."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets import model_run
+from assets.common import image
+from resources.dagster_resources import ConfigFilesResource, LakeResource, TrackingResource
+from resources.revision import code_revision
+from resources.settings import settings
+
+_COMMON: dict[str, Any] = {"group_name": "models", "owners": ["team:research"], "tags": {"lane": "research"}}
+
+_TRAINING_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("close_time", "timestamp[us, UTC]", "when the row was known and the forecast is made"),
+        dg.TableColumn("session", "int32", "days since 1970-01-01"),
+        dg.TableColumn("symbol", "string"),
+        dg.TableColumn("event_end", "timestamp[us, UTC]", "when the label is known; splits purge by it"),
+        dg.TableColumn("forward_return", "float64", "next open to the open HORIZON bars later, as a fraction"),
+        dg.TableColumn("direction", "int8", "1 when forward_return is positive"),
+        dg.TableColumn("f_*", "float32", "one column per feature, prices relative to the close"),
+    ],
+    constraints=dg.TableConstraints(other=["unique(close_time, symbol)", "no missing values"]),
+)
+
+
+@dg.asset(
+    **_COMMON,
+    deps=[dg.AssetKey(f"features_{model_run.TIMEFRAME}"), dg.AssetKey(f"bars_{model_run.TIMEFRAME}")],
+    kinds={"python", "parquet"},
+    metadata={"dagster/column_schema": _TRAINING_SCHEMA},
+    description="Labelled feature rows of every instrument that may be backtested: what was known at each daily close, and "
+    "whether a trade entered at the next open was up a week later. One Parquet file that names the partitions it came from.",
+)
+def training_set(config_files: ConfigFilesResource, lake: LakeResource) -> dg.MaterializeResult:
+    from ml import dataset
+
+    universe = config_files.load().universe
+    try:
+        gathered = model_run.gather(lake.lake(), universe)
+    except model_run.NoFeatures as error:
+        raise dg.Failure(str(error)) from error
+    data = gathered.training_set
+    path = model_run.training_set_path(settings(), universe.name)
+    dataset.save(data, path)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(data),
+            "dagster/uri": path.as_uri(),
+            "span": data.span(),
+            "share_of_rises": data.prior,
+            "horizon_bars": data.horizon,
+            "instruments": dg.MetadataValue.md(model_run.symbols_table(data)),
+            "left_out": dg.MetadataValue.md("\n".join(f"- {s}: {why}" for s, why in gathered.left_out.items()) or "none"),
+            "features": len(data.matrix.names),
+            "features_version": data.matrix.features_version,
+            "schema_hash": data.matrix.schema_hash,
+            "data_hash": data.content_hash(),
+            "sources_hash": data.sources_hash(),
+        },
+        data_version=dg.DataVersion(data.content_hash()),
+    )
+
+
+@dg.asset(
+    **_COMMON,
+    deps=[training_set],
+    kinds={"mlflow", "sklearn"},
+    description="Logistic regression or gradient boosting, whichever forecast better on past data, judged walk-forward "
+    "against the class prior and in money after costs. Every training is a run in MLflow and a new version there; whether "
+    "the version is trusted is the promotion gate's to say.",
+)
+def baseline_model(
+    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    from ml import baseline, dataset, promotion, rule
+
+    universe = config_files.load().universe
+    path = model_run.training_set_path(settings(), universe.name)
+    try:
+        data = dataset.load(path)
+        result = baseline.train(data)
+    except (dataset.DatasetError, baseline.TrainingError) as error:
+        raise dg.Failure(f"No model was trained: {error}") from error
+    bars = {s: lake.lake().read_bars(f"bars_{data.matrix.timeframe}", s) for s in data.matrix.symbols}
+    money = rule.evaluate_rule(data, result.out_of_sample, bars, model_run.tradable(universe))
+    criteria = promotion.judge({**result.metrics(), **money.metrics()})
+    figures = {
+        "forecast.png": model_run.forecast_picture(data, result),
+        "rule.png": model_run.rule_picture(money, settings().account_currency),
+    }
+    tags = {
+        "dagster_run_id": context.run.run_id,
+        "asset_key": context.asset_key.to_user_string(),
+        "partitions": data.span(),
+        "code_revision": code_revision(),
+    }
+    tracked = tracking.tracking().log_model(
+        model_run.record(data, result, money, criteria, path=path, tags=tags, figures=figures)
+    )
+    context.log.info(f"{tracked.name} version {tracked.version}: {result.model.kind}, AUC {result.overall.auc:.3f}")
+    return dg.MaterializeResult(
+        metadata={
+            "mlflow_run": dg.MetadataValue.url(tracked.run_url),
+            "mlflow_model": dg.MetadataValue.url(tracked.model_url),
+            "model": f"{tracked.name} version {tracked.version}",
+            "mlflow_run_id": tracked.run_id,
+            "model_version": tracked.version,
+            "model_hash": result.model.content_hash(),
+            "data_hash": data.content_hash(),
+            "kind": result.model.kind,
+            "dagster/row_count": len(data),
+            "promotion": dg.MetadataValue.md(model_run.criteria_table(criteria)),
+            "walk_forward": dg.MetadataValue.md(model_run.folds_table(result)),
+            "in_money": dg.MetadataValue.md(model_run.rule_table(money)),
+            "forecast_quality": image(figures["forecast.png"], "ROC, calibration and feature importance"),
+            "rule_equity": image(figures["rule.png"], "equity of the threshold rule"),
+            "test_auc": result.overall.auc,
+            "test_auc_low": result.auc_low,
+            "test_log_loss": result.overall.log_loss,
+            "prior_log_loss": result.overall.prior_log_loss,
+            "rule_net_return": money.net_return,
+            "rule_trades": money.trades,
+        },
+        data_version=dg.DataVersion(result.model.content_hash()),
+    )
+
+
+@dg.asset_check(
+    asset=baseline_model,
+    blocking=True,
+    description="Moves the alias champion to the newest version when its walk-forward figures earn it: AUC above the "
+    "prior's with its lower confidence bound, a net return after costs, and enough trades. Otherwise champion stays "
+    "where it is, and the figures that failed are shown.",
+)
+def promotion_gate(config_files: ConfigFilesResource, tracking: TrackingResource) -> dg.AssetCheckResult:
+    import hashlib
+
+    from ml import promotion
+    from resources.tracking import CHALLENGER, CHAMPION
+
+    mlflow = tracking.tracking()
+    name = model_run.model_name(config_files.load().universe.name)
+    version = mlflow.version_of(name, CHALLENGER)
+    if version is None:
+        return dg.AssetCheckResult(passed=False, metadata={"reason": f"{name} has no version: materialise baseline_model"})
+    if hashlib.sha256(mlflow.model_bytes(name, version)).hexdigest() != mlflow.version_tags(name, version).get("model_hash"):
+        reason = f"{name} version {version}: the stored model is not the one that was trained; train again"
+        return dg.AssetCheckResult(passed=False, metadata={"reason": reason})
+    criteria = promotion.judge(mlflow.metrics(name, version))
+    passed = promotion.promoted(criteria)
+    if passed:
+        mlflow.promote(name, version, {"promotion": "passed"})
+    else:
+        mlflow.note(name, version, {"promotion": "failed: " + ", ".join(c.metric for c in criteria if not c.passed)})
+    return dg.AssetCheckResult(
+        passed=passed,
+        # A model that is not good enough is a finding, not a breakdown: the run goes on and champion stays.
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"version {version} " + ("is champion" if passed else "is not promoted; champion stays where it is"),
+        metadata={
+            "criteria": dg.MetadataValue.md(model_run.criteria_table(criteria)),
+            "version": version,
+            "champion": mlflow.version_of(name, CHAMPION) or "none",
+            "model": dg.MetadataValue.url(f"{mlflow.url}/#/models/{name}/versions/{version}"),
+        },
+    )
+
+
+ASSETS: list[Any] = [training_set, baseline_model]
+CHECKS: list[Any] = [promotion_gate]

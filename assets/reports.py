@@ -1,0 +1,80 @@
+"""Reports: one page per session that a trader reads before the next one."""
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from assets.common import session_partitions_def
+from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource
+from resources.revision import code_revision
+from resources.settings import settings
+
+
+@dg.asset(
+    group_name="reports",
+    owners=["team:trading"],
+    kinds={"html", "postgres"},
+    tags={"lane": "report"},
+    partitions_def=session_partitions_def(),
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    deps=[dg.AssetKey(name) for name in ("signals", "decisions", "orders", "fills", "positions")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "nothing_needs_attention",
+            asset="daily_report",
+            description="No order in an unknown state, no position without a stop, every bar close with its run, every check "
+            "passed, equity explained by fills and prices.",
+        )
+    ],
+    description="The session for people: result and positions, trades, orders, fills, signals and why the refused ones were "
+    "refused, data quality, latency, and the chain behind every order. Kept as one HTML file; mode and simulated data are "
+    "stamped on it.",
+)
+def daily_report(
+    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
+) -> dg.MaterializeResult:
+    from datetime import date
+
+    from resources import report, report_data, report_sources
+
+    session = date.fromisoformat(context.partition_key)
+    installation, config, store = settings(), config_files.load(), ledger.ledger()
+    sources = report_sources.sources_of(
+        config.universe, lake.lake(), session, currency=installation.account_currency, mode=installation.mode,
+        code_revision=code_revision(), generated_wall=time.time_ns() // 1000,
+    )  # fmt: skip
+    made = report_data.collect(store, session, sources)
+    path = report.write_html(made, installation.path("reports"))
+    store.mark_reported(session.isoformat())
+    return dg.MaterializeResult(
+        metadata={
+            "mode": made.mode,
+            "simulated_data": made.simulated,
+            "report": dg.MetadataValue.md(report.render_markdown(made)),
+            "html": dg.MetadataValue.path(str(path)),
+            "net_result": round(made.net, 2),
+            "realized": round(made.realized, 2),
+            "unrealized_change": round(made.unrealized_change, 2),
+            "commission": round(made.commission, 2),
+            "trades_closed": len(made.trades),
+            "positions_open": len(made.open_positions),
+            "signals": len(made.signals),
+            "refused": sum(s.outcome.startswith("refused") for s in made.signals),
+            "orders": len(made.orders),
+            "fills": len(made.fills),
+            "chain": dg.MetadataValue.md(report.chain_markdown(made)),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                passed=not made.attention,
+                check_name="nothing_needs_attention",
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"attention": dg.MetadataValue.md("\n".join(f"- {text}" for text in made.attention) or "nothing")},
+            )
+        ],
+    )
+
+
+ASSETS: list[Any] = [daily_report]
+CHECKS: list[Any] = []

@@ -1,0 +1,172 @@
+"""Research: the strategies and plans as people wrote them, and what each would have done over the whole history."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets import research_run
+from assets.common import configured_universe, image, markdown_table
+from assets.market_data import timeframes_of
+from resources.dagster_resources import ConfigFilesResource, LakeResource
+from resources.settings import settings
+from trading.ids import content_hash
+
+_STRATEGIES_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("file", "string", "path below the config folder"),
+        dg.TableColumn("name", "string"),
+        dg.TableColumn("revision", "string", "hash of the file's text; every signal carries it"),
+        dg.TableColumn("status", "string", "active, paused or stopped"),
+        dg.TableColumn("mode", "string"),
+    ]
+)
+
+_TRADES_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("strategy", "string"),
+        dg.TableColumn("symbol", "string"),
+        dg.TableColumn("side", "string"),
+        dg.TableColumn("quantity", "float64"),
+        dg.TableColumn("signal_time", "timestamp", "close of the bar that decided the entry"),
+        dg.TableColumn("entry_time", "timestamp"),
+        dg.TableColumn("entry_price", "float64", "after slippage"),
+        dg.TableColumn("exit_time", "timestamp"),
+        dg.TableColumn("exit_price", "float64", "after slippage"),
+        dg.TableColumn("reason", "string", "stop, target, rule, max_bars, or open at the end"),
+        dg.TableColumn("pnl", "float64", "account currency, after commission"),
+    ]
+)
+
+
+@dg.asset(
+    group_name="trading",
+    owners=["team:trading"],
+    kinds={"yaml"},
+    tags={"lane": "research"},
+    metadata={"dagster/column_schema": _STRATEGIES_SCHEMA},
+    description="Strategies, plans and risk limits as people edit them: revision, status and mode of each file, and what is "
+    "wrong with the ones that do not validate. A bad file does not trade; the others go on.",
+)
+def strategies(config_files: ConfigFilesResource) -> dg.MaterializeResult:
+    config = config_files.load()
+    known = config.evaluables()
+    rows = []
+    for file in config.files:
+        e = known.get(file.name) if file.kind in ("strategies", "plans") and not file.problems else None
+        state = f"{len(file.problems)} problem(s): not used" if file.problems else "in use"
+        if file.other_universe:
+            state = f"for universe {file.other_universe}: not used"
+        rows.append(
+            [file.path, file.name, file.revision, state, e.status if e else "", str(e.mode) if e else "",
+             ", ".join(e.symbols) if e else "", str(e.timeframe) if e else "", e.owner if e else "", e.description if e else ""]
+        )  # fmt: skip
+    header = ["file", "name", "revision", "state", "status", "mode", "instruments", "timeframe", "owner", "description"]
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(known),
+            "active": len(config.active()),
+            "files": dg.MetadataValue.md(markdown_table(header, rows)),
+            "config_problems": len(config.problems),
+            "limits": dg.MetadataValue.json(config.limits.model_dump(mode="json")),
+            "limits_missing": ", ".join(config.limits.missing()) or "none",
+        },
+        data_version=dg.DataVersion(content_hash([[f.path, f.revision] for f in config.files])[:24]),
+    )
+
+
+@dg.asset_check(
+    asset=strategies,
+    description="Every file of the config folder validates. Each problem is shown with file, line, key, what was expected "
+    "and the nearest valid name. What does not validate does not trade.",
+)
+def config_valid(config_files: ConfigFilesResource) -> dg.AssetCheckResult:
+    from resources.config import ConfigInvalid
+
+    try:
+        config = config_files.load()
+        problems, missing = config.problems, config.limits.missing()
+    except ConfigInvalid as error:
+        problems, missing = error.problems, []
+    rows = [[p.file, p.line, p.key, p.message, p.expected, p.nearest] for p in problems]
+    header = ["file", "line", "key", "problem", "expected", "did you mean"]
+    description = f"{len(problems)} problem(s)" + (f"; limits missing: {', '.join(missing)}" if missing else "")
+    return dg.AssetCheckResult(
+        passed=not problems and not missing,
+        description=description if problems or missing else "every file validates",
+        metadata={
+            "problems": dg.MetadataValue.md(markdown_table(header, rows)),
+            "count": len(problems),
+            "limits_missing": ", ".join(missing) or "none",
+        },
+    )
+
+
+@dg.asset(
+    group_name="research",
+    owners=["team:research"],
+    kinds={"python", "numba"},
+    tags={"lane": "research"},
+    deps=[strategies, *[dg.AssetKey(f"bars_{t}") for t in timeframes_of(configured_universe())]],
+    metadata={"dagster/column_schema": _TRADES_SCHEMA},
+    description="Every strategy and plan over the whole history in the lake: the same rules, fills, costs, sizes and risk "
+    "limits as on the desk, each on an account of its own. What was refused is counted by code.",
+)
+def strategy_backtests(
+    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource
+) -> dg.MaterializeResult:
+    from resources.plots import Curve, equity_and_drawdown
+
+    config = config_files.load()
+    cash, currency = settings().paper_cash, settings().account_currency
+    runs, failed = research_run.run_all(config, lake.lake(), cash)
+    for failure in failed:
+        context.log.warning(f"{failure.kind} {failure.name} was not tested: {failure.reason}")
+    refusals = [[r.evaluable.name, code, n] for r in runs for code, n in sorted(r.result.refusals.items())]
+    ignored = [[r.evaluable.name, symbol, why] for r in runs for symbol, why in r.ignored.items()]
+    ignored += [[f.name, "all", f.reason] for f in failed]
+    ignored += [[p.file, "", str(p)] for p in config.problems]
+    metadata: dict[str, Any] = {
+        "dagster/row_count": sum(len(r.result.trades) for r in runs),
+        "strategies": len(runs),
+        "metrics": dg.MetadataValue.md(markdown_table(research_run.METRICS_HEADER, [research_run.metrics_row(r) for r in runs])),
+        "refused": dg.MetadataValue.md(markdown_table(["strategy", "code", "entry wishes refused"], refusals)),
+        "not_tested": dg.MetadataValue.md(markdown_table(["strategy or file", "instrument", "why"], ignored)),
+        "costs": dg.MetadataValue.md(
+            markdown_table(
+                ["strategy", "commission", "rate", "minimum", "slippage", "value"],
+                [
+                    [
+                        r.evaluable.name,
+                        r.costs.commission_kind,
+                        r.costs.rate,
+                        r.costs.minimum,
+                        r.costs.slippage_kind,
+                        r.costs.value,
+                    ]
+                    for r in runs
+                ],
+            )
+        ),
+        "newest_trades": dg.MetadataValue.md(
+            markdown_table(
+                ["strategy", "instrument", "side", "quantity", "entry", "price", "exit", "price", "why", "P&L"],
+                research_run.trade_rows(runs, 10),
+                40,
+            )
+        ),
+        "revisions": dg.MetadataValue.json({r.evaluable.name: r.evaluable.revision for r in runs}),
+        "ambiguous_bars": sum(r.result.ambiguous_bars for r in runs),
+        "account": f"{cash:,.0f} {currency} for each, mode BACKTEST"
+        + (", SIMULATED: replayed market data" if config.universe.simulated else ""),
+    }
+    for run in runs:
+        name = run.evaluable.name
+        heading = f"{name}: {100 * run.metrics.total_return:+.2f} % after costs, {run.metrics.trades} trades"
+        metadata[f"equity_{name}"] = image(
+            equity_and_drawdown([Curve(name, run.result.close_time, run.result.equity)], currency, heading), f"equity of {name}"
+        )
+    return dg.MaterializeResult(metadata=metadata)
+
+
+ASSETS: list[Any] = [strategies, strategy_backtests]
+CHECKS: list[Any] = [config_valid]

@@ -1,0 +1,212 @@
+"""signals -> decisions -> orders: one bar close of the whole universe becomes traced, gated decisions at the desk.
+
+A run works on one bar close (tag ``tapeline/close_time``), or, started by hand from the UI without the tag, on every
+close of the session partition. Ids are content hashes, so that a second run of the same close adds nothing and sends
+nothing.
+"""
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from assets import trade_lane
+from assets.common import markdown_table, session_partitions_def
+from resources.dagster_resources import ConfigFilesResource, DeskResource, LakeResource, LedgerResource
+from resources.desk_client import DeskUnavailable
+from resources.revision import code_revision
+from resources.settings import settings
+from trading.timeframes import iso
+
+CLOSE_TIME_TAG = "tapeline/close_time"
+
+_PARTITIONS = session_partitions_def()
+_COMMON: dict[str, Any] = {
+    "group_name": "trading",
+    "owners": ["team:trading"],
+    "partitions_def": _PARTITIONS,
+    "backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+}
+
+
+def _bar_datasets() -> list[dg.AssetKey]:
+    from assets.market_data import BARS_ASSET_KEYS
+
+    return list(BARS_ASSET_KEYS)
+
+
+def _closes(context: dg.AssetExecutionContext, config: Any, lake: Any, ledger: Any) -> list[int]:
+    tag = context.run.tags.get(CLOSE_TIME_TAG)
+    return [int(tag)] if tag else trade_lane.close_times_of(context.partition_key, ledger, lake, config)
+
+
+def _wall() -> int:
+    return time.time_ns() // 1000
+
+
+def _mode() -> str:
+    return settings().mode.upper()
+
+
+_SIGNAL_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("id", "string", "content hash of strategy, revision, instrument, timeframe, close time, action"),
+        dg.TableColumn("strategy", "string"),
+        dg.TableColumn("strategy_revision", "string", "hash of the strategy file"),
+        dg.TableColumn("symbol", "string"),
+        dg.TableColumn("timeframe", "string"),
+        dg.TableColumn("close_time", "int", "UTC microseconds"),
+        dg.TableColumn("action", "string", "enter_long or enter_short"),
+        dg.TableColumn("content", "json", "prices, stop, target, validity, sizing, needed partitions with hashes"),
+    ]
+)
+
+
+@dg.asset(
+    **_COMMON,
+    deps=_bar_datasets(),
+    kinds={"python", "postgres"},
+    tags={"lane": "trade"},
+    metadata={"dagster/column_schema": _SIGNAL_COLUMNS},
+    description="What every active strategy and plan wants at a bar close, computed on anchored windows of known bars only.",
+)
+def signals(
+    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
+) -> dg.MaterializeResult:
+    started_wall = _wall()
+    config, store, bars = config_files.load(), ledger.ledger(), lake.lake()
+    rows: list[list[Any]] = []
+    silent: dict[str, str] = {}
+    closes = _closes(context, config, bars, store)
+    for close_time in closes:
+        store.stamp_close(close_time, run_started_wall=started_wall, run_id=context.run.run_id)
+        outcome = trade_lane.evaluate_close(close_time, context.partition_key, config, bars, store, settings().mode)
+        store.insert_signals(
+            outcome.signals, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id
+        )
+        store.stamp_close(close_time, signals_wall=_wall())
+        silent.update(outcome.silent)
+        rows += [
+            [s.id, s.strategy, s.strategy_revision, s.symbol, iso(s.close_time), str(s.action), s.reference_price,
+             s.stop_price, s.target_price, " ".join(f"{p.dataset}/{p.session}={p.content_hash[:12]}" for p in s.partitions[:3])]
+            for s in outcome.signals
+        ]  # fmt: skip
+    context.log.info(f"{len(rows)} signals at {len(closes)} bar close(s)")
+    header = ["signal", "strategy", "revision", "symbol", "bar close", "action", "reference", "stop", "target", "bars (hash)"]
+    return dg.MaterializeResult(
+        metadata={
+            "mode": _mode(),
+            "closes": dg.MetadataValue.md(", ".join(iso(t) for t in closes[:24]) or "none"),
+            "dagster/row_count": len(rows),
+            "signals": dg.MetadataValue.md(markdown_table(header, rows)),
+            "silent": dg.MetadataValue.md(markdown_table(["strategy / instrument", "why"], sorted(silent.items()))),
+            "config_problems": len(config.problems),
+        }
+    )
+
+
+@dg.asset(
+    **_COMMON,
+    deps=[signals],
+    kinds={"python", "postgres"},
+    tags={"lane": "trade"},
+    description="Signals after the gates: every gate's verdict, yes or no, and the stored snapshot from which it replays.",
+)
+def decisions(
+    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
+) -> dg.MaterializeResult:
+    config, store = config_files.load(), ledger.ledger()
+    rows: list[list[Any]] = []
+    approved = 0
+    for close_time in _closes(context, config, lake.lake(), store):
+        undecided = trade_lane.undecided(store, close_time)
+        latest = store.latest_close()
+        now_time = max(close_time, int(latest["close_time"])) if latest is not None else close_time
+        made = trade_lane.decide(undecided, config, store, now_time)
+        store.insert_decisions(
+            made, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id
+        )
+        store.stamp_close(close_time, decisions_wall=_wall())
+        approved += sum(row.decision.approved for row in made)
+        rows += [
+            [d.id, d.signal.id, d.signal.strategy, d.signal.symbol, str(d.signal.action), "yes" if d.approved else "no",
+             d.refusal or " ".join(f"{v.gate}={v.value}" for v in d.verdicts)]
+            for d in (row.decision for row in made)
+        ]  # fmt: skip
+    header = ["decision", "signal", "strategy", "symbol", "action", "approved", "refusal or gate values"]
+    return dg.MaterializeResult(
+        metadata={
+            "mode": _mode(),
+            "dagster/row_count": len(rows),
+            "approved": approved,
+            "refused": len(rows) - approved,
+            "decisions": dg.MetadataValue.md(markdown_table(header, rows)),
+        }
+    )
+
+
+@dg.asset(
+    **_COMMON,
+    deps=[decisions],
+    kinds={"python", "postgres"},
+    tags={"lane": "trade"},
+    description="Approved decisions handed to the desk, which sizes, checks risk, records the intent and sends the order.",
+)
+def orders(
+    context: dg.AssetExecutionContext,
+    config_files: ConfigFilesResource,
+    lake: LakeResource,
+    ledger: LedgerResource,
+    desk: DeskResource,
+) -> dg.MaterializeResult:
+    config, store, client = config_files.load(), ledger.ledger(), desk.client()
+    rows: list[list[Any]] = []
+    for close_time in _closes(context, config, lake.lake(), store):
+        approved = [d for d in trade_lane.decisions_at(store, close_time) if d.approved]
+        try:
+            posted = trade_lane.post(approved, client, close_time)
+            client.close_done(close_time, run_id=context.run.run_id, outcome="done")
+        except DeskUnavailable as error:
+            raise dg.Failure(
+                f"The desk did not take the decisions of {iso(close_time)}: {error}. Nothing is lost: start this run again; "
+                "what the desk already has is not sent twice, what is late expires."
+            ) from error
+        by_id = {d.id: d for d in approved}
+        for answer in posted:
+            signal = by_id[answer.decision_id].signal
+            ids = " ".join(answer.intent_ids)
+            command = f"`tapeline trace {answer.intent_ids[0]}`" if answer.intent_ids else ""
+            result = "accepted" if answer.accepted else answer.refusal
+            rows.append([answer.decision_id, signal.id, signal.strategy, signal.symbol, result, ids, command])
+    header = ["decision", "signal", "strategy", "symbol", "desk", "order ids", "chain"]
+    return dg.MaterializeResult(
+        metadata={
+            "mode": _mode(),
+            "dagster/row_count": len(rows),
+            "accepted": sum(row[4] == "accepted" for row in rows),
+            "orders": dg.MetadataValue.md(markdown_table(header, rows)),
+        }
+    )
+
+
+fills = dg.AssetSpec(
+    "fills",
+    deps=[orders],
+    group_name="trading",
+    owners=["team:trading"],
+    kinds={"postgres"},
+    partitions_def=_PARTITIONS,
+    description="Executions the broker reported, recorded by the desk. External: the desk reports it, nothing here makes it.",
+)
+positions = dg.AssetSpec(
+    "positions",
+    deps=["fills"],
+    group_name="trading",
+    owners=["team:trading"],
+    kinds={"postgres"},
+    partitions_def=_PARTITIONS,
+    description="Open positions per strategy and instrument after the session's fills. External: the desk reports it.",
+)
+
+ASSETS: list[Any] = [signals, decisions, orders, fills, positions]
+CHECKS: list[Any] = []

@@ -1,0 +1,116 @@
+"""The feature set against TA-Lib called directly for the same indicators, on one history and bar by bar as it is live.
+
+batch: the whole set over a history. anchored: the same with the live path's windows. indicators_30: thirty indicators
+of the registry against thirty direct calls. last_bar_ms: the set over one window, which is what one live bar costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+
+import numpy as np
+import talib
+from talib import MA_Type
+
+from bench.core import Row, best_of, best_of_pair
+from bench.reference_data import walk
+from trading import features, indicators
+from trading.bars import Bars
+from trading.calendars import calendar
+from trading.resample import resample
+from trading.timeframes import Timeframe
+
+PERIODS = {"sma": (10, 20, 50, 100, 200), "ema": (8, 12, 26, 50, 200), "rsi": (7, 14, 21), "atr": (7, 14, 21), "adx": (14, 28)}
+
+
+def _thirty_ours(bars: Bars) -> None:
+    for name, periods in PERIODS.items():
+        for period in periods:
+            indicators.get(name).compute(bars, {"period": period})
+    indicators.get("macd").compute(bars, {"fast": 12, "slow": 26, "signal": 9})
+    indicators.get("bollinger").compute(bars, {"period": 20, "deviations_up": 2.0, "deviations_down": 2.0})
+    indicators.get("stochastic").compute(bars, {"fast_k": 14, "slow_k": 3, "slow_d": 3})
+    indicators.get("obv").compute(bars)
+    for name in features.CANDLE_FEATURES[:8]:
+        indicators.get(f"candle_{name}").compute(bars)
+
+
+_CANDLES = {
+    "doji": talib.CDLDOJI,
+    "engulfing": talib.CDLENGULFING,
+    "hammer": talib.CDLHAMMER,
+    "shootingstar": talib.CDLSHOOTINGSTAR,
+    "morningstar": talib.CDLMORNINGSTAR,
+    "eveningstar": talib.CDLEVENINGSTAR,
+    "harami": talib.CDLHARAMI,
+    "piercing": talib.CDLPIERCING,
+    "darkcloudcover": talib.CDLDARKCLOUDCOVER,
+    "3whitesoldiers": talib.CDL3WHITESOLDIERS,
+}
+
+
+def _thirty_direct(bars: Bars) -> None:
+    o, h, low, c, v = bars.open, bars.high, bars.low, bars.close, bars.volume
+    for period in PERIODS["sma"]:
+        talib.SMA(c, period)
+    for period in PERIODS["ema"]:
+        talib.EMA(c, period)
+    for period in PERIODS["rsi"]:
+        talib.RSI(c, period)
+    for period in PERIODS["atr"]:
+        talib.ATR(h, low, c, period)
+    for period in PERIODS["adx"]:
+        talib.ADX(h, low, c, period)
+    talib.MACD(c, 12, 26, 9)
+    talib.BBANDS(c, 20, 2.0, 2.0)
+    talib.STOCH(h, low, c, 14, 3, MA_Type.SMA, 3, MA_Type.SMA)
+    talib.OBV(c, v)
+    for name in features.CANDLE_FEATURES[:8]:
+        _CANDLES[name](o, h, low, c)
+
+
+def _direct(bars: Bars) -> np.ndarray:
+    """The columns of trading.features by direct calls into one matrix, nothing checked."""
+    o, h, low, c, v = bars.open, bars.high, bars.low, bars.close, bars.volume
+    columns: list[np.ndarray] = [talib.SMA(c, n) for n in (10, 20, 50)] + [talib.EMA(c, n) for n in (12, 26)] + [talib.RSI(c, 14)]
+    columns += talib.MACD(c, 12, 26, 9)
+    upper, middle, lower = talib.BBANDS(c, 20, 2.0, 2.0)
+    columns += [upper, middle, lower, (upper - lower) / middle, talib.ATR(h, low, c, 14)]
+    columns += talib.STOCH(h, low, c, 14, 3, MA_Type.SMA, 3, MA_Type.SMA)
+    obv = talib.OBV(c, v)
+    change = np.full(len(c), np.nan)
+    change[20:] = (obv[20:] - obv[:-20]) / talib.SUM(v, 20)[20:]
+    columns += [talib.ADX(h, low, c, 14), obv, change]
+    columns += [_CANDLES[name](o, h, low, c) for name in features.CANDLE_FEATURES]
+    for n in (1, 5, 20):
+        past = np.full(len(c), np.nan)
+        past[n:] = c[n:] / c[:-n] - 1.0
+        columns.append(past)
+    volatility = np.full(len(c), np.nan)
+    volatility[1:] = talib.STDDEV(np.diff(talib.LN(c)), 20)
+    columns.append(volatility)
+    out = np.empty((len(c), len(columns)))
+    for i, column in enumerate(columns):
+        out[:, i] = column
+    return out
+
+
+def run(quick: bool) -> Iterator[Row]:
+    cal = calendar("XNYS")
+    rows = 20_000 if quick else 200_000
+    bars = walk("X", date(2015, 1, 1), date(2017, 12, 31), 1, rows)
+    _, ours = features.compute(bars)
+    theirs = _direct(bars)
+    if ours.shape != theirs.shape or not np.array_equal(ours[-1000:], theirs[-1000:]):
+        raise AssertionError("the feature set and the direct calls do not agree")
+    seconds, direct = best_of_pair(lambda: _thirty_ours(bars), lambda: _thirty_direct(bars), 5)
+    yield Row("indicators_30", 30 * rows / seconds / 1e6, "M values/s", 30 * rows / direct / 1e6, seconds / direct)
+    seconds, direct = best_of_pair(lambda: features.compute(bars), lambda: _direct(bars), 5)
+    count = len(features.NAMES)
+    yield Row("batch", count * rows / seconds / 1e6, "M values/s", count * rows / direct / 1e6, seconds / direct)
+    hourly = resample(bars, Timeframe.H1, cal)
+    seconds, direct = best_of_pair(lambda: features.compute_anchored(hourly, cal), lambda: _direct(hourly), 5)
+    yield Row("anchored_1h", seconds * 1e3, "ms", direct * 1e3, seconds / direct)
+    window = hourly.rows(slice(max(0, len(hourly) - 1300), None))
+    yield Row("last_bar_ms", best_of(lambda: features.compute(window), 9)[0] * 1e3, "ms")

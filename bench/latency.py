@@ -1,0 +1,40 @@
+"""Latency of the live path, read from what the ledger recorded of the bar closes of this installation.
+
+Needs a ledger with replayed or live closes (``make run`` once). Milliseconds; reference is the goal, ratio value / goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bench.core import Row
+
+GOAL_BAR_TO_ORDER_MS = 1000.0
+_JOINTS = (
+    ("emitted_wall", "stored_wall", "desk_store_ms"),
+    ("stored_wall", "sensed_wall", "sensor_ms"),
+    ("sensed_wall", "run_started_wall", "run_start_ms"),
+    ("run_started_wall", "signals_wall", "signals_ms"),
+    ("signals_wall", "decisions_wall", "decisions_ms"),
+    ("decisions_wall", "done_wall", "orders_ms"),
+)
+
+
+def run(quick: bool) -> Iterator[Row]:
+    """Median and p95 from the stored bar to the decisions at the desk, and where the time goes."""
+    from resources.ledger.store import Ledger
+    from resources.settings import settings
+
+    closes = [c for c in Ledger.at(settings().ledger_url()).closes() if c["outcome"] == "done" and c["sensed_wall"]]
+    if not closes:
+        raise SystemExit("latency: the ledger has no finished bar closes; start the desk with `make run` first")
+    total = np.array([(c["done_wall"] - c["stored_wall"]) / 1000 for c in closes])
+    median, p95 = float(np.median(total)), float(np.percentile(total, 95))
+    yield Row("dagster_bar_to_order_median_ms", median, "ms", GOAL_BAR_TO_ORDER_MS, median / GOAL_BAR_TO_ORDER_MS)
+    yield Row("dagster_bar_to_order_p95_ms", p95, "ms", 2 * GOAL_BAR_TO_ORDER_MS, p95 / (2 * GOAL_BAR_TO_ORDER_MS))
+    for start, end, name in _JOINTS:
+        spent = [(c[end] - c[start]) / 1000 for c in closes if c[end] is not None and c[start] is not None]
+        if spent:
+            yield Row(f"{name}_median", float(np.median(spent)), "ms", None, None)

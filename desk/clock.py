@@ -1,0 +1,46 @@
+"""The desk's market clock: real time for a live feed, a settable one for a replay. The code that asks does not know which."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Callable market clock: UTC microseconds, never going back."""
+
+    def __call__(self) -> int: ...
+
+
+def wall() -> int:
+    """Real time, UTC microseconds."""
+    return time.time_ns() // 1_000
+
+
+class SystemClock:
+    """The market clock of a live feed: real time."""
+
+    def __call__(self) -> int:
+        return wall()
+
+
+class SimulatedClock:
+    """The market clock of a replay: stands still until it is advanced. Safe to read from any thread.
+
+    start: UTC us, or None: real time until the first `advance` sets it.
+    """
+
+    def __init__(self, start: int | None = None) -> None:
+        self._now = start
+        self._lock = threading.Lock()
+
+    def __call__(self) -> int:
+        now = self._now
+        return wall() if now is None else now
+
+    def advance(self, to: int) -> int:
+        """Move to `to` (UTC us) unless that is in the past: market time never goes back. Returns the time now."""
+        with self._lock:
+            self._now = to if self._now is None else max(self._now, to)
+            return self._now

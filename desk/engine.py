@@ -1,0 +1,271 @@
+"""One bar close, from the feed's bars to the committed row that lets the trade run start.
+
+The order is fixed: fills of the old orders, hot bars, quality verdicts, marks, exits, the account, then the close itself.
+Every step may be repeated, and the close is committed last: a desk that dies in between does the whole close again and
+ends where it would have been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Protocol, runtime_checkable
+
+import structlog
+from sqlalchemy import Connection, select, update
+
+from desk import hot_bars
+from desk.clock import wall
+from desk.config_watch import ConfigWatch
+from desk.dagster_reporter import CloseReport
+from desk.exits import ExitCheck, check_exits
+from desk.hot_bars import BarCache
+from desk.hot_store import HotStore
+from desk.replay import NO_STRATEGY, SKIPPED, CloseGroup
+from desk.router import Router
+from desk.store import DeskStore
+from resources.brokers.protocol import Account, Broker
+from resources.feeds.protocol import BarClose
+from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
+from resources.ledger import tables as t
+from resources.ledger.store import Ledger, VerdictRow
+from trading.bars import Bars
+from trading.calendars import calendar
+from trading.instruments import Instrument
+from trading.resample import resample
+from trading.timeframes import US_PER_MINUTE, Timeframe, iso, session_date, session_number
+
+log = structlog.get_logger("desk.engine")
+
+
+@runtime_checkable
+class BarDriven(Protocol):
+    """A broker that fills orders from the bars the desk gives it (paper)."""
+
+    def on_bars(self, close_time: int, bars: Sequence[BarClose]) -> None: ...
+
+
+class CloseIncomplete(Exception):
+    """A step of a bar close failed for now (lake, disk). Exits were done; the close must be repeated."""
+
+
+@dataclass(slots=True)
+class CloseResult:
+    """What a bar close did. closed: the new bars, by symbol and timeframe."""
+
+    close_time: int
+    closed: dict[str, dict[Timeframe, Bars]] = field(default_factory=dict)
+    partitions: list[Partition] = field(default_factory=list)
+    exits: list[ExitCheck] = field(default_factory=list)
+    fills: int = 0
+    ended_sessions: list[str] = field(default_factory=list)
+    recorded: bool = False
+
+
+class DeskEngine:
+    """Processes bar closes. Used by the desk's one worker thread."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        lake: Lake,
+        broker: Broker,
+        router: Router,
+        config: ConfigWatch,
+        source: Callable[[Instrument], str] = lambda instrument: instrument.feed,
+    ) -> None:
+        self._ledger = ledger
+        self._store = DeskStore(ledger.engine)
+        self._lake = lake
+        self._broker = broker
+        self._router = router
+        self._config = config
+        self._cache = BarCache(lake)
+        self._hot = HotStore(lake, self._cache, source)
+        self._session = -1
+        self._opened: set[int] = set()
+        self.unmanaged: dict[str, str] = {}
+        """Open positions whose exit could not be judged at their last close: ``strategy/symbol`` -> why."""
+
+    @property
+    def cache(self) -> BarCache:
+        return self._cache
+
+    def process_close(self, group: CloseGroup, emitted_wall: int) -> CloseResult:
+        """Take one close to its committed row. Does nothing when that row is there.
+
+        Raises CloseIncomplete when the lake could not be written; SQLAlchemyError when the ledger is away.
+        """
+        result = CloseResult(group.close_time)
+        if self._ledger.close(group.close_time) is not None:
+            return result
+        self._config.refresh()
+        if group.session != self._session:  # final bars may have replaced the traded-on ones since
+            self._cache.forget()
+            self._session = group.session
+        instruments = self._config().universe.instruments
+        bars = [bar for bar in group.bars if bar.symbol in instruments]
+        session = session_date(group.session).isoformat()
+        self._open_sessions(bars)
+        if isinstance(self._broker, BarDriven):
+            self._broker.on_bars(group.close_time, bars)
+        result.fills = self._router.drain().fills
+        trouble: Exception | None = None
+        try:
+            self._store_bars(bars, group.close_time, result)
+        except (LakeWriteFailed, OSError) as error:
+            trouble = error  # exits come first, then the close is repeated
+        self._store.mark(group.close_time, session, {bar.symbol: bar.close for bar in bars})
+        self._router.check_daily_loss()
+        self._exits(result)
+        if trouble is not None:
+            raise CloseIncomplete(f"bar close {iso(group.close_time)} is not stored: {trouble}") from trouble
+        self._commit(group, session, result, emitted_wall)
+        log.info(
+            "bar_close",
+            close=iso(group.close_time),
+            bars=hot_bars.closed_at(result.closed, group.close_time),
+            fills=result.fills,
+            exits=[f"{e.strategy}/{e.symbol}:{e.reason}" for e in result.exits if e.reason],
+            milliseconds=round((wall() - emitted_wall) / 1000, 1),
+        )
+        return result
+
+    def end_close(self, close_time: int, outcome: str, run_id: str | None = None) -> dict[str, Any] | None:
+        """Note how the trade run of a close ended; the first word stands. Gives the row as it is now, None if unknown."""
+        still_open = update(t.closes).where(t.closes.c.close_time == close_time, t.closes.c.outcome.is_(None))
+        with self._ledger.transaction() as c:
+            first = c.execute(still_open.values(outcome=outcome)).rowcount == 1
+            if outcome != SKIPPED:
+                self._ledger.stamp_close(close_time, run_id=run_id if first else None, done_wall=wall(), connection=c)
+        return self._ledger.close(close_time)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _open_sessions(self, bars: Sequence[BarClose]) -> None:
+        """A session begins with its first bar: its start equity is what the account was worth before it."""
+        for number in sorted({bar.session for bar in bars} - self._opened):
+            bounds = self._bounds(number)
+            if bounds:
+                self._ledger.open_session(
+                    session_date(number).isoformat(),
+                    opened_time=min(opened for opened, _ in bounds),
+                    start_equity=self._broker.account().equity,
+                )
+                self._opened.add(number)
+
+    def _bounds(self, session: int) -> list[tuple[int, int]]:
+        """(open, close) of `session` at every venue of the universe that has it."""
+        found = []
+        for venue in self._config().universe.calendars().values():
+            try:
+                found.append(venue.bounds(session))
+            except KeyError:
+                continue
+        return found
+
+    def _store_bars(self, bars: Sequence[BarClose], close_time: int, result: CloseResult) -> None:
+        """Native bars and the higher timeframes that are complete now: into memory, then into the lake, judged.
+
+        Memory comes first and whole: exits see the new bars even when the lake refuses them.
+        """
+        universe = self._config().universe
+        for native in hot_bars.to_bars(bars):
+            self._cache.extend(native)
+            result.closed.setdefault(native.symbol, {})[native.timeframe] = native
+        for symbol, instrument in universe.instruments.items():
+            try:
+                self._derive(symbol, instrument, close_time, result)
+            except (LakeError, ValueError) as error:  # its higher timeframes stay behind, the other symbols go on
+                log.error("not_derived", symbol=symbol, close=iso(close_time), error=f"{type(error).__name__}: {error}")
+        verdicts: list[VerdictRow] = []
+        for symbol in sorted(result.closed):
+            for timeframe, rows in result.closed[symbol].items():
+                for number, part in hot_bars.by_session(rows).items():
+                    partitions, judged = self._hot.append(universe, f"bars_{timeframe}", number, part, close_time)
+                    result.partitions += partitions
+                    verdicts += judged
+        self._ledger.put_verdicts(verdicts)
+
+    def _derive(self, symbol: str, instrument: Instrument, until: int, result: CloseResult) -> None:
+        """Add the bars of higher timeframes that `until` completes, late ones of this session included."""
+        venue = calendar(instrument.calendar)
+        position = int(venue.close_time.searchsorted(until, side="left"))
+        if position == len(venue.number) or int(venue.open_time[position]) >= until:
+            return  # the venue is closed: nothing of it can complete now
+        session, opened = int(venue.number[position]), int(venue.open_time[position])
+        over = until == int(venue.close_time[position])
+        for timeframe in hot_bars.derived_timeframes(instrument.native_timeframe):
+            length = timeframe.minutes * US_PER_MINUTE
+            ended = until if over else opened + (until - opened) // length * length if timeframe.intraday else 0
+            if ended <= opened:
+                continue  # no bar of this timeframe has ended in this session yet
+            start = hot_bars.period_start(session, timeframe)
+            known = self._cache.bars(symbol, timeframe, start, until)
+            if ended < until and len(known) and int(known.close_time[-1]) >= ended:
+                continue
+            native = self._cache.bars(symbol, instrument.native_timeframe, start, until)
+            bars = resample(native, timeframe, venue, known_until=until)
+            # The bar that ends right now is new even when an earlier try of this close has stored it already.
+            last = int(known.close_time[-1]) if len(known) else 0
+            new = bars.rows((bars.close_time > last) | (bars.close_time == until))
+            if len(new):
+                self._cache.extend(new)
+                result.closed.setdefault(symbol, {})[timeframe] = new
+
+    def _exits(self, result: CloseResult) -> None:
+        closed = {symbol: list(by_timeframe) for symbol, by_timeframe in result.closed.items()}
+        positions = {(p.strategy, p.symbol): p for p in self._store.open_positions()}
+        instruments = self._config().universe.instruments
+        result.exits = check_exits(
+            list(positions.values()), self._config.evaluables, instruments, self._cache, closed, result.close_time
+        )
+        self.unmanaged = {k: why for k, why in self.unmanaged.items() if tuple(k.split("/", 1)) in positions}
+        for check in result.exits:
+            if check.trouble:
+                self.unmanaged[f"{check.strategy}/{check.symbol}"] = check.trouble
+                continue
+            self.unmanaged.pop(f"{check.strategy}/{check.symbol}", None)
+            state = positions[check.strategy, check.symbol].exit_state
+            self._store.set_exit_state(check.strategy, check.symbol, bars_held=check.bars_held, exit_state=state)
+            if check.reason:
+                self._router.exit_position(check.strategy, check.symbol, check.reason, result.close_time)
+
+    def _commit(self, group: CloseGroup, session: str, result: CloseResult, emitted_wall: int) -> None:
+        """The close, what it tells Dagster and the sessions it ends: one transaction, the last step."""
+        account = self._broker.account()
+        self._store.snapshot_account(group.close_time, session, account)
+        bars = hot_bars.closed_at(result.closed, group.close_time)
+        with self._ledger.transaction() as c:
+            before = c.execute(select(t.closes.c.stored_wall).order_by(t.closes.c.close_time.desc()).limit(1)).scalar() or 0
+            stored = wall()
+            result.recorded = self._ledger.record_close(
+                group.close_time, session, bars, emitted_wall=emitted_wall, stored_wall=stored, connection=c
+            )
+            if not result.recorded:
+                return
+            if not self._wanted(bars):
+                self._ledger.stamp_close(group.close_time, outcome=NO_STRATEGY, done_wall=stored, connection=c)
+            report = CloseReport(self._ledger, c, self._config().universe, self._broker.name.upper())
+            report.bars(group.close_time, result.partitions)
+            report.fills(before, session)
+            for name in c.execute(select(t.sessions.c.session).where(t.sessions.c.state == "open")).scalars().all():
+                self._end_session(c, name, group.close_time, account, report, result)
+
+    def _wanted(self, bars: Mapping[str, Sequence[str]]) -> bool:
+        """Does an active strategy or plan decide on one of these bars?"""
+        return any(set(e.symbols) & set(bars.get(str(e.timeframe), ())) for e in self._config().active())
+
+    def _end_session(
+        self, c: Connection, session: str, close_time: int, account: Account, report: CloseReport, result: CloseResult
+    ) -> None:
+        """A session ends when the last venue that has it has closed."""
+        day = date.fromisoformat(session)
+        over = max((closed for _, closed in self._bounds(session_number(day))), default=close_time)
+        if close_time >= over:
+            self._ledger.end_session(session, ended_time=over, end_equity=account.equity, connection=c)
+            result.ended_sessions.append(session)
+            report.derived(self._lake, day)
+            report.positions(session, account)

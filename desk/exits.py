@@ -1,0 +1,116 @@
+"""Which open positions a bar close ends: the strategies' exit conditions and their longest holding time.
+
+Stops and targets work at the broker; here is what only bars can say. The window is the anchored one of research, so
+that both see the same numbers. Nothing in here refuses: bad data is logged and never keeps a position open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+
+from desk.hot_bars import BarCache
+from trading.bars import Bars
+from trading.calendars import calendar
+from trading.instruments import Instrument
+from trading.strategy import Evaluable
+from trading.timeframes import Timeframe, iso
+from trading.windows import window_starts
+
+log = structlog.get_logger("desk.exits")
+
+RULE = "rule"
+MAX_BARS = "max_bars"
+
+
+class OpenPosition(Protocol):
+    """What is asked of a position."""
+
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def quantity(self) -> float: ...
+    @property
+    def opened_time(self) -> int | None: ...
+    @property
+    def exit_state(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCheck:
+    """One position looked at. reason: ``rule`` or ``max_bars``, empty: stays. trouble: why it could not be judged."""
+
+    strategy: str
+    symbol: str
+    reason: str = ""
+    bars_held: int = 0
+    trouble: str = ""
+
+
+def check_exits(
+    positions: Sequence[OpenPosition],
+    evaluables: Mapping[str, Evaluable],
+    instruments: Mapping[str, Instrument],
+    cache: BarCache,
+    closed: Mapping[str, Iterable[Timeframe]],
+    close_time: int,
+) -> list[ExitCheck]:
+    """Judge every position whose strategy's primary timeframe has a new bar at `close_time` (UTC us).
+
+    closed: timeframes with a new bar, by symbol. One strategy's failure never keeps the others from their exits.
+    """
+    checks: list[ExitCheck] = []
+    for position in positions:
+        evaluable = evaluables.get(position.strategy)
+        instrument = instruments.get(position.symbol)
+        if evaluable is None or instrument is None:
+            missing = "its strategy file is missing or invalid" if evaluable is None else "its instrument left the universe"
+            checks.append(ExitCheck(position.strategy, position.symbol, trouble=f"{missing}: only its stop and target guard it"))
+            continue
+        if evaluable.timeframe not in set(closed.get(position.symbol, ())):
+            continue
+        try:
+            checks.append(_check(position, evaluable, instrument, cache, close_time))
+        except Exception as error:  # noqa: BLE001 - whatever one strategy does, the other positions are looked at
+            trouble = f"exit could not be judged ({type(error).__name__}: {error}): only its stop and target guard it"
+            checks.append(ExitCheck(position.strategy, position.symbol, trouble=trouble))
+    for check in checks:
+        if check.trouble:
+            log.error("exit_not_judged", strategy=check.strategy, symbol=check.symbol, close=iso(close_time), why=check.trouble)
+    return checks
+
+
+def windows(evaluable: Evaluable, instrument: Instrument, cache: BarCache, until: int) -> dict[Timeframe, Bars]:
+    """The anchored windows of every timeframe `evaluable` reads, up to the bars known at `until` (UTC us)."""
+    venue = calendar(instrument.calendar)
+    newest = int(venue.number[max(0, int(np.searchsorted(venue.close_time, until, side="left")))])
+    warm_up = {t: evaluable.warm_up.get(t, 0) for t in evaluable.timeframes}
+    starts = window_starts(newest, warm_up, venue)
+    return {t: cache.bars(instrument.symbol, t, starts[t], until) for t in evaluable.timeframes}
+
+
+def _check(
+    position: OpenPosition, evaluable: Evaluable, instrument: Instrument, cache: BarCache, close_time: int
+) -> ExitCheck:
+    bars = windows(evaluable, instrument, cache, close_time)
+    primary = bars[evaluable.timeframe]
+    if len(primary) == 0:
+        raise ValueError(f"no bars_{evaluable.timeframe} of {position.symbol}")
+    opened = position.opened_time if position.opened_time is not None else close_time
+    held = int(len(primary) - np.searchsorted(primary.close_time, opened, side="right"))
+    evaluation = evaluable.evaluate(bars, instrument)
+    row = len(evaluation.close_time) - 1
+    if row < 0 or int(evaluation.close_time[row]) != int(primary.close_time[-1]):
+        raise ValueError("the evaluation does not end with the newest bar")
+    wishes = evaluation.exit_long if position.quantity > 0 else evaluation.exit_short
+    reason = RULE if bool(wishes[row]) else ""
+    longest = evaluation.max_bars or evaluable.max_bars
+    if not reason and longest > 0 and held >= longest:
+        reason = MAX_BARS
+    return ExitCheck(position.strategy, position.symbol, reason, held)

@@ -1,0 +1,44 @@
+"""Named places where a fault test may kill the process. Off unless TAPELINE_CRASH_AT is set; never set it in operation.
+
+``TAPELINE_CRASH_AT=after_ack`` kills the process with SIGKILL (no clean-up, as a power cut would) when it first
+passes that place; ``after_ack:3`` when it passes it the third time. `BOUNDARIES` lists the places.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Final
+
+VARIABLE: Final = "TAPELINE_CRASH_AT"
+
+BOUNDARIES: Final = (
+    "intent_committed",  # the intents are committed as SENDING, nothing else has happened
+    "before_send",  # last moment before the broker call
+    "after_send_before_answer",  # the broker has the orders, its answer is not looked at
+    "answer_before_commit",  # the answer is written but not committed
+    "after_ack",  # the acknowledgement is committed
+    "between_fill_events",  # one broker event is written, the batch is not committed
+    "during_cancel",  # the cancel request is committed, the broker does not know it
+    "during_exit",  # the protective legs are cancelled, the exit order is not sent
+)
+"""Every place, in the order of an order's life."""
+
+_lock = threading.Lock()
+_passed: dict[str, int] = {}
+
+
+def crash_point(name: str) -> None:
+    """Kill this process here when TAPELINE_CRASH_AT says so. Costs one dictionary look-up otherwise."""
+    wanted = os.environ.get(VARIABLE)
+    if not wanted:
+        return
+    place, _, count = wanted.partition(":")
+    if place != name:
+        return
+    with _lock:
+        _passed[name] = _passed.get(name, 0) + 1
+        due = _passed[name] == (int(count) if count else 1)
+    if due:
+        os.kill(os.getpid(), signal.SIGKILL)

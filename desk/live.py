@@ -1,0 +1,313 @@
+"""The desk while it stands on the ledger: its parts, how they are put together, and the jobs that keep them going."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from desk import submission
+from desk.api import Unavailable
+from desk.clock import SimulatedClock, wall
+from desk.config_watch import ConfigWatch
+from desk.dagster_reporter import DagsterReporter
+from desk.engine import DeskEngine
+from desk.reconcile import reconcile
+from desk.replay import STATE_KEY, CloseGroup, Replay, ReplayFeed, ReplayState, Stopped, replay_sessions
+from desk.router import Router
+from desk.store import DeskStore, exclusive
+from resources.brokers import BrokerContext, get_broker
+from resources.config import Config, load_config
+from resources.feeds import get_feed
+from resources.feeds.protocol import Feed, FeedError
+from resources.lake import Lake
+from resources.ledger import audit
+from resources.ledger.store import Ledger, connect
+from resources.revision import code_revision
+from resources.settings import Settings
+from trading.costs import Costs
+from trading.instruments import Mode
+from trading.timeframes import iso
+
+log = structlog.get_logger("desk.live")
+
+HEARTBEAT_KEY = "heartbeat"
+_RANK = {Mode.BACKTEST: 0, Mode.SHADOW: 1, Mode.ALERT: 2, Mode.PAPER: 3, Mode.LIVE: 4}
+
+
+class Process(Protocol):
+    """What the live desk asks of the process around it (desk.app.DeskProcess)."""
+
+    stop: asyncio.Event
+
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any: ...
+    async def read(self, function: Callable[..., Any], *arguments: Any) -> Any: ...
+    def lose(self, reason: str) -> None: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def working_since(self) -> int | None: ...
+
+
+class LiveDesk:
+    """All parts of the desk on one ledger connection. Made, taken over and closed on the worker thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigInvalid, SQLAlchemyError, FileNotFoundError: there is nothing to run on yet."""
+        self.settings = settings
+        self.ledger = Ledger(connect(settings.ledger_url()))
+        try:
+            self.lake = Lake(settings.lake_dir)
+            self.store = DeskStore(self.ledger.engine)
+            self.config = ConfigWatch(lambda: load_config(settings), settings.config, self._note_problems)
+            self.clock = SimulatedClock(self._market_time())
+            context = BrokerContext(
+                self.ledger.engine, self.config().universe.instruments, self.costs_of, settings.paper_cash,
+                settings.account_currency, self.clock,
+            )  # fmt: skip
+            self.broker = get_broker("paper", context)
+            self.router = Router(self.ledger.engine, self.broker, self.config, self.clock, self.mode_of)
+            self.engine = DeskEngine(
+                ledger=self.ledger, lake=self.lake, broker=self.broker, router=self.router, config=self.config
+            )
+            self.reporter = DagsterReporter(self.ledger, settings.webserver_url)
+        except BaseException:
+            self.ledger.engine.dispose()
+            raise
+        self.trouble = ""
+        """Why the bar close under way cannot be finished; empty when all is well."""
+        self.closed = asyncio.Condition()
+        self.replay_wanted = asyncio.Event()
+        self._replay: Replay | None = None
+        self._lock = contextlib.ExitStack()
+        self._held: Callable[[], bool] = lambda: False
+
+    # -- for the API ---------------------------------------------------------------------------------------------------
+
+    @property
+    def no_new_risk(self) -> str:
+        """Why no decision is taken right now; empty when decisions are taken."""
+        return self.trouble or self.config.trouble
+
+    @property
+    def market_time_text(self) -> str:
+        return iso(self.clock())
+
+    def mode_of(self, strategy: str) -> Mode:
+        """The strategy's own mode, never above the installation's; shadow for a strategy that no file defines."""
+        evaluable = self.config().evaluables().get(strategy)
+        highest = Mode(self.settings.mode)
+        own = evaluable.mode if evaluable is not None else Mode.SHADOW
+        return own if _RANK[own] <= _RANK[highest] else highest
+
+    def costs_of(self, symbol: str) -> Costs:
+        """Costs of paper fills of `symbol`: those of the first strategy or plan, by name, that trades it and says so."""
+        for _, evaluable in sorted(self.config.evaluables.items()):
+            if symbol in evaluable.symbols and evaluable.costs is not None:
+                return Costs.from_dict(evaluable.costs)
+        return Costs()
+
+    def nudge(self) -> None:
+        """A close has ended: the replay need not wait for its next look."""
+        if self._replay is not None:
+            self._replay.nudge()
+
+    # -- on the worker -------------------------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Be the only desk, hear what happened meanwhile, and finish what was under way.
+
+        Raises SecondDesk, SQLAlchemyError, BrokerError.
+        """
+        engine = self.ledger.engine
+        self._held = self._lock.enter_context(exclusive(engine))
+        found = submission.recover(engine, self.broker, self.clock)
+        self.router.continue_exits()
+        reconcile(engine, self.broker, self.clock)
+        content = {
+            "pid": os.getpid(), "code_revision": code_revision(), "mode": self.settings.mode,
+            "universe": f"{self.config().universe.name}@{self.config().universe.revision}",
+            "resolved": {order: str(state) for order, state in found.resolved.items()},
+        }  # fmt: skip
+        with self.ledger.transaction() as connection:
+            audit.append(connection, "desk", "desk_started", content)
+
+    def close(self) -> None:
+        """Give the lock back and drop the connections."""
+        try:
+            self._lock.close()
+        finally:
+            self.ledger.engine.dispose()
+
+    def reconcile(self) -> None:
+        reconcile(self.ledger.engine, self.broker, self.clock)
+        self.router.continue_exits()
+
+    def start_replay(self, sessions: int | None) -> ReplayState:
+        """Record that the live day begins; one that runs or has run stays what it is."""
+        known = self.ledger.get_state(STATE_KEY)
+        if known is not None:
+            return ReplayState.from_dict(known)
+        days = replay_sessions(self.config().universe, self.settings.replay_sessions if sessions is None else sessions)
+        state = ReplayState("running" if days else "finished", tuple(day.isoformat() for day in days), started_wall=wall())
+        with self.ledger.transaction() as connection:
+            self.ledger.put_state(STATE_KEY, state.to_dict(), connection=connection)
+            audit.append(connection, "desk", "replay_started", {"sessions": list(state.sessions)})
+        return state
+
+    def replay_state(self) -> ReplayState | None:
+        known = self.ledger.get_state(STATE_KEY)
+        return ReplayState.from_dict(known) if known is not None else None
+
+    def replay_groups(self, state: ReplayState) -> tuple[list[CloseGroup], dict[str, str]]:
+        """The closes of the replay's sessions, and the symbols whose source cannot be read."""
+        from datetime import date
+
+        instruments = self.config().universe.instruments
+        sources: dict[str, Feed] = {}
+        for name in sorted({i.feed for i in instruments.values()}):
+            try:
+                sources[name] = get_feed(name, self.settings)
+            except FeedError as error:
+                log.error("feed_unavailable", feed=name, error=str(error))
+        feed = ReplayFeed(sources, instruments.values(), [date.fromisoformat(day) for day in state.sessions])
+        return feed.groups(), dict(feed.missing)
+
+    def heartbeat(self, state: str, working_since: int | None) -> bool:
+        """Write a sign of life. False when the lock on the ledger is gone."""
+        value = {
+            "wall": wall(), "market_time": self.clock(), "pid": os.getpid(), "state": state, "mode": self.settings.mode.upper(),
+            "no_new_risk": self.no_new_risk, "working_since_wall": working_since,
+        }  # fmt: skip
+        self.ledger.put_state(HEARTBEAT_KEY, value)
+        return self._held()
+
+    def _market_time(self) -> int | None:
+        """Where market time stands: the last close; before the first, just before the replay; None: real time."""
+        last = self.ledger.latest_close()
+        if last is not None:
+            return int(last["close_time"])
+        universe = self.config().universe
+        sessions = replay_sessions(universe, self.settings.replay_sessions)
+        if not sessions:
+            return None
+        from trading.timeframes import session_number
+
+        first = session_number(sessions[0])
+        opens = [venue.bounds(first)[0] for venue in universe.calendars().values() if first in venue.number]
+        return min(opens)
+
+    def _note_problems(self, config: Config) -> None:
+        for problem in config.problems:
+            log.warning("config_problem", problem=str(problem))
+        self.ledger.replace_config_problems(config.problems)
+
+    # -- jobs on the event loop ----------------------------------------------------------------------------------------
+
+    def jobs(self, process: Process) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """What runs until the desk stops or the ledger is lost."""
+        return [
+            ("heartbeat", self._beat(process)),
+            ("reconcile", self._reconcile_now_and_then(process)),
+            ("dagster", self.reporter.run(process.stop)),
+            ("replay", self._replay_when_wanted(process)),
+        ]
+
+    async def _beat(self, process: Process) -> None:
+        while not process.stop.is_set():
+            try:
+                held = await process.read(self.heartbeat, process.state, process.working_since)
+            except Unavailable:
+                held = True  # the process has noticed by itself when the ledger is gone
+            if not held:
+                process.lose("the desk's lock on the ledger is gone: taking it again before any new risk")
+                return
+            await _sleep(process.stop, self.settings.heartbeat_seconds)
+
+    async def _reconcile_now_and_then(self, process: Process) -> None:
+        while not process.stop.is_set():
+            await _sleep(process.stop, self.settings.reconcile_seconds)
+            if not process.stop.is_set():
+                try:
+                    await process.work(self.reconcile)
+                except SQLAlchemyError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - a broker that cannot be read now is read again in a minute
+                    log.error("reconcile_failed", error=f"{type(error).__name__}: {error}")
+
+    async def _replay_when_wanted(self, process: Process) -> None:
+        host = _ReplayHost(self, process)
+        with contextlib.suppress(Stopped):
+            while not process.stop.is_set():
+                state = await process.work(self.replay_state)
+                if state is not None and state.state == "running":
+
+                    async def load(running: ReplayState = state) -> tuple[list[CloseGroup], dict[str, str]]:
+                        groups: tuple[list[CloseGroup], dict[str, str]] = await asyncio.to_thread(self.replay_groups, running)
+                        return groups
+
+                    self._replay = Replay(
+                        host, self.clock, process.stop,
+                        speed=self.settings.replay_speed, barrier_seconds=self.settings.replay_barrier_seconds,
+                    )  # fmt: skip
+                    await self._replay.run(state, load)
+                    self._replay = None
+                waiters = [asyncio.ensure_future(e.wait()) for e in (process.stop, self.replay_wanted)]
+                await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+                for waiter in waiters:
+                    waiter.cancel()
+                self.replay_wanted.clear()
+
+
+class _ReplayHost:
+    """The replay's view of the desk: bar closes through the worker, repeated until they are done."""
+
+    def __init__(self, live: LiveDesk, process: Process) -> None:
+        self._live = live
+        self._process = process
+
+    async def close(self, group: CloseGroup, emitted_wall: int) -> None:
+        live, pause = self._live, 0.25
+        while True:
+            try:
+                await self._process.work(live.engine.process_close, group, emitted_wall)
+                live.trouble = ""
+                async with live.closed:
+                    live.closed.notify_all()
+                return
+            except SQLAlchemyError:
+                raise  # the ledger: the desk comes back from it and does this close again
+            except Exception as error:
+                live.trouble = f"bar close {iso(group.close_time)} is not finished: {type(error).__name__}: {error}"
+                log.error("bar_close_failed", close=iso(group.close_time), error=live.trouble, exc_info=pause < 0.5)
+            await _sleep(self._process.stop, pause)
+            if self._process.stop.is_set():
+                raise Stopped
+            pause = min(pause * 2, 10.0)
+
+    async def outcome(self, close_time: int) -> str | None:
+        row: Mapping[str, Any] | None = await self._reading(self._live.ledger.close, close_time)
+        return None if row is None else row["outcome"]
+
+    async def last_close(self) -> int | None:
+        row = await self._reading(self._live.ledger.latest_close)
+        return None if row is None else int(row["close_time"])
+
+    async def end_close(self, close_time: int, outcome: str) -> None:
+        await self._process.work(self._live.engine.end_close, close_time, outcome)
+
+    async def save(self, state: ReplayState) -> None:
+        await self._process.work(self._live.ledger.put_state, STATE_KEY, state.to_dict())
+
+    async def _reading(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._process.read(function, *arguments)
+
+
+async def _sleep(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

@@ -1,0 +1,286 @@
+"""The one way to the broker: decision -> size -> risk -> intent committed -> sent -> acknowledged; and exits and halts.
+
+Everything here is serialised by one lock in the process and by a lock in the ledger across processes. Whatever fails
+before the commit leaves nothing behind and may be tried again; whatever fails after it is cleared up by evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Connection, Engine, select
+
+from desk import events, exit_orders, journal, mismatches, risk_state, store, submission
+from desk.faults import crash_point
+from desk.planning import ConfigView, EntryPlan, plan_entry
+from desk.store import OrderRecord, PositionRecord
+from resources.brokers.protocol import Account, Broker
+from resources.ledger import audit
+from resources.ledger import tables as t
+from resources.ledger.store import Ledger
+from trading.instruments import Mode
+from trading.orders import MAY_BE_AT_BROKER, OrderState
+from trading.refusals import RefusalCode, refuse
+from trading.risk import RiskState
+from trading.signals import Decision
+
+log = structlog.get_logger("desk.router")
+
+
+@dataclass(frozen=True, slots=True)
+class RouteResult:
+    """What became of a request. decision_id: of an exit, the trade's id. refusal: ``CODE: key=value``, "" when accepted.
+    intent_ids: the orders it became, a denied one included."""
+
+    decision_id: str
+    accepted: bool
+    refusal: str
+    intent_ids: tuple[str, ...]
+
+
+class Router:
+    """Routes decisions and exits to `broker`.
+
+    config_provider(): the configuration as it is now. clock(): market time, UTC us. mode_of(strategy): the mode it runs
+    in. Methods raise what the ledger or the broker's account raise while these cannot be read: nothing was sent then,
+    and asking again is right.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        broker: Broker,
+        config_provider: Callable[[], ConfigView],
+        clock: Callable[[], int],
+        mode_of: Callable[[str], Mode],
+    ) -> None:
+        self._engine = engine
+        self._broker = broker
+        self._config_provider = config_provider
+        self._clock = clock
+        self._mode_of = mode_of
+        self._ledger = Ledger(engine)
+
+    # -- entries ------------------------------------------------------------------------------------------------------
+
+    def submit_decision(self, decision: Decision) -> RouteResult:
+        """Route one decision. Idempotent: the first answer stands, asking again reads it from the ledger."""
+        with store.routing_lock:
+            with self._engine.connect() as connection:
+                known = self._known(connection, decision.id)
+                refusal = "" if known is not None else self._not_approved(connection, decision)
+            if known is not None:
+                return known
+            if refusal:
+                return RouteResult(decision.id, False, refusal, ())
+            config, account, now = self._config_provider(), self._broker.account(), self._clock()
+            mode = self._mode_of(decision.signal.strategy)
+            verdicts = self._ledger.verdicts(decision.signal.partitions)
+            with self._engine.begin() as connection:
+                store.lock(connection)
+                if risk_state.latch_daily_loss(connection, config.limits, account, now):
+                    log.error("daily_loss_latched", equity=account.equity)
+
+                def state_of(quality: str) -> RiskState:
+                    return risk_state.build(
+                        connection, mode=mode, account=account, instruments=config.universe.instruments,
+                        strategy=decision.signal.strategy, quality_ok=quality, now_time=now,
+                    )  # fmt: skip
+
+                plan = plan_entry(
+                    decision, config=config, mode=mode, state_of=state_of, verdicts=verdicts,
+                    entered_before=self._entered_before(connection, decision.signal.strategy), equity=account.equity,
+                    currency=account.currency, now_time=now,
+                )  # fmt: skip
+                ours = self._commit(connection, decision, plan, mode, now)
+            intent_ids = tuple(p.intent.id for p in plan.orders)
+            if not ours:  # another process was faster: its answer stands
+                return self.submit_decision(decision)
+            if plan.refusal:
+                log.info("denied", decision=decision.id, strategy=decision.signal.strategy, refusal=plan.refusal)
+            else:
+                crash_point("intent_committed")
+                submission.send(self._engine, self._broker, self._clock, intent_ids)
+            return RouteResult(decision.id, not plan.refusal, plan.refusal, intent_ids)
+
+    @staticmethod
+    def _known(connection: Connection, decision_id: str) -> RouteResult | None:
+        i = t.intents.c
+        query = select(i.id, i.refusal).where(i.parent == decision_id).order_by(i.leg != "entry", i.leg)
+        rows = connection.execute(query).all()
+        if not rows:
+            return None
+        refusal = next((row.refusal for row in rows if row.refusal), "")
+        return RouteResult(decision_id, not refusal, refusal, tuple(row.id for row in rows))
+
+    @staticmethod
+    def _not_approved(connection: Connection, decision: Decision) -> str:
+        """The refusal of a decision that is not approved, by itself or by the ledger's record of it."""
+        failed = next((v.refusal for v in decision.verdicts if not v.passed), "")
+        if not decision.approved or failed or decision.refusal:
+            return decision.refusal or failed or str(refuse(RefusalCode.CONFIG_INVALID, decision=decision.id, approved=False))
+        d = t.decisions.c
+        row = connection.execute(select(d.approved, d.refusal).where(d.id == decision.id)).one_or_none()
+        if row is not None and not row.approved:
+            return str(row.refusal) or str(refuse(RefusalCode.CONFIG_INVALID, decision=decision.id, approved=False))
+        return ""
+
+    @staticmethod
+    def _entered_before(connection: Connection, strategy: str) -> bool:
+        """Has any entry of the strategy filled, or may one still?"""
+        own = (t.intents.c.strategy == strategy) & (t.intents.c.leg == "entry")
+        maybe = t.orders.c.state.in_([s.value for s in MAY_BE_AT_BROKER]) | (t.orders.c.filled_quantity > 0)
+        query = select(t.orders.c.id).join(t.intents, t.intents.c.id == t.orders.c.id).where(own & maybe).limit(1)
+        return connection.execute(query).first() is not None
+
+    def _commit(self, connection: Connection, decision: Decision, plan: EntryPlan, mode: Mode, now: int) -> bool:
+        """Write the plan: SENDING, or DENIED with its refusal. False when the decision has orders already."""
+        trade_id = plan.orders[0].intent.id
+        if not journal.insert_intents(
+            connection, [journal.NewOrder(p.intent, trade_id, p.verdicts) for p in plan.orders], session=plan.session,
+            broker=self._broker.name, mode=mode.value, state=OrderState.DENIED if plan.refusal else OrderState.SENDING,
+            now_time=now, sizing=plan.sizing, refusal=plan.refusal,
+        ):  # fmt: skip
+            return False
+        entry = plan.orders[0].intent
+        content = {
+            "decision": decision.id, "strategy": entry.strategy, "symbol": entry.symbol, "side": entry.side.value,
+            "quantity": entry.quantity, "intents": [p.intent.id for p in plan.orders],
+        }  # fmt: skip
+        if plan.refusal:
+            content["refusal"] = plan.refusal
+        audit.append(connection, "desk", "order_denied" if plan.refusal else "order_sending", content)
+        return True
+
+    # -- exits --------------------------------------------------------------------------------------------------------
+
+    def exit_position(self, strategy: str, symbol: str, reason: str, close_time: int, who: str = "desk") -> RouteResult:
+        """Close a strategy's position: its resting orders are cancelled, then a reduce-only market order is sent.
+
+        Idempotent per (trade, reason, close_time), and an exit that is under way is never doubled. Never refused by risk
+        or a halt. reason: a short name such as ``exit_long`` or ``max_bars``.
+        """
+        leg = exit_orders.exit_leg(reason.replace(":", "_"), close_time)
+        with store.routing_lock:
+            with self._engine.begin() as connection:
+                store.lock(connection)
+                held = store.find_positions(connection, strategy, symbol)
+                if not held:
+                    text = str(refuse(RefusalCode.SIZE_ZERO, strategy=strategy, symbol=symbol, reason="no_open_position"))
+                    return RouteResult("", False, text, ())
+                result = self._want_exit(connection, held[0], leg, who)
+            exit_orders.continue_exits(self._engine, self._broker, self._clock)
+            return result
+
+    def _want_exit(self, connection: Connection, position: PositionRecord, leg: str, who: str) -> RouteResult:
+        trade_id = position.trade_id
+        orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
+        under_way = [o.id for o in orders if o.is_exit and (o.working or o.state is OrderState.INITIALIZED)]
+        same = [o.id for o in orders if o.leg == leg]
+        if under_way or same:
+            return RouteResult(trade_id, True, "", tuple(under_way or same))
+        entry = next((o for o in orders if o.leg == "entry"), None)
+        quantity = store.trade_quantity(connection, trade_id)
+        if entry is None or quantity == 0.0:
+            text = f"position {position.quantity:g} is not of trade {trade_id!r}: its fills sum up to {quantity:g}"
+            mismatches.put(connection, position.symbol, "POSITION", text, self._clock(), sticky=True)
+            refusal = str(refuse(RefusalCode.RECONCILIATION, symbol=position.symbol, strategy=position.strategy))
+            return RouteResult(trade_id, False, refusal, ())
+        return RouteResult(
+            trade_id, True, "", (exit_orders.want_exit(connection, entry, leg, quantity, self._clock(), who),)
+        )
+
+    def continue_exits(self) -> list[str]:
+        """Finish exits that wait for their cancels, ask again for refused ones, close what a FLATTEN halt left open.
+
+        Call it after each drain and at start. Returns the ids of the exits sent.
+        """
+        with store.routing_lock:
+            with self._engine.connect() as connection:
+                halt = risk_state.read_halt(connection)
+                held = store.find_positions(connection)
+            for position in held:
+                if halt.level_of(position.strategy) is risk_state.HaltLevel.FLATTEN:
+                    self.exit_position(position.strategy, position.symbol, "flatten", self._clock())
+            return exit_orders.continue_exits(self._engine, self._broker, self._clock)
+
+    def flatten(
+        self, reason: str, who: str, strategy: str | None = None, symbol: str | None = None
+    ) -> list[RouteResult]:
+        """Cancel working entries and close positions, of one strategy or symbol, or all. Audited; safe to repeat."""
+        with store.routing_lock:
+            with self._engine.begin() as connection:
+                content = {"reason": reason, "strategy": strategy or "", "symbol": symbol or ""}
+                audit.append(connection, who, "flatten", content)
+            self._cancel_entries(f"flatten: {reason}", strategy, symbol)
+            with self._engine.connect() as connection:
+                held = store.find_positions(connection, strategy, symbol)
+            return [self.exit_position(p.strategy, p.symbol, "flatten", self._clock(), who) for p in held]
+
+    def cancel(self, order_id: str, reason: str = "by command", who: str = "desk") -> OrderState:
+        """Ask the broker to cancel one order; audited. Returns its state afterwards: it may have filled instead.
+
+        Raises KeyError for an order the ledger does not have.
+        """
+        with store.routing_lock:
+            order = self._order(order_id)
+            if order.working:
+                with self._engine.begin() as connection:
+                    audit.append(connection, who, "cancel", {"order": order_id, "reason": reason})
+                exit_orders.cancel_orders(self._engine, self._broker, self._clock, [order], reason)
+            return self._order(order_id).state
+
+    def _order(self, order_id: str) -> OrderRecord:
+        with self._engine.connect() as connection:
+            order = store.find_order(connection, order_id)
+        if order is None:
+            raise KeyError(f"no order {order_id} in the ledger")
+        return order
+
+    def _cancel_entries(self, reason: str, strategy: str | None, symbol: str | None) -> None:
+        """Cancel entries that have not filled; a partly filled one is its trade's exit's business."""
+        with self._engine.connect() as connection:
+            found = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER), t.intents.c.leg == "entry")
+        chosen = [
+            o for o in found if o.filled_quantity == 0.0 and strategy in (None, o.strategy) and symbol in (None, o.symbol)
+        ]
+        exit_orders.cancel_orders(self._engine, self._broker, self._clock, chosen, reason)
+
+    # -- halts --------------------------------------------------------------------------------------------------------
+
+    def halt(self, level: risk_state.HaltLevel | str, scope: str, reason: str, who: str) -> risk_state.HaltState:
+        """Halt the desk (scope ``desk``) or a strategy: latched and audited first, then working entries are cancelled and,
+        at FLATTEN, positions closed. Raises ValueError on an unknown level."""
+        strategy = None if scope == risk_state.DESK else scope
+        with store.routing_lock:
+            with self._engine.begin() as connection:
+                store.lock(connection)
+                halt = risk_state.set_halt(connection, level, scope, reason, who, self._clock())
+            self._cancel_entries(f"halt: {reason}", strategy, None)
+            if str(level).upper() == risk_state.HaltLevel.FLATTEN.value:
+                self.flatten(reason, who, strategy)
+            return halt
+
+    def resume(self, scope: str, reason: str, who: str) -> bool:
+        """Lift a halt; audited. False when there was none."""
+        with store.routing_lock, self._engine.begin() as connection:
+            store.lock(connection)
+            return risk_state.clear_halt(connection, scope, reason, who, self._clock())
+
+    def check_daily_loss(self) -> bool:
+        """Latch REDUCE_ONLY when the day's loss limit is reached, and cancel working entries. For the desk after a close."""
+        account: Account = self._broker.account()
+        latched = risk_state.check_daily_loss(self._engine, self._config_provider().limits, account, self._clock)
+        if latched:
+            log.error("daily_loss_latched", equity=account.equity)
+            with store.routing_lock:
+                self._cancel_entries("halt: daily loss", None, None)
+        return latched
+
+    def drain(self) -> events.DrainResult:
+        """events.drain, then whatever exits the news allow."""
+        result = events.drain(self._engine, self._broker, self._clock)
+        self.continue_exits()
+        return result

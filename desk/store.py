@@ -1,0 +1,319 @@
+"""Orders, fills and positions in the ledger as the desk reads them, its locks, and the marks of a bar close.
+
+Orders, events, fills and positions are written by desk.journal.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from resources.brokers.protocol import Account
+from resources.ledger import tables as t
+from trading import portfolio
+from trading.orders import MAY_BE_AT_BROKER, OrderState, OrderType, Side, TimeInForce
+from trading.signals import Intent
+
+_DESK_LOCK = 0x7461_7065_6465  # one desk process
+_WRITE_LOCK = 0x7461_7065_6F72  # one writer of orders at a time
+
+routing_lock = threading.RLock()
+"""Held over a whole routing step (commit, send, commit): nothing else of this process may send or apply meanwhile."""
+
+
+class SecondDesk(Exception):
+    """Another desk process works on this ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRecord:
+    """One order with its intent. trade_id: the entry intent's id. close_time of exits is in `leg`."""
+
+    id: str
+    broker: str
+    broker_order_id: str
+    mode: str
+    parent: str
+    leg: str
+    trade_id: str
+    strategy: str
+    symbol: str
+    session: str
+    side: Side
+    quantity: float
+    order_type: OrderType
+    limit_price: float | None
+    stop_price: float | None
+    state: OrderState
+    filled_quantity: float
+    average_price: float | None
+    text: str
+    refusal: str
+    created_time: int
+    content: Mapping[str, Any]
+
+    @property
+    def working(self) -> bool:
+        """May the broker hold it?"""
+        return self.state in MAY_BE_AT_BROKER
+
+    @property
+    def is_exit(self) -> bool:
+        return self.leg.startswith("exit:")
+
+    @property
+    def multiplier(self) -> float:
+        return float(self.content["meta"]["multiplier"])
+
+
+@dataclass(frozen=True, slots=True)
+class PositionRecord:
+    """A strategy's position in an instrument. quantity is signed; realized_pnl net of commissions, since ever."""
+
+    strategy: str
+    symbol: str
+    trade_id: str
+    quantity: float
+    average_price: float
+    realized_pnl: float
+    commission: float
+    opened_time: int | None
+    bars_held: int
+    exit_state: Mapping[str, Any]
+
+
+@contextmanager
+def exclusive(engine: Engine) -> Iterator[Callable[[], bool]]:
+    """Be the only desk on this ledger. Gives ``held() -> bool``: does the lock still stand (the server may restart)?
+
+    Raises SecondDesk at once when another process holds it.
+    """
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _DESK_LOCK}).scalar():
+            raise SecondDesk("another desk works on this ledger: stop it first (two desks would manage the same orders)")
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+        asking = threading.Lock()
+
+        def held() -> bool:
+            with asking:
+                try:
+                    return bool(connection.execute(text("SELECT pg_backend_pid()")).scalar() == pid)
+                except SQLAlchemyError:
+                    return False
+
+        yield held
+    finally:
+        try:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _DESK_LOCK})
+        except SQLAlchemyError:
+            connection.invalidate()  # the server ended the session, and the lock with it
+        connection.close()
+
+
+def lock(connection: Connection) -> None:
+    """Write orders alone until the end of this transaction, whatever process asks."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
+
+
+def wall_us() -> int:
+    """Real clock, UTC us."""
+    return time.time_ns() // 1_000
+
+
+def get_state(connection: Connection, key: str) -> dict[str, Any]:
+    """Value of a desk_state key, empty when it was never written."""
+    value = connection.execute(select(t.desk_state.c.value).where(t.desk_state.c.key == key)).scalar()
+    return dict(value or {})
+
+
+def get_states(connection: Connection, *keys: str) -> list[dict[str, Any]]:
+    """Values of several desk_state keys in one read."""
+    rows = connection.execute(select(t.desk_state.c.key, t.desk_state.c.value).where(t.desk_state.c.key.in_(keys)))
+    found = {row.key: dict(row.value) for row in rows}
+    return [found.get(key, {}) for key in keys]
+
+
+def put_state(connection: Connection, key: str, value: Mapping[str, Any]) -> None:
+    values = {"value": dict(value), "updated_wall": wall_us()}
+    statement = insert(t.desk_state).values(key=key, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=values))
+
+
+def trade_quantity(connection: Connection, trade_id: str) -> float:
+    """Signed open quantity of a trade: what its fills sum up to."""
+    rows = connection.execute(
+        select(t.fills.c.side, t.fills.c.quantity)
+        .join(t.intents, t.intents.c.id == t.fills.c.order_id)
+        .where(t.intents.c.trade_id == trade_id)
+        .order_by(t.fills.c.recorded_wall, t.fills.c.id)
+    ).all()
+    total, largest = 0.0, 0.0
+    for row in rows:
+        total += Side(row.side).sign * row.quantity
+        largest = max(largest, row.quantity)
+    return 0.0 if abs(total) <= portfolio.QUANTITY_EPSILON * largest else total
+
+
+_JOINED = select(
+    t.orders, t.intents.c.parent, t.intents.c.leg, t.intents.c.trade_id, t.intents.c.strategy, t.intents.c.session,
+    t.intents.c.refusal, t.intents.c.content,
+).join(t.intents, t.intents.c.id == t.orders.c.id)  # fmt: skip
+
+
+def find_orders(connection: Connection, *conditions: Any) -> list[OrderRecord]:
+    """Orders of `conditions` over the tables orders and intents, oldest first."""
+    query = _JOINED.where(*conditions).order_by(t.orders.c.created_wall, t.orders.c.id)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def find_order(connection: Connection, order_id: str) -> OrderRecord | None:
+    found = find_orders(connection, t.orders.c.id == order_id)
+    return found[0] if found else None
+
+
+def in_states(*states: OrderState) -> Any:
+    return t.orders.c.state.in_([s.value for s in states])
+
+
+def _record(row: Any) -> OrderRecord:
+    return OrderRecord(
+        row.id, row.broker, row.broker_order_id, row.mode, row.parent, row.leg, row.trade_id, row.strategy, row.symbol,
+        row.session, Side(row.side), row.quantity, OrderType(row.order_type), row.limit_price, row.stop_price,
+        OrderState(row.state), row.filled_quantity, row.average_price, row.text, row.refusal, row.created_time, row.content,
+    )  # fmt: skip
+
+
+def intent_of(content: Mapping[str, Any]) -> Intent:
+    """The intent that `Intent.to_dict` wrote."""
+    values = {k: v for k, v in content.items() if k != "id"}
+    return Intent(
+        **{
+            **values,
+            "side": Side(values["side"]),
+            "order_type": OrderType(values["order_type"]),
+            "time_in_force": TimeInForce(values["time_in_force"]),
+        }
+    )
+
+
+class DeskStore:
+    """What others may know of the desk's ledger, each read in its own transaction; and the marks of a bar close."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def open_positions(self, strategy: str | None = None, symbol: str | None = None) -> list[PositionRecord]:
+        """Positions that are not flat, by strategy and symbol."""
+        with self.engine.connect() as connection:
+            return find_positions(connection, strategy, symbol)
+
+    def working_orders(self, symbol: str | None = None) -> list[OrderRecord]:
+        """Orders the broker may hold, UNKNOWN ones included."""
+        return self._orders(in_states(*MAY_BE_AT_BROKER), *([t.orders.c.symbol == symbol] if symbol else []))
+
+    def unknown_orders(self) -> list[OrderRecord]:
+        return self._orders(in_states(OrderState.UNKNOWN))
+
+    def orders_of_trade(self, trade_id: str) -> list[OrderRecord]:
+        return self._orders(t.intents.c.trade_id == trade_id)
+
+    def order(self, order_id: str) -> OrderRecord | None:
+        return next(iter(self._orders(t.orders.c.id == order_id)), None)
+
+    def state(self, key: str) -> dict[str, Any]:
+        """Value of a desk_state key: ``halt``, ``mismatches``, ``prices``, ..."""
+        with self.engine.connect() as connection:
+            return get_state(connection, key)
+
+    def last_prices(self) -> dict[str, float]:
+        """Newest marked price by symbol."""
+        return {symbol: float(price) for symbol, (price, _) in self.state("prices").items()}
+
+    def set_exit_state(self, strategy: str, symbol: str, *, bars_held: int, exit_state: Mapping[str, Any]) -> None:
+        """Keep what the exit functions remember of an open position."""
+        p = t.positions.c
+        with self.engine.begin() as connection:
+            connection.execute(
+                update(t.positions)
+                .where(p.strategy == strategy, p.symbol == symbol, p.quantity != 0.0)
+                .values(bars_held=bars_held, exit_state=dict(exit_state))
+            )
+
+    def mark(self, close_time: int, session: str, prices: Mapping[str, float]) -> None:
+        """The last prices after a bar close (UTC us; session ISO date), and what each strategy has earned at them.
+
+        Call it once a close, after its fills are drained: the collar and the strategies' daily loss read it.
+        """
+        with self.engine.begin() as connection:
+            lock(connection)
+            known = get_state(connection, "prices")
+            known |= {s: [float(p), close_time] for s, p in prices.items() if close_time >= known.get(s, (0, 0))[1]}
+            put_state(connection, "prices", known)
+            marks = get_state(connection, "strategy_pnl")
+            if marks.get("session") != session:
+                marks = {"session": session, "start": marks.get("last", {}), "last": {}}
+            marks["last"] = strategy_totals(connection, {s: p for s, (p, _) in known.items()})
+            put_state(connection, "strategy_pnl", marks)
+
+    def snapshot_account(self, close_time: int, session: str, account: Account) -> None:
+        """Write the account at a bar close, once; gross exposure is of the ledger's positions at the last prices."""
+        prices = self.last_prices()
+        with self.engine.begin() as connection:
+            multipliers = position_multipliers(connection)
+            gross = sum(
+                abs(p.quantity) * prices.get(p.symbol, p.average_price) * multipliers.get(p.trade_id, 1.0)
+                for p in find_positions(connection)
+            )
+            row = {
+                "close_time": close_time, "session": session, "cash": account.cash, "equity": account.equity,
+                "currency": account.currency, "gross_exposure": gross,
+            }  # fmt: skip
+            connection.execute(insert(t.account_snapshots).values(**row).on_conflict_do_nothing())
+
+    def _orders(self, *conditions: Any) -> list[OrderRecord]:
+        with self.engine.connect() as connection:
+            return find_orders(connection, *conditions)
+
+
+def find_positions(connection: Connection, strategy: str | None = None, symbol: str | None = None) -> list[PositionRecord]:
+    """Positions that are not flat."""
+    p = t.positions.c
+    query = select(t.positions).where(p.quantity != 0.0).order_by(p.strategy, p.symbol)
+    if strategy is not None:
+        query = query.where(p.strategy == strategy)
+    if symbol is not None:
+        query = query.where(p.symbol == symbol)
+    return [
+        PositionRecord(
+            r.strategy, r.symbol, r.trade_id, r.quantity, r.average_price, r.realized_pnl, r.commission, r.opened_time,
+            r.bars_held, r.exit_state,
+        )
+        for r in connection.execute(query)
+    ]  # fmt: skip
+
+
+def position_multipliers(connection: Connection) -> dict[str, float]:
+    """Multiplier by the trade id of the open positions."""
+    i, p = t.intents.c, t.positions.c
+    rows = connection.execute(select(i.id, i.content).join(t.positions, p.trade_id == i.id).where(p.quantity != 0.0))
+    return {row.id: float(row.content["meta"]["multiplier"]) for row in rows}
+
+
+def strategy_totals(connection: Connection, prices: Mapping[str, float]) -> dict[str, float]:
+    """Profit and loss since ever by strategy, open positions at `prices` (at cost where there is none)."""
+    multipliers = position_multipliers(connection)
+    totals: dict[str, float] = {}
+    for row in connection.execute(select(t.positions)):
+        open_pnl = row.quantity * (prices.get(row.symbol, row.average_price) - row.average_price)
+        total = row.realized_pnl + open_pnl * multipliers.get(row.trade_id, 1.0)
+        totals[row.strategy] = totals.get(row.strategy, 0.0) + total
+    return totals

@@ -1,0 +1,76 @@
+"""The code location: every asset, check, job, sensor, schedule and resource of Tapeline, put together.
+
+Only light imports happen here: the code server, the run host and every run pay for them at start.
+"""
+
+import warnings
+
+import dagster as dg
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies: their behaviour is pinned by the lock file
+
+from assets import features, market_data, models, reports, research, trading
+from assets.common import session_partitions_def
+from assets.quality import checks as quality
+from resources.dagster_resources import resource_definitions
+from sensors.end_of_session import session_ended
+from sensors.failures import failed_runs
+from sensors.fresh_bars import fresh_bars
+
+_ASSETS = [*market_data.ASSETS, *features.ASSETS, *models.ASSETS, *research.ASSETS, *trading.ASSETS, *reports.ASSETS]
+_CHECKS = [*quality.CHECKS, *features.CHECKS, *models.CHECKS, *research.CHECKS, *reports.CHECKS]
+
+_LIVE_CHECKS = dg.AssetSelection.checks(*(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE))
+_HISTORY = dg.AssetSelection.groups("market_data", "features")
+
+ingest = dg.define_asset_job(
+    "ingest",
+    selection=_HISTORY,
+    executor_def=dg.in_process_executor,
+    description="Market data of a range of sessions: bars, derived timeframes, quality checks, features.",
+)
+trade = dg.define_asset_job(
+    "trade",
+    selection=dg.AssetSelection.assets("signals", "decisions", "orders").without_checks() | _LIVE_CHECKS,
+    partitions_def=session_partitions_def(),
+    executor_def=dg.in_process_executor,
+    tags={"tapeline/lane": "trade"},
+    description="One bar close of the whole universe: signals, gated decisions, orders at the desk.",
+)
+end_of_session = dg.define_asset_job(
+    "end_of_session",
+    selection=_HISTORY - dg.AssetSelection.assets("instruments") | dg.AssetSelection.assets("daily_report"),
+    partitions_def=session_partitions_def(),
+    executor_def=dg.in_process_executor,
+    description="After the last venue closed: the source's final bars, checks, features and the daily report.",
+)
+train = dg.define_asset_job(
+    "train",
+    selection=dg.AssetSelection.groups("models"),
+    executor_def=dg.in_process_executor,
+    description="Training set, baseline forecaster, promotion gate.",
+)
+research_job = dg.define_asset_job(
+    "research",
+    selection=dg.AssetSelection.groups("research"),
+    executor_def=dg.in_process_executor,
+    description="Backtests of the strategies and plans over the history in the lake.",
+)
+
+weekly_training = dg.ScheduleDefinition(
+    name="weekly_training",
+    job_name="train",
+    cron_schedule="0 6 * * 6",
+    execution_timezone="America/New_York",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Retrain on Saturday morning; the promotion gate decides as always.",
+)
+
+defs = dg.Definitions(
+    assets=_ASSETS,
+    asset_checks=_CHECKS,
+    jobs=[ingest, trade, end_of_session, train, research_job],
+    schedules=[weekly_training],
+    sensors=[fresh_bars, session_ended, failed_runs],
+    resources=resource_definitions(),
+)

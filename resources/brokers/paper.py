@@ -1,0 +1,297 @@
+"""The paper broker: fills orders against closed bars with the backtest's own matching functions.
+
+Its book lives in its own schema and is written in its own transactions, as if it were a broker elsewhere: the gap
+between this book and the ledger is real, and the desk closes it by the broker's evidence alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, and_, or_, select
+from sqlalchemy.dialects.postgresql import insert
+
+from resources.brokers import BrokerContext
+from resources.brokers.paper_book import Book, BookEvent, BookOrder, BookPosition, problem_of
+from resources.brokers.protocol import Account, BrokerError, BrokerEvent, BrokerPosition, Execution, OrderReport, OrderRequest
+from resources.feeds.protocol import BarClose
+from resources.ledger.tables import paper_account, paper_events, paper_orders, paper_positions
+from trading.calendars import calendar
+from trading.costs import Costs
+from trading.instruments import Instrument
+from trading.orders import TERMINAL, OrderEvent, OrderState, OrderType, Side, TimeInForce
+from trading.timeframes import US_PER_MINUTE
+
+ACCOUNT_ID = "paper"
+_TERMINAL = sorted(s.value for s in TERMINAL)
+
+
+class PaperBroker:
+    """Broker protocol over the paper book, plus on_bars.
+
+    instruments: by symbol; costs_of(symbol): costs of its fills; starting_cash in `currency`, used once, when the book
+    is empty; clock(): market time, UTC us. Safe from several threads and processes: every change locks the account row.
+    Instruments of another currency are refused: no rate is guessed.
+    """
+
+    name = "paper"
+
+    def __init__(
+        self,
+        engine: Engine,
+        instruments: Mapping[str, Instrument],
+        costs_of: Callable[[str], Costs],
+        starting_cash: float,
+        currency: str,
+        clock: Callable[[], int],
+    ) -> None:
+        self._engine = engine
+        self._instruments = instruments
+        self._costs_of = costs_of
+        self._starting_cash = starting_cash
+        self._currency = currency
+        self._clock = clock
+
+    def submit(self, requests: Sequence[OrderRequest]) -> list[OrderReport]:
+        """Take one order or a bracket, whole or not at all. A known client id answers with its order as it is now."""
+        if not requests:
+            return []
+        wanted = {r.client_id for r in requests} | {r.parent_client_id for r in requests if r.parent_client_id}
+        with self._writing(paper_orders.c.client_id.in_(wanted)) as book:
+            now = self._clock()
+            fresh = [r for r in requests if r.client_id not in book.orders]
+            sides = {o.client_id: o.request.side for o in book.orders.values()} | {r.client_id: r.side for r in requests}
+            problems = [
+                problem_of(r, self._instruments.get(r.symbol), self._currency, sides.get(r.parent_client_id)) for r in fresh
+            ]
+            refusal = next((p for p in problems if p), "")
+            for request in fresh:
+                number = f"P{request.client_id.removeprefix('int-')}"
+                if refusal:
+                    book.reject(request, number, now, refusal)
+                    continue
+                order = book.accept(request, number, now)
+                parent = book.orders.get(request.parent_client_id)
+                if parent is not None and not parent.working and parent.filled_quantity == 0.0:
+                    book.cancel(order, now, f"parent {parent.state}")
+            reports = [_report(book.orders[r.client_id]) for r in requests]
+        return reports
+
+    def cancel(self, client_id: str) -> None:
+        """End a working order. Unknown or ended orders stay as they are: the events say what is true."""
+        family = or_(paper_orders.c.client_id == client_id, paper_orders.c.parent_client_id == client_id)
+        with self._writing(family) as book:
+            order = book.orders.get(client_id)
+            if order is None:
+                raise BrokerError(f"paper broker has no order {client_id}")
+            book.cancel(order, self._clock(), "canceled by request")
+
+    def on_bars(self, close_time: int, bars: Sequence[BarClose], session_of: Callable[[str, int], str] | None = None) -> None:
+        """Match the working orders of these symbols against the bars closing at `close_time`, in one transaction.
+
+        A (symbol, close_time) at or before the last matched one is skipped, so calling again after a restart is
+        harmless. session_of is accepted for symmetry with other hosts; the bars carry their session themselves.
+        Raises BrokerError when a bar is of another close or of an unknown symbol.
+        """
+        for bar in bars:
+            if bar.close_time != close_time or bar.symbol not in self._instruments:
+                raise BrokerError(f"bar of {bar.symbol} at {bar.close_time}: expected a known symbol closing at {close_time}")
+        symbols = sorted({bar.symbol for bar in bars})
+        working = and_(paper_orders.c.symbol.in_(symbols), paper_orders.c.state.not_in(_TERMINAL))
+        with self._writing(working, relatives=True) as book:
+            for bar in sorted(bars, key=lambda b: b.symbol):
+                position = book.positions.setdefault(bar.symbol, BookPosition())
+                if close_time > position.last_close_time:
+                    instrument = self._instruments[bar.symbol]
+                    book.match(bar, _open_time(bar, instrument), instrument, self._costs_of(bar.symbol))
+
+    def open_orders(self) -> list[OrderReport]:
+        return self._reports(paper_orders.c.state.not_in(_TERMINAL))
+
+    def completed_orders(self, since_us: int) -> list[OrderReport]:
+        return self._reports(and_(paper_orders.c.state.in_(_TERMINAL), paper_orders.c.updated_time >= since_us))
+
+    def executions(self, since_us: int) -> list[Execution]:
+        query = (
+            select(paper_events.c.execution)
+            .where(paper_events.c.execution.is_not(None), paper_events.c.event_time >= since_us)
+            .order_by(paper_events.c.seq)
+        )
+        with self._engine.connect() as connection:
+            return [_execution(row.execution) for row in connection.execute(query)]
+
+    def positions(self) -> list[BrokerPosition]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(paper_positions).where(paper_positions.c.quantity != 0.0).order_by(paper_positions.c.symbol)
+            ).all()
+        return [BrokerPosition(r.symbol, r.quantity, r.average_price) for r in rows]
+
+    def account(self) -> Account:
+        """Cash and equity (cash plus open positions at their last matched close)."""
+        with self._engine.begin() as connection:
+            account = self._account_row(connection, lock=False)
+            rows = connection.execute(select(paper_positions).where(paper_positions.c.quantity != 0.0)).all()
+        equity = account.cash
+        for row in rows:
+            instrument = self._instruments.get(row.symbol)
+            if instrument is None:
+                raise BrokerError(f"open paper position in {row.symbol}, which the universe does not know: equity is unknown")
+            equity += row.quantity * row.last_price * float(instrument.multiplier)
+        return Account(account.account_id, account.currency, account.cash, equity)
+
+    def poll_events(self, after_key: str) -> list[BrokerEvent]:
+        after = int(after_key) if after_key else 0
+        query = select(paper_events).where(paper_events.c.seq > after).order_by(paper_events.c.seq).limit(1000)
+        with self._engine.connect() as connection:
+            return [
+                BrokerEvent(
+                    f"{row.seq:015d}", row.client_id, row.broker_order_id, OrderEvent(row.event), row.event_time, row.text,
+                    _execution(row.execution) if row.execution is not None else None,
+                )
+                for row in connection.execute(query)
+            ]  # fmt: skip
+
+    @contextmanager
+    def _writing(self, condition: Any, relatives: bool = False) -> Iterator[Book]:
+        """The book with the orders of `condition`, saved and committed at the end, or not at all.
+
+        The account row is locked first: changes come one after the other, so event numbers become visible in order.
+        relatives: also load the parents and oco groups of the orders found.
+        """
+        with self._engine.begin() as connection:
+            account = self._account_row(connection, lock=True)
+            book = Book(account.currency, account.cash)
+            _load(connection, book, condition)
+            if relatives and book.orders:
+                groups = {o.request.oco_group for o in book.orders.values() if o.request.oco_group}
+                _load(connection, book, paper_orders.c.oco_group.in_(groups))
+                parents = {o.request.parent_client_id for o in book.orders.values() if o.request.parent_client_id}
+                _load(connection, book, paper_orders.c.client_id.in_(parents))
+                _load(connection, book, paper_orders.c.parent_client_id.in_(list(book.orders)))
+            for row in connection.execute(select(paper_positions)):
+                book.positions[row.symbol] = BookPosition(row.quantity, row.average_price, row.last_price, row.last_close_time)
+            before = {symbol: _position_values(p) for symbol, p in book.positions.items()}
+            yield book
+            newest = max((p.last_close_time for p in book.positions.values()), default=account.last_close_time)
+            _save(connection, book, before, max(newest, account.last_close_time))
+
+    def _account_row(self, connection: Connection, lock: bool) -> Any:
+        query = select(paper_account).where(paper_account.c.account_id == ACCOUNT_ID)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        if row is None:
+            values = {
+                "account_id": ACCOUNT_ID, "currency": self._currency, "cash": self._starting_cash, "last_close_time": 0,
+            }  # fmt: skip
+            connection.execute(insert(paper_account).values(**values).on_conflict_do_nothing())
+            row = connection.execute(query.with_for_update() if lock else query).one()
+        if row.currency != self._currency:
+            raise BrokerError(f"the paper account is in {row.currency}, the settings say {self._currency}: set them equal")
+        return row
+
+    def _reports(self, condition: Any) -> list[OrderReport]:
+        query = select(paper_orders).where(condition).order_by(paper_orders.c.created_time, paper_orders.c.client_id)
+        with self._engine.connect() as connection:
+            return [_report(_order(row)) for row in connection.execute(query)]
+
+
+def create(context: BrokerContext) -> PaperBroker:
+    """The registry's factory."""
+    return PaperBroker(
+        context.engine, context.instruments, context.costs_of, context.starting_cash, context.currency, context.clock
+    )
+
+
+def _open_time(bar: BarClose, instrument: Instrument) -> int:
+    """When the bar opened: its nominal length before its close, never before its session's open."""
+    session_open, _ = calendar(instrument.calendar).bounds(bar.session)
+    return max(session_open, bar.close_time - bar.timeframe.minutes * US_PER_MINUTE)
+
+
+def _load(connection: Connection, book: Book, condition: Any) -> None:
+    for row in connection.execute(select(paper_orders).where(condition)):
+        if row.client_id not in book.orders:
+            book.orders[row.client_id] = _order(row)
+
+
+def _order(row: Any) -> BookOrder:
+    request = OrderRequest(
+        row.client_id, row.symbol, Side(row.side), row.quantity, OrderType(row.order_type), TimeInForce(row.time_in_force),
+        row.limit_price, row.stop_price, row.parent_client_id, row.oco_group, row.reduce_only,
+    )  # fmt: skip
+    return BookOrder(
+        request, row.broker_order_id, OrderState(row.state), row.filled_quantity, row.text, row.session, row.created_time,
+        row.updated_time,
+    )  # fmt: skip
+
+
+def _order_values(order: BookOrder) -> dict[str, Any]:
+    r = order.request
+    return {
+        "client_id": r.client_id, "broker_order_id": order.broker_order_id, "symbol": r.symbol, "side": r.side.value,
+        "quantity": r.quantity, "order_type": r.order_type.value, "time_in_force": r.time_in_force.value,
+        "limit_price": r.limit_price, "stop_price": r.stop_price, "parent_client_id": r.parent_client_id,
+        "oco_group": r.oco_group, "reduce_only": r.reduce_only, "state": order.state.value,
+        "filled_quantity": order.filled_quantity, "text": order.text, "session": order.session,
+        "created_time": order.created_time, "updated_time": order.updated_time,
+    }  # fmt: skip
+
+
+def _position_values(position: BookPosition) -> dict[str, Any]:
+    return {
+        "quantity": position.quantity, "average_price": position.average_price, "last_price": position.last_price,
+        "last_close_time": position.last_close_time,
+    }  # fmt: skip
+
+
+def _save(connection: Connection, book: Book, before: Mapping[str, dict[str, Any]], newest: int) -> None:
+    if book.touched:
+        statement = insert(paper_orders)
+        changing = ("state", "filled_quantity", "text", "session", "updated_time")
+        statement = statement.on_conflict_do_update(
+            index_elements=["client_id"], set_={name: statement.excluded[name] for name in changing}
+        )
+        connection.execute(statement, [_order_values(book.orders[client_id]) for client_id in sorted(book.touched)])
+    if book.events:  # one statement: rows are numbered in their order
+        connection.execute(insert(paper_events), [_event_values(event) for event in book.events])
+    for symbol, position in book.positions.items():
+        values = _position_values(position)
+        if values != before.get(symbol):
+            connection.execute(
+                insert(paper_positions)
+                .values(symbol=symbol, **values)
+                .on_conflict_do_update(index_elements=["symbol"], set_=values)
+            )
+    connection.execute(
+        paper_account.update().where(paper_account.c.account_id == ACCOUNT_ID).values(cash=book.cash, last_close_time=newest)
+    )
+
+
+def _event_values(event: BookEvent) -> dict[str, Any]:
+    return {
+        "client_id": event.client_id, "broker_order_id": event.broker_order_id, "event": event.event.value,
+        "event_time": event.event_time, "text": event.text,
+        "execution": _execution_values(event.execution) if event.execution is not None else None,
+    }  # fmt: skip
+
+
+def _execution_values(execution: Execution) -> dict[str, Any]:
+    return {
+        "execution_id": execution.execution_id, "client_id": execution.client_id,
+        "broker_order_id": execution.broker_order_id, "symbol": execution.symbol, "side": execution.side.value,
+        "quantity": execution.quantity, "price": execution.price, "commission": execution.commission,
+        "currency": execution.currency, "fill_time": execution.fill_time,
+    }  # fmt: skip
+
+
+def _execution(values: Mapping[str, Any]) -> Execution:
+    return Execution(**{**values, "side": Side(values["side"])})
+
+
+def _report(order: BookOrder) -> OrderReport:
+    r = order.request
+    return OrderReport(
+        r.client_id, order.broker_order_id, r.symbol, r.side, r.quantity, order.filled_quantity, order.state, order.text
+    )

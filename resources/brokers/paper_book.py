@@ -1,0 +1,258 @@
+"""The paper broker's book in memory: working orders, positions and cash of one transaction, and how a bar fills them.
+
+The order of events within a bar is the backtest's: exits at the open, entries at the open, entries inside the bar, then
+the protective legs of every open trade, stops before targets. The fill prices are trading.matching's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from resources.brokers.protocol import Execution, OrderRequest
+from resources.feeds.protocol import BarClose
+from trading import matching, portfolio
+from trading.costs import Costs
+from trading.instruments import Instrument
+from trading.orders import TERMINAL, OrderEvent, OrderState, OrderType, Side, TimeInForce
+
+_STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
+
+
+@dataclass(slots=True)
+class BookOrder:
+    """One order as the paper broker holds it. session: number of the first session whose bars it met, None before."""
+
+    request: OrderRequest
+    broker_order_id: str
+    state: OrderState
+    filled_quantity: float
+    text: str
+    session: int | None
+    created_time: int
+    updated_time: int
+
+    @property
+    def client_id(self) -> str:
+        return self.request.client_id
+
+    @property
+    def working(self) -> bool:
+        return self.state not in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class BookEvent:
+    """One thing the broker says about an order."""
+
+    client_id: str
+    broker_order_id: str
+    event: OrderEvent
+    event_time: int
+    text: str = ""
+    execution: Execution | None = None
+
+
+@dataclass(slots=True)
+class BookPosition:
+    """Net position of a symbol; last_close_time: bars up to here are matched."""
+
+    quantity: float = 0.0
+    average_price: float = 0.0
+    last_price: float = 0.0
+    last_close_time: int = 0
+
+
+@dataclass(slots=True)
+class Book:
+    """Orders by client id, positions by symbol and cash. Every change lands in `events` or in the rows themselves;
+    `touched` names the orders to write back."""
+
+    currency: str
+    cash: float
+    orders: dict[str, BookOrder] = field(default_factory=dict)
+    positions: dict[str, BookPosition] = field(default_factory=dict)
+    events: list[BookEvent] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+
+    def accept(self, request: OrderRequest, broker_order_id: str, time_us: int) -> BookOrder:
+        """Take a new order as working."""
+        order = BookOrder(request, broker_order_id, OrderState.ACCEPTED, 0.0, "", None, time_us, time_us)
+        self.orders[request.client_id] = order
+        self._say(order, OrderEvent.ACCEPT, time_us)
+        return order
+
+    def reject(self, request: OrderRequest, broker_order_id: str, time_us: int, text: str) -> BookOrder:
+        """Keep a refused order, so that asking again gives the same answer."""
+        order = BookOrder(request, broker_order_id, OrderState.REJECTED, 0.0, text, None, time_us, time_us)
+        self.orders[request.client_id] = order
+        self._say(order, OrderEvent.REJECT, time_us, text)
+        return order
+
+    def cancel(self, order: BookOrder, time_us: int, text: str, event: OrderEvent = OrderEvent.CANCELED) -> None:
+        """End a working order and the legs that wait for it. An ended order stays as it is."""
+        if not order.working:
+            return
+        order.state = OrderState.EXPIRED if event is OrderEvent.EXPIRED else OrderState.CANCELED
+        order.text = text
+        self._say(order, event, time_us, text)
+        if order.filled_quantity == 0.0:
+            for leg in self._ordered(o for o in self.orders.values() if o.request.parent_client_id == order.client_id):
+                self.cancel(leg, time_us, f"parent {order.state}")
+
+    def match(self, bar: BarClose, open_time: int, instrument: Instrument, costs: Costs) -> None:
+        """Fill this symbol's working orders against one closed bar and mark the position to its close.
+
+        An order takes part only in bars that opened at or after its creation: no fill at a price that was gone before.
+        """
+        self._bar, self._open_time, self._instrument, self._costs = bar, open_time, instrument, costs
+        orders = self._ordered(
+            o for o in self.orders.values() if o.working and o.request.symbol == bar.symbol and o.created_time <= open_time
+        )
+        for order in orders:
+            if order.session is None:
+                order.session = bar.session
+                self.touched.add(order.client_id)
+            elif order.request.time_in_force is TimeInForce.DAY and bar.session > order.session:
+                self.cancel(order, open_time, "session over", OrderEvent.EXPIRED)
+        exits = [o for o in orders if not o.request.parent_client_id and o.request.reduce_only]
+        entries = [o for o in orders if not o.request.parent_client_id and not o.request.reduce_only]
+        legs = [o for o in orders if o.request.parent_client_id]
+        inside: set[str] = set()
+        for order in [*exits, *entries]:
+            if order.request.order_type is OrderType.MARKET:
+                self._try(order)
+        for order in [*exits, *entries]:
+            if order.working and order.request.order_type is not OrderType.MARKET and self._try(order):
+                inside.add(order.client_id)
+        for leg in sorted(legs, key=lambda o: o.request.order_type not in _STOPS):
+            target = leg.request.order_type not in _STOPS
+            if self._active(leg) and not (target and leg.request.parent_client_id in inside):
+                self._try(leg)
+        for order in orders:
+            if order.working and order.request.time_in_force is TimeInForce.IOC and self._active(order):
+                self.cancel(order, bar.close_time, "not filled at once", OrderEvent.EXPIRED)
+        position = self.positions.setdefault(bar.symbol, BookPosition())
+        position.last_price, position.last_close_time = bar.close, bar.close_time
+
+    def _try(self, order: BookOrder) -> bool:
+        if not order.working:
+            return False
+        request, bar = order.request, self._bar
+        price, triggered = matching.match_bar(
+            matching.ORDER_TYPE_CODES[request.order_type.value], request.side.sign, _level(request.limit_price),
+            _level(request.stop_price), order.state is OrderState.TRIGGERED, bar.open, bar.high, bar.low, bar.close,
+        )  # fmt: skip
+        if math.isnan(price):
+            if triggered and order.state is not OrderState.TRIGGERED:
+                order.state = OrderState.TRIGGERED
+                self._say(order, OrderEvent.TRIGGER, bar.close_time)
+            return False
+        parent = self.orders.get(request.parent_client_id)
+        earliest = parent.updated_time if parent is not None else self._open_time  # no leg fills before its entry
+        self._fill(order, float(price), max(earliest, self._open_time) if price == bar.open else bar.close_time)
+        return True
+
+    def _fill(self, order: BookOrder, price: float, time_us: int) -> None:
+        request, instrument = order.request, self._instrument
+        quantity = request.quantity - order.filled_quantity
+        if request.reduce_only:
+            quantity = min(quantity, self._reducible(order))
+            if quantity <= 0.0:
+                self.cancel(order, time_us, "nothing left to reduce")
+                return
+        if request.order_type in (OrderType.MARKET, OrderType.STOP):
+            price = self._costs.slipped(price, request.side.sign, float(instrument.tick_size), quantity, self._bar.volume)
+        multiplier = float(instrument.multiplier)
+        fee = self._costs.commission(quantity, price, multiplier)
+        position = self.positions.setdefault(request.symbol, BookPosition(last_price=price))
+        after = portfolio.apply_fill(
+            portfolio.Position(position.quantity, position.average_price), request.side, quantity, price, fee, multiplier
+        )
+        position.quantity, position.average_price = after.quantity, after.average_price
+        self.cash += portfolio.cash_flow(request.side, quantity, price, fee, multiplier)
+        order.filled_quantity += quantity
+        full = order.filled_quantity >= request.quantity
+        order.state = OrderState.FILLED if full else OrderState.PARTIALLY_FILLED
+        execution = Execution(
+            f"{order.broker_order_id}.1", order.client_id, order.broker_order_id, request.symbol, request.side, quantity, price,
+            fee, self.currency, time_us,
+        )  # fmt: skip
+        self._say(order, OrderEvent.FILL if full else OrderEvent.PARTIAL_FILL, time_us, execution=execution)
+        if not full:  # only a clipped reduce-only order: the rest has nothing to close
+            self.cancel(order, time_us, "nothing left to reduce")
+        if request.oco_group:
+            for other in self._ordered(o for o in self.orders.values() if o.request.oco_group == request.oco_group):
+                if other is not order:
+                    self.cancel(other, time_us, f"one-cancels-other: {order.client_id} filled")
+
+    def _active(self, order: BookOrder) -> bool:
+        """Does the order work, its parent (if any) being filled?"""
+        parent = self.orders.get(order.request.parent_client_id)
+        return order.working and (not order.request.parent_client_id or (parent is not None and parent.filled_quantity > 0.0))
+
+    def _reducible(self, order: BookOrder) -> float:
+        """Most that a reduce-only order may fill: what is open of its trade, or of the net position when it has none.
+
+        A trade is an oco group below its entry, so that strategies holding opposite positions do not block each other.
+        """
+        request = order.request
+        group = [o for o in self.orders.values() if request.oco_group and o.request.oco_group == request.oco_group]
+        parents = [o.request.parent_client_id for o in group if o.request.parent_client_id]
+        parent_id = request.parent_client_id or (parents[0] if parents else "")
+        parent = self.orders.get(parent_id)
+        if parent is not None:
+            closed = sum(o.filled_quantity for o in group if o.request.side is not parent.request.side)
+            return 0.0 if parent.request.side is request.side else parent.filled_quantity - closed
+        held = self.positions.get(request.symbol, BookPosition()).quantity
+        return max(0.0, -held * request.side.sign)
+
+    def _say(
+        self, order: BookOrder, event: OrderEvent, time_us: int, text: str = "", execution: Execution | None = None
+    ) -> None:
+        order.updated_time = time_us
+        self.touched.add(order.client_id)
+        self.events.append(BookEvent(order.client_id, order.broker_order_id, event, time_us, text, execution))
+
+    @staticmethod
+    def _ordered(orders: Iterable[BookOrder]) -> list[BookOrder]:
+        return sorted(orders, key=lambda o: (o.created_time, o.client_id))
+
+    _bar: BarClose = field(init=False, repr=False)
+    _open_time: int = field(init=False, default=0, repr=False)
+    _instrument: Instrument = field(init=False, repr=False)
+    _costs: Costs = field(init=False, repr=False)
+
+
+def _level(price: float | None) -> float:
+    return math.nan if price is None else price
+
+
+def problem_of(request: OrderRequest, instrument: Instrument | None, currency: str, side_of_parent: Side | None) -> str:
+    """Why the paper broker does not take `request` (a refusal text), or "" when it does."""
+    if instrument is None:
+        return f"NOT_TRADABLE: symbol={request.symbol} reason=unknown_instrument"
+    if instrument.currency != currency:
+        return f"PRICE_MISSING: fx={instrument.currency}/{currency}"
+    if not (request.quantity > 0 and math.isfinite(request.quantity)):
+        return f"PRICE_GRID: quantity={request.quantity} reason=not_positive"
+    if not math.isclose(instrument.round_quantity_down(request.quantity * (1 + 1e-12)), request.quantity, rel_tol=1e-9):
+        return f"PRICE_GRID: quantity={request.quantity} lot={instrument.lot_size}"
+    needs = {
+        OrderType.MARKET: (False, False), OrderType.LIMIT: (True, False), OrderType.STOP: (False, True),
+        OrderType.STOP_LIMIT: (True, True),
+    }.get(request.order_type)  # fmt: skip
+    if needs is None:
+        return f"NOT_TRADABLE: order_type={request.order_type} reason=not_supported"
+    for name, price, needed in (
+        ("limit_price", request.limit_price, needs[0]),
+        ("stop_price", request.stop_price, needs[1]),
+    ):
+        if needed != (price is not None):
+            return f"PRICE_GRID: {name}={price} order_type={request.order_type}"
+        if price is not None and not (math.isfinite(price) and math.isclose(instrument.round_price(price), price, rel_tol=1e-12)):
+            return f"PRICE_GRID: {name}={price} tick={instrument.tick_size}"
+    if request.parent_client_id and (side_of_parent is None or side_of_parent is request.side):
+        return f"NOT_TRADABLE: parent={request.parent_client_id} reason={'unknown' if side_of_parent is None else 'same_side'}"
+    return ""

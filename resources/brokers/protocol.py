@@ -1,0 +1,126 @@
+"""What every broker is to the desk: the Broker protocol. The paper broker is the first to keep it.
+
+An exception of any call means "not known", never "the order failed": the desk marks the order UNKNOWN and reads the
+broker's books to their end markers before it believes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from trading.orders import OrderEvent, OrderState, OrderType, Side, TimeInForce
+
+
+class BrokerError(Exception):
+    """The broker did not answer clearly. Says nothing about whether an order lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """One order as sent. client_id: the intent id, echoed by the broker in every report (idempotent at the broker
+    where it can be). Prices on the tick grid. parent_client_id: activate only when that order fills (bracket legs).
+    oco_group: a full fill of one cancels the others."""
+
+    client_id: str
+    symbol: str
+    side: Side
+    quantity: float
+    order_type: OrderType
+    time_in_force: TimeInForce
+    limit_price: float | None = None
+    stop_price: float | None = None
+    parent_client_id: str = ""
+    oco_group: str = ""
+    reduce_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReport:
+    """The broker's word on one order (open or completed)."""
+
+    client_id: str
+    broker_order_id: str
+    symbol: str
+    side: Side
+    quantity: float
+    filled_quantity: float
+    state: OrderState
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One fill. execution_id is unique at the broker; fill_time UTC us; commission in `currency`."""
+
+    execution_id: str
+    client_id: str
+    broker_order_id: str
+    symbol: str
+    side: Side
+    quantity: float
+    price: float
+    commission: float
+    currency: str
+    fill_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerEvent:
+    """Something the broker says by itself. event_key is unique per occurrence, so that duplicates are recognised."""
+
+    event_key: str
+    client_id: str
+    broker_order_id: str
+    event: OrderEvent
+    event_time: int
+    text: str = ""
+    execution: Execution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerPosition:
+    symbol: str
+    quantity: float
+    average_price: float
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """account_id, cash and equity in `currency`."""
+
+    account_id: str
+    currency: str
+    cash: float
+    equity: float
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """A broker connection. Calls are synchronous and may block on I/O: the desk runs them in a thread.
+
+    open_orders, completed_orders and executions read to the end marker: what they do not list does not exist there.
+    """
+
+    name: str
+
+    def submit(self, requests: Sequence[OrderRequest]) -> list[OrderReport]:
+        """Send one order, or a bracket (entry first, then its legs) as one atomic group."""
+        ...
+
+    def cancel(self, client_id: str) -> None: ...
+
+    def open_orders(self) -> list[OrderReport]: ...
+
+    def completed_orders(self, since_us: int) -> list[OrderReport]: ...
+
+    def executions(self, since_us: int) -> list[Execution]: ...
+
+    def positions(self) -> list[BrokerPosition]: ...
+
+    def account(self) -> Account: ...
+
+    def poll_events(self, after_key: str) -> list[BrokerEvent]:
+        """Events after `after_key` ("" = all), in the broker's order."""
+        ...

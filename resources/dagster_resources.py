@@ -1,0 +1,105 @@
+"""The outside world as Dagster resources: thin, configured by the installation's settings, opened when first used.
+
+No resource carries an address or a secret as configuration: Dagster shows configuration to everyone who can open the UI.
+Objects are kept per process; a forked run opens its own.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from resources.settings import settings
+
+if TYPE_CHECKING:
+    from resources.config import Config
+    from resources.desk_client import DeskClient
+    from resources.feeds.protocol import Feed
+    from resources.lake import Lake
+    from resources.ledger.store import Ledger
+    from resources.tracking import Tracking
+
+
+@lru_cache(maxsize=8)
+def _lake(root: Path, pid: int) -> Lake:
+    from resources.lake import Lake
+
+    return Lake(root)
+
+
+@lru_cache(maxsize=8)
+def _ledger(url: str, pid: int) -> Ledger:
+    # One engine per process: a connection shared across a fork would mix two conversations with the server.
+    from resources.ledger.store import Ledger, connect
+
+    return Ledger(connect(url))
+
+
+class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Bars and features as Parquet files below the data folder."""
+
+    def lake(self) -> Lake:
+        return _lake(settings().lake_dir, os.getpid())
+
+
+class LedgerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The ledger in Postgres."""
+
+    def ledger(self) -> Ledger:
+        """The ledger; the server is asked only when a method is called. Raises FileNotFoundError before the first start."""
+        return _ledger(settings().ledger_url(), os.getpid())
+
+
+class ConfigFilesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Universe, strategies, plans and risk limits as people edit them, and the feeds the universe names."""
+
+    def load(self) -> Config:
+        """Read now, so that a run sees the files as they are. Raises resources.config.ConfigInvalid."""
+        from resources.config import load_config
+
+        return load_config(settings())
+
+    def feed(self, name: str) -> Feed:
+        """Raises resources.feeds.protocol.FeedError when there is no such feed or its source is not there."""
+        from resources.feeds import get_feed
+
+        return get_feed(name, settings())
+
+
+class DeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The desk's control API."""
+
+    def client(self) -> DeskClient:
+        """Raises DeskUnavailable when the desk was never started: its token is not there."""
+        from resources.desk_client import DeskClient, DeskUnavailable
+
+        path = settings().token_file
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise DeskUnavailable(f"{path}: no token of the desk ({error.strerror}); start the desk with `make run`") from error
+        return DeskClient(settings().desk_url, token)
+
+
+class TrackingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Experiments and models in MLflow."""
+
+    def tracking(self) -> Tracking:
+        from resources.tracking import Tracking
+
+        return Tracking(settings().mlflow_url)
+
+
+def resource_definitions() -> dict[str, Any]:
+    """Every resource by the name assets, checks and sensors ask for."""
+    return {
+        "lake": LakeResource(),
+        "ledger": LedgerResource(),
+        "config_files": ConfigFilesResource(),
+        "desk": DeskResource(),
+        "tracking": TrackingResource(),
+    }

@@ -1,0 +1,165 @@
+"""Client of the desk's control API: what assets, sensors and the command line use to talk to the desk.
+
+Every call is safe to repeat: decisions, closes and the replay start are idempotent at the desk, and the client repeats
+them itself when the connection breaks, because a lost answer says nothing about what the desk did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from trading.signals import Decision
+
+
+class DeskError(Exception):
+    """The desk did not do what was asked."""
+
+
+class DeskUnavailable(DeskError):
+    """The desk cannot be reached, or takes no new risk right now (it says why). Asking again later is right."""
+
+
+class DeskRefused(DeskError):
+    """The desk answered and refused the request itself (bad token, malformed request). Asking again is useless."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"desk refused ({status}): {message}")
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionReceipt:
+    """What the desk did with one decision: accepted with its intents, or refused with ``CODE: key=value``."""
+
+    decision_id: str
+    accepted: bool
+    refusal: str
+    intent_ids: tuple[str, ...]
+
+
+class DeskClient:
+    """Synchronous client. url: ``http://127.0.0.1:8600``; token: content of the desk's token file.
+
+    attempts: how often a request is tried when the connection fails or the desk answers 503; timeout: seconds a try.
+    Every method raises DeskUnavailable or DeskRefused.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout: float = 30.0, attempts: int = 3, pause_seconds: float = 0.2) -> None:
+        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False)
+        self._url = url
+        self._timeout = timeout
+        self._attempts = max(1, attempts)
+        self._pause = pause_seconds
+
+    def __enter__(self) -> DeskClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def health(self) -> dict[str, Any]:
+        """``{"status": "ok" | "starting" | "degraded", "mode": ...}``; asks once."""
+        return self._call("GET", "/v1/health", attempts=1)
+
+    def status(self) -> dict[str, Any]:
+        """Mode, market time, halts, ledger, replay, positions count, config problems."""
+        return self._call("GET", "/v1/status")
+
+    def submit_decision(self, decision: Decision | Mapping[str, Any], close_time: int | None = None) -> DecisionReceipt:
+        """Hand over one decision. close_time: UTC us of the bar close of the trade run; default the signal's own."""
+        body = dict(decision.to_dict() if isinstance(decision, Decision) else decision)
+        body["close_time"] = close_time if close_time is not None else body["signal"]["close_time"]
+        answer = self._call("POST", "/v1/decisions", json=body)
+        return DecisionReceipt(answer["decision_id"], answer["accepted"], answer["refusal"], tuple(answer["intents"]))
+
+    def close_done(self, close_time: int, run_id: str, outcome: str = "done") -> dict[str, Any]:
+        """The trade run of the bar close at `close_time` (UTC us) has handed over everything (``done`` or ``failed``)."""
+        return self._call("POST", f"/v1/closes/{close_time}/done", json={"run_id": run_id, "outcome": outcome})
+
+    def halt(self, level: str, reason: str, who: str, scope: str = "desk") -> dict[str, Any]:
+        """level: reduce_only, halted or flatten; scope: ``desk`` or a strategy's name."""
+        return self._call("POST", "/v1/halt", json={"level": level, "scope": scope, "reason": reason, "who": who})
+
+    def resume(self, reason: str, who: str, scope: str = "desk") -> dict[str, Any]:
+        return self._call("POST", "/v1/resume", json={"scope": scope, "reason": reason, "who": who})
+
+    def flatten(self, reason: str, who: str, strategy: str | None = None, symbol: str | None = None) -> dict[str, Any]:
+        """Cancel working entries and close positions (of one strategy or symbol, or all)."""
+        return self._call("POST", "/v1/flatten", json={"reason": reason, "who": who, "strategy": strategy, "symbol": symbol})
+
+    def cancel(self, order_id: str, reason: str, who: str) -> dict[str, Any]:
+        return self._call("POST", f"/v1/orders/{order_id}/cancel", json={"reason": reason, "who": who})
+
+    def orders(self, session: str | None = None, state: str | None = None) -> list[dict[str, Any]]:
+        return list(self._call("GET", "/v1/orders", params=_given(session=session, state=state))["orders"])
+
+    def positions(self) -> list[dict[str, Any]]:
+        return list(self._call("GET", "/v1/positions")["positions"])
+
+    def closes(self, after: int = 0, wait_seconds: float = 0.0) -> list[dict[str, Any]]:
+        """Bar closes with close_time > `after`; waits up to `wait_seconds` for the first one."""
+        params = {"after": after, "wait_seconds": wait_seconds}
+        return list(self._call("GET", "/v1/closes", params=params, timeout=self._timeout + wait_seconds)["closes"])
+
+    def start_replay(self, sessions: int | None = None) -> dict[str, Any]:
+        """Start the live day; a running or finished one is left as it is and returned."""
+        return self._call("POST", "/v1/replay/start", json=_given(sessions=sessions))
+
+    def replay(self) -> dict[str, Any]:
+        return self._call("GET", "/v1/replay")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        attempts: int | None = None,
+    ) -> dict[str, Any]:
+        attempts = attempts or self._attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                response = self._http.request(method, path, json=json, params=params, timeout=timeout or self._timeout)
+            except httpx.HTTPError as error:
+                problem = DeskUnavailable(f"no answer from the desk at {self._url} ({type(error).__name__}): is it running?")
+            else:
+                if response.status_code != 503:
+                    return _answer(response)
+                problem = DeskUnavailable(_message(response))
+            if attempt < attempts:
+                time.sleep(self._pause * 2 ** (attempt - 1))
+        raise problem
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code} without a reason"
+
+
+def _answer(response: httpx.Response) -> dict[str, Any]:
+    if response.is_success:
+        body = response.json()
+        if isinstance(body, dict):
+            return body
+        raise DeskRefused(response.status_code, "the answer is not a JSON object: is another server on the desk's port?")
+    if response.status_code >= 500:
+        raise DeskUnavailable(_message(response))
+    raise DeskRefused(response.status_code, _message(response))

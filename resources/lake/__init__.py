@@ -1,0 +1,17 @@
+"""The lake: the truth about bars and features, in Parquet files with a content hash per (session, symbol)."""
+
+from resources.lake.errors import CorruptPartition, HotConflict, LakeError, LakeWriteFailed, PartitionMissing
+from resources.lake.model import FeatureFrame, Partition, dataset_name
+from resources.lake.store import Lake
+
+__all__ = [
+    "CorruptPartition",
+    "FeatureFrame",
+    "HotConflict",
+    "Lake",
+    "LakeError",
+    "LakeWriteFailed",
+    "Partition",
+    "PartitionMissing",
+    "dataset_name",
+]

@@ -1,0 +1,379 @@
+"""The chain behind anything: bars and their hashes -> features -> signal -> decision -> intents -> orders -> fills ->
+position -> report, found from any id in it, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Connection, Engine, Table, or_, select
+
+from resources.ledger import tables as t
+from trading.bars import Bars
+from trading.timeframes import iso
+
+Row = dict[str, Any]
+
+MATCHES: Final = "same"
+DIFFERS: Final = "differs"
+MISSING: Final = "missing"
+
+
+class TraceError(Exception):
+    """The id leads nowhere, or to several things. The message says what was looked for, and what fits."""
+
+
+class BarsReader(Protocol):
+    """The part of the lake that is asked."""
+
+    def read_bars(self, dataset: str, symbol: str, start: date | None = None, end: date | None = None) -> Bars: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLink:
+    """One bars partition a signal was computed from.
+
+    content_hash: then, of the bars known at the signal's close. today: the lake's hash of the same rows now, empty when
+    there are none; state: ``same``, ``differs`` or ``missing``. failed: quality checks that stop trading and did not pass.
+    """
+
+    dataset: str
+    session: str
+    symbol: str
+    content_hash: str
+    today: str
+    state: str
+    checks: int
+    failed: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}/{self.session}/{self.symbol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One signal and what came of it. decision None: none was taken. events: by order id. report: of each session."""
+
+    signal: Row
+    partitions: tuple[PartitionLink, ...]
+    decision: Row | None
+    intents: tuple[Row, ...]
+    orders: tuple[Row, ...]
+    events: Mapping[str, tuple[Row, ...]]
+    fills: tuple[Row, ...]
+    position: Row | None
+    sessions: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the id `query` leads to. kind: signal, decision, order, fill or partition. chains: one per signal.
+
+    loose: orders, intents and fills that no signal of the ledger leads to.
+    """
+
+    query: str
+    kind: str
+    found: str
+    chains: tuple[Chain, ...]
+    loose: tuple[Row, ...] = field(default=())
+
+    @property
+    def sound(self) -> bool:
+        """Do all bars still hash to what was traded on?"""
+        return all(p.state == MATCHES for chain in self.chains for p in chain.partitions)
+
+    def to_markdown(self) -> str:
+        """The chain as markdown for UI metadata and files."""
+        return "\n".join(_markdown(self))
+
+    def lines(self) -> list[str]:
+        """The chain as indented text, one fact a line."""
+        return [line for chain in self.chains for line in _chain_lines(chain)] + [_loose_line(row) for row in self.loose]
+
+
+def trace(engine: Engine, lake: BarsReader, any_id: str) -> Trace:
+    """Find the whole chain from a signal, decision, intent (= client order), broker order or fill id, or from a bars
+    partition such as ``bars_1h/2017-12-28/EURUSD``. An unambiguous part of an id is enough.
+
+    Raises TraceError when nothing fits or several things do.
+    """
+    wanted = any_id.strip()
+    with engine.connect() as c:
+        kind, found, signal_ids, loose = _resolve(c, wanted)
+        chains = tuple(_chain(c, lake, signal_id) for signal_id in signal_ids)
+    return Trace(wanted, kind, found, chains, tuple(loose))
+
+
+# -- finding -----------------------------------------------------------------------------------------------------------
+
+
+def _resolve(c: Connection, wanted: str) -> tuple[str, str, list[str], list[Row]]:
+    if not wanted:
+        raise TraceError("no id given: expected a signal, decision, order or fill id, or bars_<timeframe>/<session>/<symbol>")
+    if wanted.startswith("bars_") and wanted.count("/") == 2:
+        return _from_partition(c, wanted)
+    for exact in (True, False):
+        hits = _hits(c, wanted, exact)
+        if len(hits) > 1:
+            raise TraceError(f"{wanted!r} fits several ids: {', '.join(name for _, name in hits[:8])}; give more of it")
+        if hits:
+            kind, name = hits[0]
+            signal_id, loose = _signal_of(c, kind, name)
+            return kind, name, [signal_id] if signal_id else [], loose
+    raise TraceError(
+        f"nothing in the ledger has an id with {wanted!r}; expected a signal (sig-...), decision (dec-...), order (int-... or "
+        "the broker's), fill, or bars_<timeframe>/<session>/<symbol>"
+    )
+
+
+_SOURCES: Final[tuple[tuple[str, tuple[tuple[Table, str], ...]], ...]] = (
+    ("signal", ((t.signals, "id"),)),
+    ("decision", ((t.decisions, "id"),)),
+    ("order", ((t.intents, "id"), (t.orders, "broker_order_id"))),
+    ("fill", ((t.fills, "id"),)),
+)
+
+
+def _hits(c: Connection, wanted: str, exact: bool) -> list[tuple[str, str]]:
+    """(kind, id) of what has `wanted` as its id, or in it. A fill's id contains its order's: the earlier link is meant."""
+    for kind, places in _SOURCES:
+        found: dict[tuple[str, str], None] = {}
+        for table, name in places:
+            fits = table.c[name] == wanted if exact else table.c[name].contains(wanted, autoescape=True)
+            for row in c.execute(select(table.c.id).where(fits).order_by(table.c.id).limit(9)):
+                found[kind, row.id] = None
+        if found:
+            return list(found)
+    return []
+
+
+def _signal_of(c: Connection, kind: str, name: str) -> tuple[str, list[Row]]:
+    """The signal a thing comes from; the thing itself when no signal leads to it."""
+    if kind == "signal":
+        return name, []
+    if kind == "decision":
+        return str(c.execute(select(t.decisions.c.signal_id).where(t.decisions.c.id == name)).scalar_one()), []
+    fill = _row(c, t.fills, name) if kind == "fill" else None
+    intent = _row(c, t.intents, fill["order_id"] if fill else name)
+    if intent is not None:
+        parents = [intent["parent"]]
+        entry = _row(c, t.intents, intent["trade_id"])
+        parents += [entry["parent"]] if entry else []
+        d = t.decisions.c
+        signal = c.execute(select(d.signal_id).where(d.id.in_(parents))).scalars().first()
+        if signal is not None and _row(c, t.signals, signal) is not None:
+            return str(signal), []
+    return "", [row for row in (intent, fill) if row is not None]
+
+
+def _from_partition(c: Connection, wanted: str) -> tuple[str, str, list[str], list[Row]]:
+    dataset, session, symbol = wanted.split("/")
+    part = [{"dataset": dataset, "session": session, "symbol": symbol}]
+    s = t.signals.c
+    chosen = select(s.id).where(s.content["partitions"].contains(part)).order_by(s.close_time, s.id)
+    ids = [str(name) for name in c.execute(chosen).scalars()]
+    if not ids:
+        raise TraceError(f"no signal was computed from {wanted}")
+    return "partition", wanted, ids, []
+
+
+# -- the chain ---------------------------------------------------------------------------------------------------------
+
+
+def _chain(c: Connection, lake: BarsReader, signal_id: str) -> Chain:
+    signal = _row(c, t.signals, signal_id)
+    if signal is None:
+        raise TraceError(f"signal {signal_id} is not in the ledger")
+    decisions = _rows(c, t.decisions, t.decisions.c.signal_id == signal_id)
+    decision = decisions[0] if decisions else None
+    intents: list[Row] = []
+    if decision is not None:
+        i = t.intents.c
+        trades = select(i.trade_id).where(i.parent == decision["id"])
+        intents = _rows(c, t.intents, or_(i.parent == decision["id"], i.trade_id.in_(trades)), order=(i.created_wall, i.leg))
+    ids = [row["id"] for row in intents]
+    orders = {row["id"]: row for row in _rows(c, t.orders, t.orders.c.id.in_(ids))}
+    fills = _rows(c, t.fills, t.fills.c.order_id.in_(ids), order=(t.fills.c.fill_time, t.fills.c.id))
+    events = {
+        name: tuple(_rows(c, t.order_events, t.order_events.c.order_id == name, order=(t.order_events.c.seq,))) for name in orders
+    }
+    p = t.positions.c
+    positions = _rows(c, t.positions, p.strategy == signal["strategy"], p.symbol == signal["symbol"])
+    days = sorted({signal["session"], *(row["session"] for row in (*intents, *fills))})
+    return Chain(
+        signal=signal,
+        partitions=tuple(_link(c, lake, ref, int(signal["close_time"])) for ref in signal["content"]["partitions"]),
+        decision=decision,
+        intents=tuple(intents),
+        orders=tuple(orders[name] for name in ids if name in orders),
+        events=events,
+        fills=tuple(fills),
+        position=positions[0] if positions else None,
+        sessions=tuple(_rows(c, t.sessions, t.sessions.c.session.in_(days), order=(t.sessions.c.session,))),
+    )
+
+
+def _link(c: Connection, lake: BarsReader, ref: Mapping[str, str], close_time: int) -> PartitionLink:
+    q = t.quality_verdicts.c
+    here = (q.dataset == ref["dataset"], q.session == ref["session"], q.symbol == ref["symbol"])
+    verdicts = _rows(c, t.quality_verdicts, *here, order=(q.check_name,))
+    failed = tuple(v["check_name"] for v in verdicts if not v["passed"] and v["severity"] == "error")
+    day = date.fromisoformat(ref["session"])
+    try:
+        bars = lake.read_bars(ref["dataset"], ref["symbol"], day, day).known_at(close_time)
+        today = bars.content_hash() if len(bars) else ""
+    except Exception as error:  # noqa: BLE001 - a torn file is something the trace shows, not something that hides the rest
+        today, failed = "", (*failed, f"{type(error).__name__}")
+    state = MISSING if not today else MATCHES if today == ref["content_hash"] else DIFFERS
+    return PartitionLink(ref["dataset"], ref["session"], ref["symbol"], ref["content_hash"], today, state, len(verdicts), failed)
+
+
+def _row(c: Connection, table: Table, name: str) -> Row | None:
+    row = c.execute(select(table).where(table.c.id == name)).mappings().first()
+    return dict(row) if row is not None else None
+
+
+def _rows(c: Connection, table: Table, *conditions: Any, order: Sequence[Any] = ()) -> list[Row]:
+    return [dict(row) for row in c.execute(select(table).where(*conditions).order_by(*order)).mappings()]
+
+
+# -- showing -----------------------------------------------------------------------------------------------------------
+
+
+def _markdown(found: Trace) -> Iterable[str]:
+    yield f"### Trace of {found.kind} `{found.found}`"
+    if not found.chains and not found.loose:
+        yield "nothing"
+    for chain in found.chains:
+        yield from _chain_markdown(chain)
+    for row in found.loose:
+        yield f"- {_loose_line(row)}"
+
+
+def _chain_markdown(chain: Chain) -> Iterable[str]:
+    s, content = chain.signal, chain.signal["content"]
+    yield ""
+    yield f"**Bars** (hash then, and the lake's hash of the same rows today), features version `{s['features_version']}`"
+    yield ""
+    yield from _table(
+        ["partition", "hash", "today", "checks", "failed"],
+        [[f"`{p.name}`", f"`{p.content_hash[:16]}`", p.state, p.checks, ", ".join(p.failed)] for p in chain.partitions],
+    )
+    yield ""
+    yield f"**Signal** `{s['id']}` {s['action']} {s['symbol']} by {s['strategy']}@{s['strategy_revision']}"
+    target = f"{content['target_price']:g}" if content["target_price"] is not None else "none"
+    yield (
+        f"at {iso(s['close_time'])} ({s['timeframe']}), reference {content['reference_price']:g}, "
+        f"stop {content['stop_price']:g}, target {target}; run `{s['run_id']}`, code `{s['code_revision']}`"
+    )
+    if chain.decision is None:
+        yield "\n**Decision** none"
+        return
+    d = chain.decision
+    yield f"\n**Decision** `{d['id']}` {'approved' if d['approved'] else 'refused: ' + d['refusal']}"
+    yield ""
+    yield from _table(
+        ["gate", "passed", "value", "threshold", "refusal"],
+        [[v["gate"], "yes" if v["passed"] else "no", v["value"], v["threshold"], v["refusal"]] for v in d["verdicts"]],
+    )
+    yield "\n**Orders**\n"
+    yield from _table(
+        ["order", "leg", "mode", "broker id", "side", "quantity", "type", "state", "filled", "average", "refusal"],
+        [_order_cells(chain, intent) for intent in chain.intents],
+    )
+    yield "\n**Fills**\n"
+    yield from _table(
+        ["fill", "order", "time", "side", "quantity", "price", "commission"],
+        [
+            [f"`{f['id']}`", f"`{f['order_id']}`", iso(f["fill_time"]), f["side"], f"{f['quantity']:g}", f"{f['price']:g}",
+             f"{f['commission']:g} {f['currency']}"]
+            for f in chain.fills
+        ],
+    )  # fmt: skip
+    yield f"\n**Position** {_position_text(chain)}"
+    yield f"\n**Report** {_report_text(chain)}"
+
+
+def _order_cells(chain: Chain, intent: Row) -> list[Any]:
+    order: Row = next((o for o in chain.orders if o["id"] == intent["id"]), {})
+    average = order.get("average_price")
+    return [
+        f"`{intent['id']}`", intent["leg"], str(order.get("mode", "")).upper(), f"`{order.get('broker_order_id', '')}`",
+        order.get("side", ""), f"{order.get('quantity', 0):g}", order.get("order_type", ""), order.get("state", "never written"),
+        f"{order.get('filled_quantity', 0):g}", f"{average:g}" if average is not None else "", intent["refusal"],
+    ]  # fmt: skip
+
+
+def _chain_lines(chain: Chain) -> Iterable[str]:
+    s = chain.signal
+    for p in chain.partitions:
+        checks = f"{p.checks} checks" + (f", failed {', '.join(p.failed)}" if p.failed else " passed" if p.checks else "")
+        yield f"bars      {p.name}  {p.content_hash[:16]}  today: {p.state}  ({checks})"
+    yield f"features  {s['features_version']}"
+    yield f"signal    {s['id']}  {s['strategy']}@{s['strategy_revision']}  {s['action']} {s['symbol']}  {iso(s['close_time'])}"
+    if s["content"].get("reason"):
+        yield f"          {s['content']['reason']}"
+    d = chain.decision
+    if d is None:
+        yield "decision  none"
+        return
+    yield f"decision  {d['id']}  {'approved' if d['approved'] else 'refused'}  {d['refusal']}".rstrip()
+    for v in d["verdicts"]:
+        outcome = "passed" if v["passed"] else v["refusal"]
+        yield f"          gate {v['gate']}: {outcome}  (value {v['value']}, threshold {v['threshold']})"
+    orders = {o["id"]: o for o in chain.orders}
+    for intent in chain.intents:
+        order = orders.get(intent["id"])
+        yield f"intent    {intent['id']}  {intent['leg']}  {intent['refusal']}".rstrip()
+        if order is None:
+            continue
+        yield (
+            f"order     {order['mode'].upper()} {order['broker']} {order['broker_order_id'] or '(not sent)'}  {order['side']} "
+            f"{order['quantity']:g} {order['symbol']} {order['order_type']}  {order['state']}"
+        )
+        for event in chain.events.get(order["id"], ()):
+            marks = "  ANOMALOUS" if event["anomalous"] else ""
+            yield (
+                f"          {iso(event['event_time'])}  {event['event']}: {event['state_before']} -> {event['state_after']}"
+                f"  {event['text']}".rstrip()
+                + marks
+            )
+    for f in chain.fills:
+        yield (
+            f"fill      {f['id']}  {f['side']} {f['quantity']:g} at {f['price']:g}  {iso(f['fill_time'])}  "
+            f"commission {f['commission']:g} {f['currency']}"
+        )
+    yield f"position  {_position_text(chain)}"
+    yield f"report    {_report_text(chain)}"
+
+
+def _position_text(chain: Chain) -> str:
+    net = sum((1 if f["side"] == "buy" else -1) * f["quantity"] for f in chain.fills)
+    trade = "no fill" if not chain.fills else "closed" if abs(net) < 1e-9 else f"open {net:+g}"
+    if chain.position is None:
+        return f"of this trade: {trade}"
+    p = chain.position
+    now = f"{p['quantity']:+g} at {p['average_price']:g}" if p["quantity"] else "flat"
+    return f"of this trade: {trade}; {p['strategy']} in {p['symbol']} now: {now}, realised {p['realized_pnl']:.2f}"
+
+
+def _report_text(chain: Chain) -> str:
+    return ", ".join(f"daily_report/{row['session']} ({row['state']})" for row in chain.sessions) or "no session yet"
+
+
+def _loose_line(row: Row) -> str:
+    return f"without a signal in this ledger: {row.get('id')}  {row.get('leg', row.get('side', ''))}  {row.get('symbol', '')}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterable[str]:
+    if not rows:
+        yield "none"
+        return
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + " --- |" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"

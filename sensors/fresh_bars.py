@@ -1,0 +1,93 @@
+"""`fresh_bars`: a new bar close at the desk starts one `trade` run for the whole universe.
+
+The evaluation waits inside its tick (long poll) until a close is there, so that no close waits for the next round of
+the sensor daemon. One run per close, run key = close time, in order: the next close is asked for only when the run of
+the one before has ended or its patience is over. Closes that no strategy waits for are passed over without a run.
+"""
+
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.trading import CLOSE_TIME_TAG
+from resources.dagster_resources import LedgerResource
+from resources.ledger.base import Row
+from resources.ledger.store import Ledger
+from resources.run_host.protocol import LANE_TAG, TRADE_LANE
+from resources.settings import settings
+from trading.timeframes import iso
+
+LONG_POLL_SECONDS = 40.0
+"""Below the 60 s after which the daemon gives the evaluation up."""
+POLL_SECONDS = 0.05
+NO_RUN_OUTCOMES = frozenset({"no_strategy", "skipped"})
+
+
+def next_close(ledger: Ledger, cursor: int, patience_seconds: float, now_wall: int) -> tuple[Row | None, int]:
+    """(oldest close after `cursor` that wants a run now or None, cursor after passing over closes that want none).
+
+    A close whose predecessor still runs is held back until that run is done or `patience_seconds` have passed since
+    it was sensed: decisions must not be taken out of order.
+    """
+    previous = ledger.close(cursor)
+    for row in ledger.closes(after=cursor, limit=100):
+        if row["outcome"] in NO_RUN_OUTCOMES:
+            cursor, previous = int(row["close_time"]), row
+            continue
+        if previous is not None and previous["outcome"] is None and previous["sensed_wall"] is not None:
+            waited = (now_wall - int(previous["sensed_wall"])) / 1e6
+            if waited < patience_seconds:
+                return None, cursor
+        return row, cursor
+    return None, cursor
+
+
+def trade_request(row: Row) -> dg.RunRequest:
+    """The run of one bar close. run_key makes a second request of the same close a no-op in Dagster as well."""
+    close_time = int(row["close_time"])
+    return dg.RunRequest(
+        run_key=str(close_time),
+        partition_key=str(row["session"]),
+        tags={
+            CLOSE_TIME_TAG: str(close_time),
+            "tapeline/close": iso(close_time),
+            "tapeline/mode": settings().mode.upper(),
+            LANE_TAG: TRADE_LANE,
+        },
+    )
+
+
+def evaluate(ledger: Ledger, cursor: str | None, seconds: float) -> Iterator[dg.RunRequest | dg.SkipReason | str]:
+    """Wait up to `seconds` for a close; yields a RunRequest or SkipReason, then the new cursor as a str."""
+    position = int(cursor or 0)
+    end = time.monotonic() + seconds
+    while True:
+        now_wall = time.time_ns() // 1000
+        row, position = next_close(ledger, position, settings().replay_barrier_seconds, now_wall)
+        if row is not None:
+            close_time = int(row["close_time"])
+            ledger.stamp_close(close_time, sensed_wall=now_wall)
+            yield trade_request(row)
+            yield str(close_time)
+            return
+        if time.monotonic() >= end:
+            yield dg.SkipReason("No new bar close.")
+            yield str(position)
+            return
+        time.sleep(POLL_SECONDS)
+
+
+@dg.sensor(
+    name="fresh_bars",
+    job_name="trade",
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="One trade run per bar close for the whole universe, in order, never twice (run key = close time).",
+)
+def fresh_bars(context: dg.SensorEvaluationContext, ledger: LedgerResource) -> dg.SensorResult | dg.SkipReason:
+    results = list(evaluate(ledger.ledger(), context.cursor, LONG_POLL_SECONDS))
+    position = str(results[-1])
+    if isinstance(results[0], dg.RunRequest):
+        return dg.SensorResult(run_requests=[results[0]], cursor=position)
+    return dg.SensorResult(skip_reason=results[0] if isinstance(results[0], dg.SkipReason) else None, cursor=position)

@@ -1,0 +1,99 @@
+"""Shared fixtures: one real Postgres for the whole test run, a fresh migrated ledger for each test that asks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from resources.ledger.migrate import create_databases, upgrade
+from resources.ledger.store import Ledger, connect
+from resources.ports import free_port
+from resources.postgres import EmbeddedPostgres
+
+_TEMPLATE = "ledger_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_of_the_shell() -> Iterator[None]:
+    """Tests see the defaults, whatever TAPELINE_* the shell has."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("TAPELINE_") and "TEST" not in name}
+    yield
+    os.environ.update(kept)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """The embedded server on a free port, in a folder of its own, without fsync."""
+    room = Path(tempfile.mkdtemp(prefix="tapeline-pg-"))
+    room.chmod(0o755)  # as root the server runs as another user, who must get in
+    server = EmbeddedPostgres(
+        room / "postgres", room / "secrets" / "password", free_port(), durable=False, relocate_to=(Path("/tmp"), Path("/var/tmp"))
+    )
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.place, ignore_errors=True)
+        shutil.rmtree(room, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: EmbeddedPostgres) -> str:
+    """``postgresql+psycopg2://user:password@host:port`` of the test run's server, without a database."""
+    return postgres.url("").rstrip("/")
+
+
+@pytest.fixture(scope="session")
+def _ledger_template(postgres_url: str) -> str:
+    create_databases(postgres_url, [_TEMPLATE])
+    upgrade(f"{postgres_url}/{_TEMPLATE}")
+    return _TEMPLATE
+
+
+@pytest.fixture
+def new_ledger_url(postgres_url: str, _ledger_template: str) -> Iterator[Callable[[], str]]:
+    """Makes migrated, empty ledgers: each call gives the URL of another one."""
+    server = create_engine(f"{postgres_url}/postgres", isolation_level="AUTOCOMMIT")
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"ledger_{os.getpid()}_{next(_numbers)}"
+        with server.connect() as connection:
+            connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{_ledger_template}"'))
+        made.append(name)
+        return f"{postgres_url}/{name}"
+
+    yield make
+    with server.connect() as connection:
+        for name in made:
+            connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+    server.dispose()
+
+
+@pytest.fixture
+def ledger_url(new_ledger_url: Callable[[], str]) -> str:
+    """URL of a fresh migrated ledger."""
+    return new_ledger_url()
+
+
+@pytest.fixture
+def ledger_engine(ledger_url: str) -> Iterator[Engine]:
+    """Engine on a fresh migrated ledger."""
+    engine = connect(ledger_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def ledger(ledger_engine: Engine) -> Ledger:
+    """A fresh migrated ledger."""
+    return Ledger(ledger_engine)

@@ -1,0 +1,160 @@
+"""The run host: every run in a process of its own, exactly once, seen to die, stoppable; no host means the stock way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus, JobDefinition
+from dagster._core.definitions.reconstruct import ReconstructableJob, reconstructable
+from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
+
+from resources.run_host.launcher import WarmRunLauncher
+from resources.run_host.protocol import HostUnavailable, ask, worker_alive, worker_mark
+from tests.doubles import tiny_location
+from tests.paths import ROOT
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+class Lane:
+    """A running host, a Dagster instance beside it and the launcher between them."""
+
+    def __init__(self, home: Path, socket_path: Path, process: subprocess.Popen[bytes]) -> None:
+        self.home, self.socket, self.process = home, socket_path, process
+        self.instance = DagsterInstance.from_config(str(home))
+        self.launcher = WarmRunLauncher(str(socket_path))
+        self.launcher.register_instance(self.instance)
+
+    def create(self, job: JobDefinition) -> str:
+        recon = reconstructable(job)
+        assert isinstance(recon, ReconstructableJob)
+        run = self.instance.create_run_for_job(job, job_code_origin=recon.get_python_origin())
+        return run.run_id
+
+    def launch(self, run_id: str) -> None:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        self.launcher.launch_run(LaunchRunContext(run, None))
+
+    def status(self, run_id: str) -> DagsterRunStatus:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run.status
+
+    def mark(self, run_id: str) -> str | None:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run.tags.get("tapeline/worker")
+
+
+@pytest.fixture(scope="module")
+def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
+    home = tmp_path_factory.mktemp("dagster_home")
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    data = tmp_path_factory.mktemp("d")
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "TAPELINE_DATA_DIR": str(data),
+        "TAPELINE_RUN_SLOTS": "1",
+        "TINY_OUT": str(home / "out.txt"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "resources.run_host.host", "--module", "tests.doubles.tiny_location"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    socket_path = data / "dagster" / "run_host.sock"
+    try:
+        assert _wait(socket_path.exists, 60), "the run host did not come up"
+        yield Lane(home, socket_path, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert not socket_path.exists(), "the host leaves no socket behind"
+
+
+def test_two_runs_execute_in_two_processes_forked_from_the_host(lane: Lane) -> None:
+    runs = [lane.create(tiny_location.quick) for _ in range(2)]
+    for run_id in runs:
+        lane.launch(run_id)
+    assert _wait(lambda: all(lane.status(r) is DagsterRunStatus.SUCCESS for r in runs))
+    lines = dict(line.split() for line in (lane.home / "out.txt").read_text().splitlines())
+    pids = {int(lines[r]) for r in runs}
+    assert len(pids) == 2
+    assert lane.process.pid not in pids
+
+
+def test_a_run_asked_for_twice_is_executed_once(lane: Lane) -> None:
+    run_id = lane.create(tiny_location.slow)
+    lane.launch(run_id)
+    assert _wait(lambda: lane.mark(run_id) is not None)
+    first = lane.mark(run_id)
+    assert ask(lane.socket, {"op": "launch", "run_id": run_id}, 5) == {"taken": True}
+    assert lane.mark(run_id) == first
+    lane.launcher.terminate(run_id)
+    assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.CANCELED)
+
+
+def test_a_run_that_is_killed_is_reported_failed(lane: Lane) -> None:
+    run_id = lane.create(tiny_location.crash)
+    lane.launch(run_id)
+    assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.FAILURE)
+
+
+def test_a_terminated_run_ends_canceled_and_its_process_is_gone(lane: Lane) -> None:
+    run_id = lane.create(tiny_location.slow)
+    lane.launch(run_id)
+    assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.STARTED)
+    mark = lane.mark(run_id)
+    assert mark is not None
+    assert lane.launcher.terminate(run_id)
+    assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.CANCELED)
+    assert _wait(lambda: worker_alive(mark) is None)
+
+
+def test_beyond_the_slots_a_run_waits_while_the_trade_lane_passes(lane: Lane) -> None:
+    blocker, waiting, urgent = (lane.create(job) for job in (tiny_location.slow, tiny_location.quick, tiny_location.quick))
+    lane.launch(blocker)
+    lane.launch(waiting)
+    answer = ask(lane.socket, {"op": "launch", "run_id": urgent, "urgent": True}, 5)
+    assert "pid" in answer
+    assert _wait(lambda: lane.status(urgent) is DagsterRunStatus.SUCCESS)
+    assert lane.status(waiting) is DagsterRunStatus.NOT_STARTED
+    assert _wait(lambda: lane.mark(blocker) is not None)
+    lane.launcher.terminate(blocker)
+    assert _wait(lambda: lane.status(waiting) is DagsterRunStatus.SUCCESS)
+
+
+def test_health_says_failed_only_with_evidence(lane: Lane) -> None:
+    run_id = lane.create(tiny_location.slow)
+    run = lane.instance.get_run_by_id(run_id)
+    assert run is not None
+    assert lane.launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING  # never marked: no evidence
+    lane.instance.add_run_tags(run_id, {"tapeline/worker": f"{os.getpid()}:1"})  # a reused pid is not the worker
+    run = lane.instance.get_run_by_id(run_id)
+    assert run is not None
+    assert lane.launcher.check_run_worker_health(run).status is WorkerStatus.FAILED
+
+
+def test_without_a_host_the_launcher_knows_it_was_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(HostUnavailable):
+        ask(tmp_path / "nobody.sock", {"op": "ping"}, 1)
+
+
+def test_a_worker_mark_names_this_process_and_no_other() -> None:
+    mark = worker_mark(os.getpid())
+    assert worker_alive(mark) == os.getpid()
+    assert worker_alive(f"{os.getpid()}:1") is None

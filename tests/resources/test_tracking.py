@@ -1,0 +1,136 @@
+"""What is written to a real MLflow server can be found, loaded without pickles, and is never half there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml.baseline import TrainingConfig, train
+from ml.dataset import save
+from ml.scoring import ScoringModel
+from resources.settings import ROOT
+from resources.tracking import CHALLENGER, CHAMPION, DatasetInput, ModelRecord, Tracking, TrackingError
+from tests.ml.synthetic import training_set
+from tests.mlflow_server import mlflow_url
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def tracking() -> Tracking:
+    return Tracking(mlflow_url())
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> ModelRecord:
+    data = training_set(strength=0.4, rows=700)
+    result = train(data, TrainingConfig(trees=5, replicates=20))
+    path = tmp_path_factory.mktemp("training") / "set.parquet"
+    save(data, path)
+    return ModelRecord(
+        name="tapeline-baseline-tracking", experiment="tapeline/tracking", run_name="first", model=result.model.to_bytes(),
+        features=data.matrix.names, sample=data.matrix.values[-5:],
+        tags={"dagster_run_id": "run-1", "asset_key": "baseline_model", "data_hash": data.content_hash(),
+              "model_hash": result.model.content_hash()},
+        params=result.config.params(), metrics=result.metrics(), card="# Baseline\n\nWhat it is for.",
+        dataset=DatasetInput("training-tracking", path, data.content_hash(), data.matrix.names, data.matrix.values,
+                             data.direction, {"span": data.span()}),
+        steps={"fold_auc": [0.51, float("nan"), 0.53]}, figures={"forecast.png": b"\x89PNG not really"},
+        texts={"sources.md": "bars"},
+    )  # fmt: skip
+
+
+def test_a_training_is_one_run_with_its_data_its_model_and_its_figures(tracking: Tracking, record: ModelRecord) -> None:
+    import mlflow
+
+    made = tracking.log_model(record)
+    run = mlflow.get_run(made.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["dagster_run_id"] == "run-1"
+    assert run.data.tags["mlflow.note.content"] == record.card
+    assert run.data.params["seed"] == record.params["seed"]
+    (given,) = run.inputs.dataset_inputs
+    assert given.dataset.digest == record.dataset.digest[:36]
+    assert mlflow.data.get_source(given.dataset).load() == str(record.dataset.path)
+    logged = mlflow.get_logged_model(made.model_id)
+    assert {m.key for m in logged.metrics} >= set(record.metrics) | {"fold_auc"}
+    assert tracking.metrics(made.name, made.version) == pytest.approx(dict(record.metrics))
+    files = {f.path for f in mlflow.MlflowClient().list_artifacts(made.run_id)}
+    assert {"figures", "model_card.md", "sources.md"} <= files
+    assert tracking.version_tags(made.name, made.version)["model_hash"] == record.tags["model_hash"]
+    assert made.run_url.endswith(f"/runs/{made.run_id}")
+
+
+def test_a_model_loads_and_scores_alike_everywhere(tracking: Tracking, record: ModelRecord) -> None:
+    made = tracking.log_model(record)
+    ours = ScoringModel.from_bytes(tracking.model_bytes(made.name, CHALLENGER))
+    assert ours.to_bytes() == record.model
+    rows = pd.DataFrame(np.asarray(record.sample, np.float64), columns=list(record.features))
+    shuffled = rows[list(reversed(record.features))]  # columns are taken by name
+    served = tracking.load(made.name, made.version).predict(shuffled)["probability"].to_numpy()
+    assert np.array_equal(served, ours.predict(record.sample))
+
+
+def test_no_pickle_is_stored_and_none_is_needed(tracking: Tracking, record: ModelRecord, tmp_path: Path) -> None:
+    """Loaded by another process that refuses pickles and cannot import Tapeline."""
+    import mlflow
+
+    made = tracking.log_model(record)
+    folder = Path(mlflow.artifacts.download_artifacts(made.uri, dst_path=str(tmp_path / "model")))
+    names = {p.name for p in folder.rglob("*") if p.is_file()}
+    assert {"model.json", "scoring.py", "served_model.py"} <= names
+    assert not [n for n in names if n.endswith((".pkl", ".pickle", ".joblib", ".bin"))]
+    code = (
+        "import sys; assert not any(p == %r for p in sys.path); import mlflow, pandas as pd\n"
+        "m = mlflow.pyfunc.load_model(%r)\n"
+        "print(m.predict(pd.DataFrame([[0.0]*%d], columns=%r))['probability'][0])"
+    ) % (str(ROOT), str(folder), len(record.features), list(record.features))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={"PATH": "/usr/bin:/bin", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = ScoringModel.from_bytes(record.model).predict(np.zeros((1, len(record.features))))[0]
+    assert float(done.stdout) == expected
+
+
+def test_challenger_moves_with_every_training_and_champion_only_when_told(tracking: Tracking, record: ModelRecord) -> None:
+    own = replace(record, name="tapeline-baseline-aliases")
+    assert tracking.version_of(own.name, CHALLENGER) is None
+    first = tracking.log_model(own)
+    assert (tracking.version_of(own.name, CHALLENGER), tracking.version_of(own.name, CHAMPION)) == (first.version, None)
+    tracking.promote(own.name, first.version, {"promotion": "passed"})
+    second = tracking.log_model(own)
+    assert (tracking.version_of(own.name, CHALLENGER), tracking.version_of(own.name, CHAMPION)) == (second.version, first.version)
+    assert tracking.version_tags(own.name, first.version)["promotion"] == "passed"
+
+
+def test_a_training_that_fails_half_way_ends_as_failed_and_moves_nothing(tracking: Tracking, record: ModelRecord) -> None:
+    import mlflow
+
+    own = replace(record, name="tapeline-baseline-half", experiment="tapeline/half")
+    first = tracking.log_model(own)
+    broken = replace(own, figures={"a.png": None})  # type: ignore[dict-item]
+    with pytest.raises(TypeError):
+        tracking.log_model(broken)
+    assert tracking.version_of(own.name, CHALLENGER) == first.version
+    runs = mlflow.search_runs(experiment_names=["tapeline/half"], output_format="list")
+    assert sorted(r.info.status for r in runs) == ["FAILED", "FINISHED"]
+    assert mlflow.active_run() is None
+
+
+def test_a_server_that_is_not_there_is_one_clear_error() -> None:
+    away = Tracking("http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"MLflow does not answer at http://127\.0\.0\.1:9 .*make run"):
+        away.version_of("m", CHAMPION)
+
+
+def test_an_unknown_version_is_an_error_not_a_none(tracking: Tracking) -> None:
+    with pytest.raises(TrackingError):
+        tracking.model_bytes("tapeline-baseline-nowhere", "1")

@@ -1,0 +1,87 @@
+"""One trade run per bar close: in order, never twice, none for a close no strategy waits for."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import dagster as dg
+import pytest
+
+from resources.ledger.store import Ledger
+from sensors.fresh_bars import evaluate, next_close
+
+HOUR = 3_600_000_000
+T0 = 1_514_500_000_000_000
+
+
+def _close(ledger: Ledger, number: int, outcome: str | None = None) -> int:
+    close_time = T0 + number * HOUR
+    ledger.record_close(close_time, "2017-12-29", {"1h": ["EURUSD"]}, emitted_wall=1, stored_wall=2)
+    if outcome:
+        ledger.stamp_close(close_time, outcome=outcome)
+    return close_time
+
+
+def _one(ledger: Ledger, cursor: int) -> tuple[dg.RunRequest | dg.SkipReason | str, str]:
+    result, position = list(evaluate(ledger, str(cursor), 0.0))
+    return result, str(position)
+
+
+def test_a_close_asks_for_one_run_keyed_by_its_close_time_in_the_partition_of_its_session(ledger: Ledger) -> None:
+    first = _close(ledger, 1)
+    request, cursor = _one(ledger, 0)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key == str(first)
+    assert request.partition_key == "2017-12-29"
+    assert request.tags["tapeline/close_time"] == str(first)
+    assert cursor == str(first)
+    result, _ = _one(ledger, first)
+    assert isinstance(result, dg.SkipReason), "the same close is not asked for again"
+
+
+def test_a_close_waits_until_the_run_of_the_close_before_is_done(ledger: Ledger) -> None:
+    first, second = _close(ledger, 1), _close(ledger, 2)
+    _, cursor = _one(ledger, 0)
+    assert isinstance(_one(ledger, int(cursor))[0], dg.SkipReason)
+    ledger.stamp_close(first, outcome="done")
+    request, _ = _one(ledger, int(cursor))
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key == str(second)
+
+
+def test_after_its_patience_a_hanging_run_holds_nobody_back(ledger: Ledger) -> None:
+    first, second = _close(ledger, 1), _close(ledger, 2)
+    ledger.stamp_close(first, sensed_wall=1_000_000)
+    assert next_close(ledger, first, patience_seconds=10, now_wall=10_999_999)[0] is None
+    row, _ = next_close(ledger, first, patience_seconds=10, now_wall=11_000_000)
+    assert row is not None
+    assert row["close_time"] == second
+
+
+@pytest.mark.parametrize("outcome", ["no_strategy", "skipped"])
+def test_closes_without_a_run_are_passed_over(ledger: Ledger, outcome: str) -> None:
+    _close(ledger, 1, outcome)
+    second = _close(ledger, 2)
+    request, cursor = _one(ledger, 0)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key == str(second)
+    assert cursor == str(second)
+
+
+def test_a_close_that_arrives_while_the_tick_waits_is_answered_in_that_tick(ledger: Ledger) -> None:
+    timer = threading.Timer(0.3, _close, (ledger, 1))
+    timer.start()
+    started = time.monotonic()
+    result, _ = list(evaluate(ledger, "0", 20.0))
+    timer.join()
+    assert isinstance(result, dg.RunRequest)
+    assert time.monotonic() - started < 10
+
+
+def test_the_joint_is_stamped_when_the_sensor_asks(ledger: Ledger) -> None:
+    first = _close(ledger, 1)
+    _one(ledger, 0)
+    row = ledger.close(first)
+    assert row is not None
+    assert row["sensed_wall"] > 0

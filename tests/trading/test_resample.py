@@ -1,0 +1,189 @@
+"""Higher timeframes: anchored at the session open, complete bars only, exact, and the way there does not matter."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from datetime import date
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trading.bars import Bars
+from trading.calendars import Calendar, calendar
+from trading.resample import resample
+from trading.timeframes import US_PER_MINUTE, Timeframe, from_us, session_date, session_number
+
+T = Timeframe
+CHAINS = [T.M1, T.M5, T.M15, T.M30, T.H1, T.H4, T.D1, T.W1]
+
+
+def full_sessions(cal: Calendar, start: date, end: date, timeframe: Timeframe = T.M1, seed: int = 0) -> Bars:
+    """Every bar of the sessions, with random prices and whole volumes."""
+    step = timeframe.minutes * US_PER_MINUTE
+    times, sessions = [], []
+    for day in cal.sessions(start, end):
+        opens, closes = cal.bounds(day)
+        ends = np.minimum(np.arange(opens + step, closes + step, step), closes)
+        times.append(ends)
+        sessions.append(np.full(len(ends), session_number(day), np.int32))
+    t = np.concatenate(times)
+    rng = np.random.default_rng(seed)
+    body = 100 + np.cumsum(rng.normal(0, 0.1, (len(t), 2)), axis=0)
+    o, c = body[:, 0], body[:, 1]
+    h, low = np.maximum(o, c) + rng.random(len(t)), np.minimum(o, c) - rng.random(len(t))
+    return Bars("X", timeframe, t, np.concatenate(sessions), o, h, low, c, rng.integers(0, 10_000, len(t)).astype(float))
+
+
+def reference(bars: Bars, timeframe: Timeframe, cal: Calendar, known_until: int) -> list[tuple[float, ...]]:
+    """The definition, bar by bar."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    step = timeframe.minutes * US_PER_MINUTE
+    for i in range(len(bars)):
+        session, t = int(bars.session[i]), int(bars.close_time[i])
+        opens, closes = cal.bounds(session)
+        if timeframe.intraday:
+            key = (min(opens + -(-(t - opens) // step) * step, closes), session)
+        elif timeframe is T.D1:
+            key = (closes, session)
+        else:
+            week = session_date(session).isocalendar()[:2]
+            last = max(n for n in map(int, cal.number) if abs(n - session) < 7 and session_date(n).isocalendar()[:2] == week)
+            key = (cal.bounds(last)[1], last)
+        if t <= known_until:
+            groups[key].append(i)
+    return [
+        (
+            end, session, bars.open[rows[0]], max(bars.high[rows]), min(bars.low[rows]), bars.close[rows[-1]],
+            sum(bars.volume[rows]),
+        )
+        for (end, session), rows in sorted(groups.items())
+        if end <= known_until
+    ]  # fmt: skip
+
+
+def rows_of(bars: Bars) -> list[tuple[float, ...]]:
+    names = ("close_time", "session", "open", "high", "low", "close", "volume")
+    return list(zip(*(getattr(bars, n).tolist() for n in names), strict=True))
+
+
+@pytest.fixture(scope="module")
+def christmas() -> Bars:
+    """XNYS minutes around the half day 2015-12-24 and the holiday after it."""
+    return full_sessions(calendar("XNYS"), date(2015, 12, 21), date(2015, 12, 30))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    holes=st.integers(0, 1500),
+    cut=st.integers(1, 1600),
+    timeframe=st.sampled_from([t for t in Timeframe if t is not T.M1]),
+    name=st.sampled_from(["XNYS", "FX", "CRYPTO"]),
+)
+def test_equals_the_definition(seed: int, holes: int, cut: int, timeframe: Timeframe, name: str) -> None:
+    cal = calendar(name)
+    bars = full_sessions(cal, date(2015, 12, 23), date(2015, 12, 28), seed=seed)
+    keep = np.sort(np.random.default_rng(seed).permutation(len(bars))[holes:])
+    bars = bars.rows(keep).rows(slice(0, cut))
+    if len(bars) == 0:
+        return
+    known = int(bars.close_time[-1])
+    assert rows_of(resample(bars, timeframe, cal)) == reference(bars, timeframe, cal, known)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), name=st.sampled_from(["XNYS", "FX"]), seed=st.integers(0, 1000))
+def test_the_way_there_does_not_matter(data: st.DataObject, name: str, seed: int) -> None:
+    cal = calendar(name)
+    bars = full_sessions(cal, date(2017, 7, 3), date(2017, 7, 11), seed=seed)
+    keep = np.random.default_rng(seed).random(len(bars)) > data.draw(st.sampled_from([0.0, 0.3, 0.9]))
+    bars = bars.rows(keep)
+    known = data.draw(st.integers(int(bars.close_time[0]), int(bars.close_time[-1])))
+    stops = sorted(data.draw(st.sets(st.sampled_from(CHAINS[1:]), min_size=2)), key=CHAINS.index)
+    steps = bars
+    for timeframe in stops:
+        steps = resample(steps, timeframe, cal, known_until=known)
+    assert rows_of(steps) == rows_of(resample(bars, stops[-1], cal, known_until=known))
+
+
+@settings(max_examples=30, deadline=None)
+@given(minute=st.integers(0, 5 * 390), timeframe=st.sampled_from([t for t in Timeframe if t is not T.M1]))
+def test_what_was_known_then_is_a_prefix_of_what_is_known_later(minute: int, timeframe: Timeframe) -> None:
+    cal = calendar("XNYS")
+    bars = full_sessions(cal, date(2015, 12, 21), date(2015, 12, 30))
+    t = int(bars.close_time[min(minute, len(bars) - 1)])
+    whole = resample(bars, timeframe, cal)
+    assert rows_of(resample(bars.known_at(t), timeframe, cal)) == rows_of(whole.known_at(t))
+    assert rows_of(resample(bars, timeframe, cal, known_until=t)) == rows_of(whole.known_at(t))
+
+
+def test_hours_start_at_the_open_and_the_last_one_ends_at_the_close(christmas: Bars) -> None:
+    hours = resample(christmas, T.H1, calendar("XNYS"))
+    ends = [from_us(t).astimezone(ZoneInfo("America/New_York")).strftime("%d %H:%M") for t in hours.close_time]
+    assert ends[:7] == ["21 10:30", "21 11:30", "21 12:30", "21 13:30", "21 14:30", "21 15:30", "21 16:00"]
+    half_day = [e for e in ends if e.startswith("24")]
+    assert half_day == ["24 10:30", "24 11:30", "24 12:30", "24 13:00"]
+
+
+def test_four_hours_of_forex_are_anchored_at_five_in_new_york_in_winter_and_summer() -> None:
+    cal = calendar("FX")
+    for day in (date(2017, 3, 10), date(2017, 3, 13)):  # US clocks change on the 12th
+        bars = full_sessions(cal, day, day, T.H1)
+        ends = [from_us(t).astimezone(ZoneInfo("America/New_York")).hour for t in resample(bars, T.H4, cal).close_time]
+        assert ends == [21, 1, 5, 9, 13, 17]
+
+
+def test_a_week_ends_with_its_last_session_even_before_a_holiday() -> None:
+    cal = calendar("XNYS")
+    bars = full_sessions(cal, date(2014, 4, 14), date(2014, 4, 25))  # Good Friday: the 18th
+    weeks = resample(bars, T.W1, cal)
+    assert [session_date(int(s)) for s in weeks.session] == [date(2014, 4, 17), date(2014, 4, 25)]
+    assert weeks.close_time.tolist() == [cal.bounds(date(2014, 4, 17))[1], cal.bounds(date(2014, 4, 25))[1]]
+    before_close = int(weeks.close_time[1]) - 1
+    assert len(resample(bars, T.W1, cal, known_until=before_close)) == 1
+
+
+def test_a_bar_whose_last_minute_is_missing_is_complete_once_its_end_is_known_to_have_passed() -> None:
+    cal = calendar("XNYS")
+    bars = full_sessions(cal, date(2014, 6, 5), date(2014, 6, 5)).rows(slice(0, 4))
+    end = int(bars.close_time[0]) + 4 * US_PER_MINUTE
+    assert len(resample(bars, T.M5, cal)) == 0
+    assert resample(bars, T.M5, cal, known_until=end).close_time.tolist() == [end]
+
+
+def test_a_not_a_number_stays_visible() -> None:
+    cal = calendar("XNYS")
+    bars = full_sessions(cal, date(2014, 6, 5), date(2014, 6, 5))
+    for row in (0, 2, 4):
+        high = bars.high.copy()
+        high[row] = np.nan
+        assert np.isnan(resample(replace(bars, high=high), T.M5, cal).high[0])
+
+
+def test_bars_outside_their_session_are_refused(christmas: Bars) -> None:
+    cal = calendar("XNYS")
+    after_close = replace(christmas, close_time=christmas.close_time + 7 * 60 * US_PER_MINUTE)
+    holiday = replace(christmas, session=np.full(len(christmas), session_number(date(2015, 12, 25)), np.int32))
+    for wrong in (after_close, holiday):
+        for timeframe in (T.H1, T.D1, T.W1):
+            with pytest.raises(ValueError, match="not inside session"):
+                resample(wrong, timeframe, cal)
+
+
+@pytest.mark.parametrize(("source", "target"), [(T.M3, T.M5), (T.H1, T.M30), (T.W1, T.D1), (T.H4, T.H1)])
+def test_timeframes_not_made_of_whole_source_bars_are_refused(source: Timeframe, target: Timeframe) -> None:
+    with pytest.raises(ValueError, match="cannot be made"):
+        resample(Bars.empty("X", source), target, calendar("XNYS"))
+
+
+def test_no_bars_make_no_bars() -> None:
+    assert len(resample(Bars.empty("X", T.M1), T.H1, calendar("XNYS"))) == 0
+
+
+def test_every_chain_step_divides_the_next() -> None:
+    assert all(b.minutes % a.minutes == 0 for a, b in pairwise(CHAINS))

@@ -1,0 +1,1 @@
+"""Gates, one file each, registered by name with the number that orders them (see trading.decisions)."""

@@ -1,0 +1,180 @@
+"""Performance figures of an equity curve and its trades, each with its formula.
+
+Annualisation is never guessed: `periods_per_year` says how many equity values make a year (252 for daily bars of a
+stock, 252 * 390 for its minutes). Rates without a value (no trades, no variance, no drawdown) are NaN, not 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def simple_returns(equity: Floats, start: float) -> Floats:
+    """r_t = E_t / E_{t-1} - 1, (T,), with E_{-1} = `start`. Where the equity before is not positive: NaN."""
+    before = np.concatenate(([start], equity[:-1])) if len(equity) else equity
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(before > 0, equity / np.where(before > 0, before, 1.0) - 1.0, np.nan)
+
+
+def total_return(equity: Floats, start: float) -> float:
+    """E_T / E_start - 1."""
+    return float(equity[-1] / start - 1.0) if len(equity) and start > 0 else math.nan
+
+
+def cagr(equity: Floats, start: float, periods_per_year: float) -> float:
+    """(E_T / E_start) ** (periods_per_year / T) - 1; -1 when nothing is left."""
+    if not len(equity) or start <= 0:
+        return math.nan
+    if equity[-1] <= 0:
+        return -1.0
+    with np.errstate(over="ignore"):
+        return float(np.float64(equity[-1] / start) ** (periods_per_year / len(equity)) - 1.0)
+
+
+def sharpe(returns: Floats, periods_per_year: float) -> float:
+    """mean(r) / std(r, ddof=1) * sqrt(periods_per_year), risk-free rate 0; NaN without variance."""
+    if len(returns) < 2:
+        return math.nan
+    deviation = float(np.std(returns, ddof=1))
+    # A constant series keeps a rounding residue; that is no variance.
+    if not deviation > 1e-15 * max(1.0, float(np.max(np.abs(returns)))):
+        return math.nan
+    return float(np.mean(returns)) / deviation * math.sqrt(periods_per_year)
+
+
+def sortino(returns: Floats, periods_per_year: float) -> float:
+    """mean(r) / sqrt(mean(min(r, 0) ** 2)) * sqrt(periods_per_year), target 0; NaN without a losing period."""
+    if len(returns) < 2:
+        return math.nan
+    downside = math.sqrt(float(np.mean(np.minimum(returns, 0.0) ** 2)))
+    return float(np.mean(returns)) / downside * math.sqrt(periods_per_year) if downside > 0 else math.nan
+
+
+def drawdowns(equity: Floats, start: float) -> Floats:
+    """1 - E_t / max(E_start, E_0 ... E_t), (T,): 0 at a high, 0.2 a fifth below it."""
+    if not len(equity):
+        return equity
+    peak = np.maximum.accumulate(np.maximum(equity, start))
+    return 1.0 - equity / peak
+
+
+def max_drawdown(equity: Floats, start: float) -> tuple[float, int]:
+    """(deepest drawdown as a fraction, longest time below a high in bars)."""
+    if not len(equity):
+        return math.nan, 0
+    below = drawdowns(equity, start)
+    at_high = np.flatnonzero(below <= 0)
+    edges = np.concatenate(([-1], at_high, [len(equity)]))
+    return float(max(below.max(), 0.0)), int(np.diff(edges).max() - 1)
+
+
+def calmar(annual_return: float, drawdown: float) -> float:
+    """CAGR / max drawdown; NaN without a drawdown."""
+    return annual_return / drawdown if drawdown > 0 else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class TradeFigures:
+    """Of closed trades' net P&L: count, win_rate = wins / trades, average_win, average_loss (negative),
+    profit_factor = sum of wins / -sum of losses, expectancy = mean P&L. A P&L of exactly 0 is neither win nor loss."""
+
+    trades: int
+    win_rate: float
+    average_win: float
+    average_loss: float
+    profit_factor: float
+    expectancy: float
+
+
+def trade_figures(pnl: Floats) -> TradeFigures:
+    """Figures of closed trades from their net P&L (N,)."""
+    if not len(pnl):
+        return TradeFigures(0, math.nan, math.nan, math.nan, math.nan, math.nan)
+    wins, losses = pnl[pnl > 0], pnl[pnl < 0]
+    return TradeFigures(
+        trades=len(pnl),
+        win_rate=len(wins) / len(pnl),
+        average_win=float(wins.mean()) if len(wins) else math.nan,
+        average_loss=float(losses.mean()) if len(losses) else math.nan,
+        profit_factor=float(wins.sum() / -losses.sum()) if len(losses) else math.nan,
+        expectancy=float(pnl.mean()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Figures of one backtest. Returns and drawdown as fractions, duration in bars, money in account currency.
+
+    exposure: share of bars with an open position, averaged over the slots; turnover: traded value over mean equity,
+    per year.
+    """
+
+    total_return: float
+    cagr: float
+    sharpe: float
+    sortino: float
+    calmar: float
+    max_drawdown: float
+    max_drawdown_bars: int
+    trades: int
+    win_rate: float
+    profit_factor: float
+    average_win: float
+    average_loss: float
+    expectancy: float
+    exposure: float
+    turnover: float
+    periods_per_year: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+def measure(
+    equity: Floats,
+    start: float,
+    pnl: Floats,
+    *,
+    periods_per_year: float,
+    bars_held: int,
+    bars_total: int,
+    traded_value: float,
+) -> Metrics:
+    """All figures of an equity curve (T,) that began at `start` and of its closed trades' net P&L (N,).
+
+    bars_held: bars with an open position, bars_total: all bars, summed over the slots; traded_value: sum of
+    |quantity * price * multiplier| of all fills. Raises ValueError on a periods_per_year that is not positive.
+    """
+    if not periods_per_year > 0:
+        raise ValueError(f"periods_per_year {periods_per_year!r}: expected how many equity values make a year")
+    returns = simple_returns(equity, start)
+    returns = returns[np.isfinite(returns)]
+    annual = cagr(equity, start, periods_per_year)
+    deepest, longest = max_drawdown(equity, start)
+    figures = trade_figures(pnl)
+    mean_equity = float(equity.mean()) if len(equity) else math.nan
+    years = len(equity) / periods_per_year
+    return Metrics(
+        total_return=total_return(equity, start),
+        cagr=annual,
+        sharpe=sharpe(returns, periods_per_year),
+        sortino=sortino(returns, periods_per_year),
+        calmar=calmar(annual, deepest),
+        max_drawdown=deepest,
+        max_drawdown_bars=longest,
+        trades=figures.trades,
+        win_rate=figures.win_rate,
+        profit_factor=figures.profit_factor,
+        average_win=figures.average_win,
+        average_loss=figures.average_loss,
+        expectancy=figures.expectancy,
+        exposure=bars_held / bars_total if bars_total else math.nan,
+        turnover=traded_value / mean_equity / years if mean_equity > 0 and years > 0 else math.nan,
+        periods_per_year=periods_per_year,
+    )

@@ -1,0 +1,61 @@
+"""The closed set of refusal codes. A refusal is always a member with named values, printed ``CODE: key=value``.
+
+docs/refusals.md is generated from this set (``tapeline docs refusals``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class RefusalCode(str, Enum):
+    """Why new risk was refused. The value is the sentence for the docs."""
+
+    # gates (decision)
+    DATA_QUALITY = "a quality verdict on a needed bars partition failed, is missing or is stale"
+    WARM_UP = "fewer bars than the strategy's indicators need"
+    SESSION_CLOSED = "the venue is not in session, or outside the strategy's windows"
+    NOT_TRADABLE = "the instrument may not be traded in this mode"
+    REWARD_TO_RISK = "distance to target over distance to stop is below the strategy's minimum"
+    STOP_REQUIRED = "no protective stop, or a stop on the wrong side of the price"
+    EXPIRED = "the signal is older than its validity"
+    CONFIG_INVALID = "the strategy, plan, universe or risk file does not validate"
+    # risk (router)
+    HALTED = "the desk or the strategy is halted"
+    STATE_UNKNOWN = "an order of this instrument is in an unknown state until the broker's evidence arrives"
+    PRICE_MISSING = "no current price for the instrument"
+    PRICE_GRID = "price or quantity is not on the instrument's grid"
+    PRICE_COLLAR = "the order price is too far from the last price"
+    MAX_ORDER_QUANTITY = "order quantity above its limit"
+    MAX_NOTIONAL = "order notional above its limit"
+    MAX_POSITION = "resulting position above its limit"
+    CONCURRENT_POSITIONS = "too many open positions"
+    POSITION_OPEN = "the strategy already holds or is entering this instrument"
+    DAILY_LOSS = "the day's loss limit is reached"
+    BUYING_POWER = "not enough buying power"
+    LIMIT_MISSING = "a required limit is not configured"
+    PLAN_DONE = "the trade plan has already entered, or is closed, expired or cancelled"
+    SIZE_ZERO = "the sizing rule gives less than one lot"
+    MODE = "the strategy's mode sends no orders"
+    RECONCILIATION = "ledger and broker disagree on this instrument"
+
+    @property
+    def code(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One refusal: the code and the values that made it, in the order they should be read."""
+
+    code: RefusalCode
+    values: dict[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: " + " ".join(f"{k}={v}" for k, v in self.values.items())
+
+
+def refuse(code: RefusalCode, **values: object) -> Refusal:
+    """``refuse(RefusalCode.MAX_POSITION, symbol="AAPL", limit=100, would_be=150)``"""
+    return Refusal(code, values)

@@ -1,0 +1,177 @@
+"""Risk checks before an order: pure, the same for every order of every source, first refusal wins.
+
+The rules are small classes in trading/risk_rules, in the order of their numbers. ``check`` runs all of them, so that
+every verdict is on record, and the first refusal in that order is the order's. A rule that cannot see what it needs
+refuses; a rule that breaks refuses, too. Orders that only reduce a position (exits, bracket legs) skip every rule but
+the grid: an exit is never refused by an entry's rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from trading import limit_math
+from trading.instruments import Instrument, Mode
+from trading.limits import Limits
+from trading.refusals import Refusal, RefusalCode, refuse
+from trading.registry import Registry
+from trading.signals import Intent
+
+Key = tuple[str, str]
+"""(strategy, symbol)"""
+
+
+@dataclass(frozen=True, slots=True)
+class RiskState:
+    """What the rules know of the desk when an intent arrives. Amounts in account currency.
+
+    halt_level: "" or "none" when not halted, else the level in force (any other text halts).
+    strategy_halted: names of halted strategies. unknown_symbols: instruments with an order in UNKNOWN.
+    mismatch_symbols: instruments on which ledger and broker disagree. quality_ok: "" when the needed partitions are
+    good now, else the refusal's text. last_price: newest known price by symbol. positions: signed quantity by
+    (strategy, symbol). pending_entries: entries sent and not ended. equity, day_start_equity, cash: now, at the session's
+    start, now. working_notional: value of entry orders by symbol that may still fill. multipliers: account currency
+    per price point and unit, by symbol; a held symbol that is not in it makes the exposure unknown, which refuses.
+    strategy_pnl: P&L of the session by strategy, needed only for strategies with a daily loss of their own.
+    """
+
+    mode: Mode
+    equity: float
+    day_start_equity: float
+    cash: float
+    quality_ok: str
+    halt_level: str = ""
+    strategy_halted: frozenset[str] = frozenset()
+    unknown_symbols: frozenset[str] = frozenset()
+    mismatch_symbols: frozenset[str] = frozenset()
+    last_price: Mapping[str, float] = field(default_factory=dict)
+    positions: Mapping[Key, float] = field(default_factory=dict)
+    pending_entries: frozenset[Key] = frozenset()
+    working_notional: Mapping[str, float] = field(default_factory=dict)
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+    strategy_pnl: Mapping[str, float] = field(default_factory=dict)
+
+    def value_per_point(self, symbol: str, instrument: Instrument | None = None) -> float:
+        """Account currency per price point and unit of `symbol`; NaN when not known. `instrument`: whose multiplier
+        counts when the state has none (an instrument quoted in the account's currency)."""
+        known = self.multipliers.get(symbol)
+        if known is not None:
+            return float(known)
+        if instrument is not None and instrument.symbol == symbol:
+            return float(instrument.multiplier)
+        return math.nan
+
+    def position_notional(self, symbol: str, instrument: Instrument | None = None) -> float:
+        """Gross value of `symbol` over all strategies plus its entries under way; NaN when a price is not known."""
+        quantity = sum(abs(q) for (_, held), q in self.positions.items() if held == symbol)
+        working = float(self.working_notional.get(symbol, 0.0))
+        if quantity == 0.0:
+            return working
+        return quantity * abs(self.last_price.get(symbol, math.nan)) * self.value_per_point(symbol, instrument) + working
+
+    def gross_exposure(self, instrument: Instrument | None = None) -> float:
+        """Gross value of all positions and entries under way; NaN when a price is not known."""
+        held = {symbol for (_, symbol), quantity in self.positions.items() if quantity != 0.0}
+        return sum(self.position_notional(symbol, instrument) for symbol in held | set(self.working_notional))
+
+    def open_keys(self, strategy: str | None = None) -> frozenset[Key]:
+        """(strategy, symbol) that hold a position or are entering one, of one strategy or of all."""
+        keys = {key for key, quantity in self.positions.items() if quantity != 0.0} | self.pending_entries
+        return frozenset(key for key in keys if strategy is None or key[0] == strategy)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleVerdict:
+    """One rule's answer: passed?, the measured value against its limit, and the refusal text when it refused."""
+
+    rule: str
+    passed: bool
+    value: str
+    threshold: str
+    refusal: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule returns: value and threshold for the record, refusal None when it passes."""
+
+    value: object
+    threshold: object
+    refusal: Refusal | None = None
+
+
+class Rule(Protocol):
+    """One risk rule. guards_exits: it also judges orders that only reduce a position."""
+
+    guards_exits: bool
+
+    def judge(self, limits: Limits, state: RiskState, intent: Intent, instrument: Instrument) -> Finding: ...
+
+
+RULES: Registry[Rule] = Registry("trading.risk_rules")
+
+
+def order_prices(intent: Intent, state: RiskState) -> list[float]:
+    """Every price that may be an order's: its levels, its reference, the last price. Unknown ones are left out."""
+    prices = (intent.limit_price, intent.stop_price, intent.reference_price, state.last_price.get(intent.symbol))
+    return [float(p) for p in prices if p is not None and math.isfinite(p)]
+
+
+def order_notional(intent: Intent, state: RiskState, instrument: Instrument) -> float:
+    """Value of the order at the least favourable of its prices, in account currency; NaN when the last price is unknown."""
+    if intent.symbol not in state.last_price:
+        return math.nan
+    worst = max((abs(p) for p in order_prices(intent, state)), default=math.nan)
+    return float(limit_math.order_notional(intent.quantity, worst, state.value_per_point(intent.symbol, instrument)))
+
+
+def limit_missing(name: str, threshold: str = "not set") -> Finding:
+    """The answer of a rule whose limit is not configured."""
+    return Finding("", threshold, refuse(RefusalCode.LIMIT_MISSING, limit=name))
+
+
+def tighter(account: float | None, own: float | None) -> float | None:
+    """The smaller of the account's limit and the strategy's own; None (missing) when the account has none."""
+    if account is None:
+        return None
+    return account if own is None else min(account, own)
+
+
+def number(value: float) -> str:
+    """A number for a verdict: up to 8 significant digits, no trailing zeros."""
+    return f"{value:.8g}"
+
+
+def check(limits: Limits | None, state: RiskState, intent: Intent, instrument: Instrument) -> list[RuleVerdict]:
+    """Every rule's verdict on `intent`, in the order of the rules. Pure; raises nothing.
+
+    limits None (no valid risk file): refused with LIMIT_MISSING. The order may be sent only if ``refusal(verdicts)``
+    is empty.
+    """
+    verdicts = []
+    for name, rule in RULES.ordered():
+        if intent.reduce_only and not rule.guards_exits:
+            continue
+        try:
+            found = rule.judge(limits or Limits.model_construct(), state, intent, instrument)
+        except Exception as error:  # noqa: BLE001 a rule that breaks must refuse, not let the order through
+            found = Finding("", "", refuse(RefusalCode.LIMIT_MISSING, rule=name, error=type(error).__name__))
+        verdicts.append(
+            RuleVerdict(
+                name, found.refusal is None, str(found.value), str(found.threshold), str(found.refusal) if found.refusal else ""
+            )
+        )
+    return verdicts
+
+
+def refusal(verdicts: Sequence[RuleVerdict]) -> str:
+    """Text of the first refusal, empty when every rule passed. No verdict at all is a refusal."""
+    if not verdicts:
+        return str(refuse(RefusalCode.LIMIT_MISSING, reason="no rule ran"))
+    return next((v.refusal for v in verdicts if not v.passed), "")

@@ -1,0 +1,1 @@
+"""Risk rules, one file each, registered by name with the number that orders them (see trading.risk)."""

@@ -1,0 +1,221 @@
+"""What people write in a strategy file, as pydantic models; plans share the parts.
+
+Names of instruments, indicators and parameters are checked by trading.name_checks, so that every mistake of a file is
+reported at once, wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from trading import execution_functions, indicators
+from trading.conditions import Condition
+from trading.config_text import ConfigModel, Count, Name, Positive, Text, Whole, custom_error
+from trading.execution_functions import Level
+from trading.instruments import Mode
+from trading.timeframes import Timeframe
+
+Status = Literal["active", "paused", "stopped"]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class Fixed(ConfigModel):
+    kind: Literal["fixed"]
+    quantity: Positive = Field(description="units of the instrument")
+
+
+class Notional(ConfigModel):
+    kind: Literal["notional"]
+    amount: Positive = Field(description="account currency")
+
+
+class PercentEquity(ConfigModel):
+    kind: Literal["percent_equity"]
+    percent: Positive = Field(le=1000, description="percent of equity the position is worth")
+
+
+class RiskPercent(ConfigModel):
+    kind: Literal["risk_percent"]
+    percent: Positive = Field(le=100, description="percent of equity lost when the stop is hit at its price")
+
+
+Sizing = Annotated[Fixed | Notional | PercentEquity | RiskPercent, Field(discriminator="kind")]
+
+
+class Costs(ConfigModel):
+    """Costs of a backtest of this strategy; the same keys as trading.costs.Costs."""
+
+    commission_kind: Literal["per_share", "per_contract", "per_value"] = "per_share"
+    rate: float = Field(0.0, ge=0, description="currency per unit, or a fraction of the traded value")
+    minimum: float = Field(0.0, ge=0, description="currency per fill")
+    slippage_kind: Literal["none", "fixed", "volume"] = "none"
+    value: float = Field(0.0, ge=0, description="fixed: ticks; volume: fraction of the price at full participation")
+
+
+class Gates(ConfigModel):
+    """What a signal must satisfy before it becomes an order."""
+
+    min_reward_to_risk: float = Field(0.0, ge=0, le=100, description="least distance to target over distance to stop")
+    quality_sessions: Whole = Field(5, ge=1, le=260, description="newest sessions whose quality verdicts must be good")
+    valid_bars: Whole = Field(1, ge=1, le=500, description="bars of the primary timeframe a signal stays valid")
+
+
+def _clock(value: Any) -> Any:
+    if isinstance(value, str):
+        parts = value.split(":")
+        if len(parts) == 2 and all(p.isdigit() and len(p) == 2 for p in parts) and int(parts[1]) < 60:
+            minutes = int(parts[0]) * 60 + int(parts[1])
+            if minutes <= 1440:
+                return minutes
+    raise custom_error(f"is {value!r}", "a time of day like 09:30")
+
+
+Clock = Annotated[int, BeforeValidator(_clock, json_schema_input_type=str)]
+
+
+class Window(ConfigModel):
+    """Entries only where the bar closes in (from, to] of the venue's wall clock; over midnight when from > to."""
+
+    from_: Clock = Field(alias="from")
+    to: Clock
+    days: list[Day] = Field(default_factory=lambda: list(DAYS), min_length=1, description="weekdays of the session")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Window:
+        if self.from_ == self.to:
+            raise custom_error("from and to are the same time", "two different times")
+        return self
+
+
+def _short_level(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {"kind": "level", "price": value}
+    return value
+
+
+LEVELS: Any = Annotated[
+    Union[tuple(execution_functions.levels().values())], Field(discriminator="kind"), BeforeValidator(_short_level)  # noqa: UP007
+]
+TRIGGERS: Any = Annotated[
+    Union[tuple(execution_functions.triggers().values())], Field(discriminator="kind"), BeforeValidator(_short_level)  # noqa: UP007
+]
+
+
+class Sides(ConfigModel):
+    """A condition for each side; a side left out never happens."""
+
+    long: Condition | None = None
+    short: Condition | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Sides:
+        if self.long is None and self.short is None:
+            raise custom_error("has neither long nor short", "a condition under long, short or both")
+        return self
+
+
+class Exits(ConfigModel):
+    """How a position ends. The stop is required: nothing enters without one."""
+
+    stop: LEVELS
+    target: LEVELS | None = None
+    rules: Sides | None = None
+    max_bars: Count = Field(0, description="close at the open after this many closed bars since entry; 0: never")
+
+    @field_validator("stop")
+    @classmethod
+    def _a_stop(cls, value: Level) -> Level:
+        if value.NAME == "reward":
+            raise custom_error("a stop has no risk to measure a reward by", "kind atr, percent or points")
+        return value
+
+
+class Common(ConfigModel):
+    """Keys that strategies and plans share."""
+
+    name: Name
+    description: Text = ""
+    owner: Text = ""
+    universe: Name | None = Field(None, description="loaded only with this universe; empty: with any")
+    status: Status = Field("paused", description="active: may enter; paused: no new entries; stopped: not evaluated")
+    mode: Mode = Mode.SHADOW
+    timeframe: Timeframe = Field(description="the primary timeframe: evaluated at each of its bar closes")
+    confirm: list[Timeframe] = Field(default_factory=list, description="further timeframes that operands may name")
+    windows: list[Window] = Field(default_factory=list, description="when entries are allowed; empty: always")
+    sizing: Sizing
+    gates: Gates = Field(default_factory=Gates)  # type: ignore[arg-type]
+    costs: Costs | None = None
+
+    @field_validator("confirm")
+    @classmethod
+    def _once(cls, value: list[Timeframe]) -> list[Timeframe]:
+        if len(set(value)) != len(value):
+            raise custom_error("names a timeframe twice", "each timeframe once")
+        return value
+
+
+class StrategyFile(Common):
+    """A strategy file."""
+
+    symbols: list[Text] = Field(min_length=1)
+    entry: Sides
+    exits: Exits
+
+    @field_validator("symbols")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise custom_error("names a symbol twice", "each symbol once")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> StrategyFile:
+        least, target = self.gates.min_reward_to_risk, self.exits.target
+        if least > 0 and target is None:
+            raise custom_error(
+                f"min_reward_to_risk is {least:g} but there is no target", "exits.target, or min_reward_to_risk: 0"
+            )
+        ratio = getattr(target, "ratio", None)
+        if ratio is not None and ratio < least:
+            raise custom_error(
+                f"the target's ratio {ratio:g} is below min_reward_to_risk {least:g}: every signal would be refused",
+                f"a ratio of at least {least:g}",
+            )
+        return self
+
+
+def with_indicator_rules(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` with each indicator's parameters and outputs spelt out, for editors that complete as one types."""
+    operand = schema.get("$defs", {}).get("Operand")
+    if operand is not None:
+        operand["properties"]["indicator"] = {"enum": sorted(indicators.INDICATORS)}
+        operand["allOf"] = [_indicator_rule(d) for d in sorted(indicators.INDICATORS.values(), key=lambda d: d.name)]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _indicator_rule(definition: indicators.Indicator) -> dict[str, Any]:
+    parameters = {
+        p.name: {
+            "type": "integer" if p.whole else "number", "default": p.default, "minimum": p.low, "maximum": p.high,
+        }
+        for p in definition.parameters
+    }  # fmt: skip
+    return {
+        "if": {"properties": {"indicator": {"const": definition.name}}, "required": ["indicator"]},
+        "then": {
+            "description": definition.description,
+            "properties": {
+                "params": {"type": "object", "properties": parameters, "additionalProperties": False},
+                "output": {"enum": list(definition.outputs)},
+            },
+        },
+    }
+
+
+def all_timeframes(primary: Timeframe, confirm: Sequence[Timeframe]) -> tuple[Timeframe, ...]:
+    """Primary first, then the others from short to long."""
+    return (primary, *sorted((t for t in set(confirm) if t is not primary), key=lambda t: t.minutes))
