@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from resources.config import Config, ConfigInvalid
 
+from resources.config import Config, ConfigInvalid
 from trading.strategy import Evaluable
 
 log = structlog.get_logger("desk.config")

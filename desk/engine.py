@@ -216,11 +216,10 @@ class DeskEngine:
                 result.closed.setdefault(symbol, {})[timeframe] = new
 
     def _exits(self, result: CloseResult) -> None:
-        closed = {symbol: list(by_timeframe) for symbol, by_timeframe in result.closed.items()}
         positions = {(p.strategy, p.symbol): p for p in self._store.open_positions()}
         instruments = self._config().universe.instruments
         result.exits = check_exits(
-            list(positions.values()), self._config.evaluables, instruments, self._cache, closed, result.close_time
+            list(positions.values()), self._config.evaluables, instruments, self._cache, result.closed, result.close_time
         )
         self.unmanaged = {k: why for k, why in self.unmanaged.items() if tuple(k.split("/", 1)) in positions}
         for check in result.exits:

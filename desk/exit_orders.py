@@ -61,9 +61,7 @@ def want_exit(connection: Connection, entry: OrderRecord, leg: str, quantity: fl
     return intent.id
 
 
-def cancel_orders(
-    engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[OrderRecord], reason: str
-) -> None:
+def cancel_orders(engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[OrderRecord], reason: str) -> None:
     """Ask the broker to cancel orders: request committed, sent, answer read from its events. Safe to repeat.
 
     A call that fails leaves PENDING_CANCEL: the order's events or the next evidence say what happened.

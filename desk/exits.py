@@ -6,7 +6,7 @@ that both see the same numbers. Nothing in here refuses: bad data is logged and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,12 +58,12 @@ def check_exits(
     evaluables: Mapping[str, Evaluable],
     instruments: Mapping[str, Instrument],
     cache: BarCache,
-    closed: Mapping[str, Iterable[Timeframe]],
+    closed: Mapping[str, Mapping[Timeframe, Bars]],
     close_time: int,
 ) -> list[ExitCheck]:
     """Judge every position whose strategy's primary timeframe has a new bar at `close_time` (UTC us).
 
-    closed: timeframes with a new bar, by symbol. One strategy's failure never keeps the others from their exits.
+    closed: the new bars, by symbol and timeframe. One strategy's failure never keeps the others from their exits.
     """
     checks: list[ExitCheck] = []
     for position in positions:
@@ -73,10 +73,11 @@ def check_exits(
             missing = "its strategy file is missing or invalid" if evaluable is None else "its instrument left the universe"
             checks.append(ExitCheck(position.strategy, position.symbol, trouble=f"{missing}: only its stop and target guard it"))
             continue
-        if evaluable.timeframe not in set(closed.get(position.symbol, ())):
+        new = closed.get(position.symbol, {}).get(evaluable.timeframe)
+        if new is None or len(new) == 0:
             continue
         try:
-            checks.append(_check(position, evaluable, instrument, cache, close_time))
+            checks.append(_check(position, evaluable, instrument, cache, close_time, int(new.close_time[-1])))
         except Exception as error:  # noqa: BLE001 - whatever one strategy does, the other positions are looked at
             trouble = f"exit could not be judged ({type(error).__name__}: {error}): only its stop and target guard it"
             checks.append(ExitCheck(position.strategy, position.symbol, trouble=trouble))
@@ -96,12 +97,12 @@ def windows(evaluable: Evaluable, instrument: Instrument, cache: BarCache, until
 
 
 def _check(
-    position: OpenPosition, evaluable: Evaluable, instrument: Instrument, cache: BarCache, close_time: int
+    position: OpenPosition, evaluable: Evaluable, instrument: Instrument, cache: BarCache, close_time: int, newest: int
 ) -> ExitCheck:
     bars = windows(evaluable, instrument, cache, close_time)
     primary = bars[evaluable.timeframe]
-    if len(primary) == 0:
-        raise ValueError(f"no bars_{evaluable.timeframe} of {position.symbol}")
+    if len(primary) == 0 or int(primary.close_time[-1]) != newest:
+        raise ValueError(f"the window of bars_{evaluable.timeframe} does not end with the bar closing {iso(newest)}")
     opened = position.opened_time if position.opened_time is not None else close_time
     held = int(len(primary) - np.searchsorted(primary.close_time, opened, side="right"))
     evaluation = evaluable.evaluate(bars, instrument)

@@ -49,7 +49,7 @@ class BarCache:
         if view is None or view.start is None or view.start > start_session:
             stored = self._lake.read_bars(f"bars_{timeframe}", symbol, session_date(start_session), None)
             hot = view.bars if view is not None else Bars.empty(symbol, timeframe)
-            view = self._views[key] = _View(start_session, _append(stored.known_at(until), hot))
+            view = self._views[key] = _View(start_session, _append(stored, hot))
         known = view.bars.known_at(until)
         return known.rows(slice(int(np.searchsorted(known.session, start_session, side="left")), len(known)))
 

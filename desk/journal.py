@@ -160,9 +160,7 @@ def _not_recorded(connection: Connection, told: Sequence[NewEvent]) -> list[NewE
     return [e for e in told if e.event_key not in known and keys[e.event_key] is e]
 
 
-def _event_row(
-    told: NewEvent, before: OrderState | None, after: OrderState | None, anomalous: bool
-) -> dict[str, Any]:
+def _event_row(told: NewEvent, before: OrderState | None, after: OrderState | None, anomalous: bool) -> dict[str, Any]:
     return {
         "order_id": told.order_id, "event": told.event.value, "event_key": told.event_key,
         "state_before": before.value if before else "", "state_after": after.value if after else "",

@@ -158,5 +158,3 @@ def _cancel_dead_entries(engine: Engine, broker: Broker, open_reports: list[Orde
                 broker.cancel(order.id)
             except Exception as error:  # noqa: BLE001 the mismatch stands, the next round tries again
                 log.warning("cancel_unclear", order=order.id, error=type(error).__name__)
-
-

@@ -188,9 +188,7 @@ class Router:
             mismatches.put(connection, position.symbol, "POSITION", text, self._clock(), sticky=True)
             refusal = str(refuse(RefusalCode.RECONCILIATION, symbol=position.symbol, strategy=position.strategy))
             return RouteResult(trade_id, False, refusal, ())
-        return RouteResult(
-            trade_id, True, "", (exit_orders.want_exit(connection, entry, leg, quantity, self._clock(), who),)
-        )
+        return RouteResult(trade_id, True, "", (exit_orders.want_exit(connection, entry, leg, quantity, self._clock(), who),))
 
     def continue_exits(self) -> list[str]:
         """Finish exits that wait for their cancels, ask again for refused ones, close what a FLATTEN halt left open.
@@ -199,16 +197,18 @@ class Router:
         """
         with store.routing_lock:
             with self._engine.connect() as connection:
-                halt = risk_state.read_halt(connection)
                 held = store.find_positions(connection)
+                try:
+                    halt = risk_state.read_halt(connection)
+                except ValueError as error:  # it ends new risk, never an exit
+                    log.error("halt_unreadable", error=str(error))
+                    halt = risk_state.HaltState()
             for position in held:
                 if halt.level_of(position.strategy) is risk_state.HaltLevel.FLATTEN:
                     self.exit_position(position.strategy, position.symbol, "flatten", self._clock())
             return exit_orders.continue_exits(self._engine, self._broker, self._clock)
 
-    def flatten(
-        self, reason: str, who: str, strategy: str | None = None, symbol: str | None = None
-    ) -> list[RouteResult]:
+    def flatten(self, reason: str, who: str, strategy: str | None = None, symbol: str | None = None) -> list[RouteResult]:
         """Cancel working entries and close positions, of one strategy or symbol, or all. Audited; safe to repeat."""
         with store.routing_lock:
             with self._engine.begin() as connection:
@@ -243,9 +243,7 @@ class Router:
         """Cancel entries that have not filled; a partly filled one is its trade's exit's business."""
         with self._engine.connect() as connection:
             found = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER), t.intents.c.leg == "entry")
-        chosen = [
-            o for o in found if o.filled_quantity == 0.0 and strategy in (None, o.strategy) and symbol in (None, o.symbol)
-        ]
+        chosen = [o for o in found if o.filled_quantity == 0.0 and strategy in (None, o.strategy) and symbol in (None, o.symbol)]
         exit_orders.cancel_orders(self._engine, self._broker, self._clock, chosen, reason)
 
     # -- halts --------------------------------------------------------------------------------------------------------

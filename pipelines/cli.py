@@ -7,23 +7,34 @@ for, 2 wrong usage, 3 the desk or the ledger cannot be reached.
 
 from __future__ import annotations
 
-import getpass
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from pipelines.cli_support import (
+    UNREACHABLE,
+    WRONG,
+    ask_desk,
+    banner,
+    cell,
+    desk_down,
+    fail,
+    open_desk,
+    open_ledger,
+    own_settings,
+    print_json,
+    show,
+    status_of_ledger,
+    table,
+    warn,
+    who_asks,
+)  # fmt: skip
+
 if TYPE_CHECKING:
     from resources.config import Config
-    from resources.desk_client import DeskClient
     from resources.ledger.store import Ledger
-    from resources.settings import Settings
-
-WRONG = 1
-UNREACHABLE = 3
 
 app = typer.Typer(help="Tapeline's trading desk from a terminal.", no_args_is_help=True, add_completion=False)
 audit_app = typer.Typer(help="The audit trail.", no_args_is_help=True)
@@ -55,17 +66,17 @@ def status(as_json: AsJson = False) -> None:
     from resources.desk_client import DeskError
 
     try:
-        with _desk() as desk:
+        with open_desk() as desk:
             state = desk.status()
     except DeskError as error:
-        _desk_down(error)
-        with _ledger() as ledger:
-            state = _status_of_ledger(ledger)
+        desk_down(error)
+        with open_ledger() as ledger:
+            state = status_of_ledger(ledger)
     if as_json:
-        _print_json(state)
+        print_json(state)
     else:
-        _banner()
-        _table("status", ["what", "value"], [[k, _cell(v)] for k, v in state.items()])
+        banner()
+        table("status", ["what", "value"], [[k, cell(v)] for k, v in state.items()])
     raise typer.Exit(0 if state.get("state") in ("ok", "starting", "degraded", "stopping") else UNREACHABLE)
 
 
@@ -75,7 +86,7 @@ def orders(
 ) -> None:
     """Orders with their strategy, leg and state."""
     columns = ["id", "mode", "strategy", "leg", "symbol", "side", "quantity", "order_type", "state", "average_price", "text"]
-    _show(
+    show(
         "orders",
         columns,
         lambda ledger: [r for r in ledger.orders(session) if state in (None, r["state"])],
@@ -88,21 +99,21 @@ def orders(
 def positions(as_json: AsJson = False, everything: Annotated[bool, typer.Option("--all", help="Flat ones, too")] = False) -> None:
     """Open positions by strategy and instrument."""
     columns = ["strategy", "symbol", "quantity", "average_price", "realized_pnl", "commission", "bars_held", "trade_id"]
-    _show("positions", columns, lambda ledger: ledger.positions(open_only=not everything), as_json, "updated_time")
+    show("positions", columns, lambda ledger: ledger.positions(open_only=not everything), as_json, "updated_time")
 
 
 @app.command()
 def fills(session: Session = None, as_json: AsJson = False) -> None:
     """Executions the broker reported."""
     columns = ["id", "strategy", "symbol", "side", "quantity", "price", "commission", "currency", "order_id"]
-    _show("fills", columns, lambda ledger: ledger.fills(session), as_json, "fill_time")
+    show("fills", columns, lambda ledger: ledger.fills(session), as_json, "fill_time")
 
 
 @app.command()
 def signals(session: Session = None, as_json: AsJson = False) -> None:
     """Signals, and why the refused ones were refused."""
     columns = ["id", "strategy", "symbol", "timeframe", "action", "outcome", "refusal"]
-    _show("signals", columns, lambda ledger: _signals_with_outcome(ledger, session), as_json, "close_time")
+    show("signals", columns, lambda ledger: _signals_with_outcome(ledger, session), as_json, "close_time")
 
 
 def _signals_with_outcome(ledger: Ledger, session: str | None) -> list[dict[str, Any]]:
@@ -132,15 +143,15 @@ def trace(
     from resources.trace import TraceError
     from resources.trace import trace as find
 
-    with _ledger() as ledger:
+    with open_ledger() as ledger:
         try:
-            found = find(ledger.engine, Lake(_settings().lake_dir), any_id)
+            found = find(ledger.engine, Lake(own_settings().lake_dir), any_id)
         except TraceError as error:
-            _fail(str(error), WRONG)
-    _banner()
+            fail(str(error), WRONG)
+    banner()
     typer.echo(found.to_markdown() if markdown else "\n".join(found.lines()))
     if not found.sound:
-        _warn("the lake's bars are not those that were traded on: see `today` above")
+        warn("the lake's bars are not those that were traded on: see `today` above")
 
 
 # -- control -------------------------------------------------------------------------------------------------------------
@@ -154,9 +165,9 @@ def halt(
     who: Who = "",
 ) -> None:
     """Stop new risk. Exits go on; working entries are cancelled; flatten also closes positions."""
-    answer = _order(lambda desk: desk.halt(level.lower(), reason, _who(who), scope))
-    _banner()
-    typer.echo(f"halted {scope} at {level.upper()}: {_cell(answer['halt'])}")
+    answer = ask_desk(lambda desk: desk.halt(level.lower(), reason, who_asks(who), scope))
+    banner()
+    typer.echo(f"halted {scope} at {level.upper()}: {cell(answer['halt'])}")
 
 
 @app.command()
@@ -164,8 +175,8 @@ def resume(
     reason: Reason, scope: Annotated[str, typer.Option(help="desk, or a strategy's name")] = "desk", who: Who = ""
 ) -> None:
     """Allow new risk again."""
-    answer = _order(lambda desk: desk.resume(reason, _who(who), scope))
-    _banner()
+    answer = ask_desk(lambda desk: desk.resume(reason, who_asks(who), scope))
+    banner()
     typer.echo(f"resumed {scope}" if answer["resumed"] else f"{scope} was not halted")
 
 
@@ -177,10 +188,10 @@ def flatten(
     who: Who = "",
 ) -> None:
     """Cancel working entries and close positions now. Does not halt: use `halt --level flatten` to stay out."""
-    answer = _order(lambda desk: desk.flatten(reason, _who(who), strategy, symbol))
-    _banner()
+    answer = ask_desk(lambda desk: desk.flatten(reason, who_asks(who), strategy, symbol))
+    banner()
     exits = answer["exits"]
-    _table(
+    table(
         "exits asked for",
         ["trade_id", "orders", "refusal"],
         [[e["trade_id"], " ".join(e["intents"]), e["refusal"]] for e in exits],
@@ -192,8 +203,8 @@ def flatten(
 @app.command()
 def cancel(order_id: Annotated[str, typer.Argument(metavar="ORDER")], reason: Reason, who: Who = "") -> None:
     """Ask the broker to cancel one order; says what state it then is in."""
-    answer = _order(lambda desk: desk.cancel(order_id, reason, _who(who)))
-    _banner()
+    answer = ask_desk(lambda desk: desk.cancel(order_id, reason, who_asks(who)))
+    banner()
     typer.echo(f"{answer['order_id']}: {answer['state']}")
 
 
@@ -205,7 +216,7 @@ def audit_verify() -> None:
     """Walk the whole audit chain; every fault is one line."""
     from resources.ledger import audit
 
-    with _ledger() as ledger:
+    with open_ledger() as ledger:
         faults = audit.verify(ledger.engine)
     for fault in faults:
         typer.echo(fault)
@@ -235,7 +246,7 @@ def _check(below: str, good: Callable[[Config], Sequence[str]]) -> NoReturn:
     from resources.config import ConfigInvalid, load_config
 
     try:
-        config = load_config(_settings())
+        config = load_config(own_settings())
         problems, names = [p for p in config.problems if p.file.startswith(below) or not below], list(good(config))
     except ConfigInvalid as error:
         problems, names = error.problems, []
@@ -243,7 +254,7 @@ def _check(below: str, good: Callable[[Config], Sequence[str]]) -> NoReturn:
         typer.echo(f"good     {name}")
     for problem in problems:
         typer.echo(f"PROBLEM  {problem}")
-    typer.echo(f"{len(names)} good, {len(problems)} problem(s) in {_settings().config}")
+    typer.echo(f"{len(names)} good, {len(problems)} problem(s) in {own_settings().config}")
     raise typer.Exit(WRONG if problems else 0)
 
 
@@ -280,161 +291,6 @@ def version() -> None:
     except PackageNotFoundError:
         number = "0 (not installed)"
     typer.echo(f"tapeline {number}, code {code_revision()}")
-
-
-# -- within --------------------------------------------------------------------------------------------------------------
-
-
-def _settings() -> Settings:
-    from pydantic import ValidationError
-
-    from resources.settings import settings
-
-    try:
-        return settings()
-    except ValidationError as error:
-        said = "; ".join(f"TAPELINE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors())
-        _fail(f"a setting is wrong: {said}", WRONG)
-
-
-@contextmanager
-def _ledger() -> Iterator[Ledger]:
-    """The ledger; one line and exit code 3 when it cannot be reached."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from resources.ledger.store import Ledger
-
-    try:
-        ledger = Ledger.at(_settings().ledger_url())
-    except FileNotFoundError:
-        _fail("there is no ledger yet: start Tapeline with `tapeline up`", UNREACHABLE)
-    try:
-        yield ledger
-    except SQLAlchemyError as error:
-        _fail(
-            f"the ledger does not answer ({type(error).__name__}): is Postgres running? start Tapeline with `tapeline up`",
-            UNREACHABLE,
-        )
-    finally:
-        ledger.engine.dispose()
-
-
-@contextmanager
-def _desk() -> Iterator[DeskClient]:
-    """The desk's client. Raises DeskUnavailable when it was never started."""
-    from resources.desk_client import DeskClient, DeskUnavailable
-    from resources.secrets import SecretError, read_secret
-
-    own = _settings()
-    try:
-        token = read_secret(own.token_file)
-    except SecretError as error:
-        raise DeskUnavailable(str(error)) from None
-    with DeskClient(own.desk_url, token, timeout=15.0, attempts=2) as client:
-        yield client
-
-
-def _order(ask: Callable[[DeskClient], dict[str, Any]]) -> dict[str, Any]:
-    """Do something at the desk; one line and an exit code when it is not done."""
-    from resources.desk_client import DeskRefused, DeskUnavailable
-
-    try:
-        with _desk() as desk:
-            return ask(desk)
-    except DeskRefused as error:
-        _fail(error.message, WRONG)
-    except DeskUnavailable as error:
-        _fail(f"not done: {error}", UNREACHABLE)
-
-
-def _status_of_ledger(ledger: Ledger) -> dict[str, Any]:
-    from trading.timeframes import iso
-
-    beat, last, replay = ledger.get_state("heartbeat") or {}, ledger.latest_close(), ledger.get_state("replay") or {}
-    return {
-        "state": "down",
-        "mode": _settings().mode.upper(),
-        "last_heartbeat": iso(beat["wall"]) if beat else "never",
-        "last_close": iso(last["close_time"]) if last else "none",
-        "halt": ledger.get_state("halt") or {},
-        "replay": {k: replay.get(k) for k in ("state", "sessions", "closes", "total")} if replay else {},
-        "open_positions": len(ledger.positions(open_only=True)),
-        "account": ledger.latest_account() or {},
-        "config_problems": [row["message"] for row in ledger.config_problems()],
-    }
-
-
-def _show(
-    title: str, columns: Sequence[str], read: Callable[[Ledger], list[dict[str, Any]]], as_json: bool, time_column: str
-) -> None:
-    from trading.timeframes import iso
-
-    with _ledger() as ledger:
-        rows = read(ledger)
-    if as_json:
-        _print_json(rows)
-        return
-    _banner()
-    _say_when_down()
-    shown = [[iso(row[time_column]) if row.get(time_column) else "", *(_cell(row.get(c)) for c in columns)] for row in rows]
-    _table(title, [time_column, *columns], shown)
-
-
-def _say_when_down() -> None:
-    from resources.desk_client import DeskError
-
-    try:
-        with _desk() as desk:
-            desk.health()
-    except DeskError as error:
-        _desk_down(error)
-
-
-def _desk_down(error: Exception) -> None:
-    _warn(f"the desk is down ({error}); this is what the ledger says")
-
-
-def _banner() -> None:
-    mode = _settings().mode.upper()
-    _warn(f"{mode}: simulated money" if mode == "PAPER" else f"{mode}: nothing is sent")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    return json.dumps(value, default=str) if isinstance(value, (dict, list)) else str(value)
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{_settings().mode.upper()} {title} ({len(rows)})", title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # A pipe has no width of its own: do not cut lines for it.
-    Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False).print(table)
-
-
-def _print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    typer.echo(json.dumps(value, indent=1, default=str))
-
-
-def _who(given: str) -> str:
-    return given or f"tapeline:{getpass.getuser()}"
-
-
-def _warn(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    typer.echo(f"tapeline: {text}", err=True)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

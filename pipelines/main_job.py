@@ -144,7 +144,7 @@ class MainJob:
         reasons: list[str] = []
         for attempt in range(1, ATTEMPTS + 1):
             begun = time.monotonic()
-            run_id = self._api.active(tags) or self._launch(job, tags)
+            run_id = self._launch(job, tags)
             state = self._follow(job, run_id, begun)
             if state.status == "SUCCESS":
                 self._say(f"{job}: done in {time.monotonic() - begun:.0f} s, {state.materializations} materialisations")
@@ -156,18 +156,16 @@ class MainJob:
         raise MainJobError(f"{job} failed: {' / '.join(reasons)} ({self._settings.webserver_url}/runs)")
 
     def _launch(self, job: str, tags: Mapping[str, str]) -> str:
+        """Id of the stage's run: the one under way, else a new one. Tried again while the webserver restarts: a run that
+        was started although the answer was lost is found by its tags."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return self._api.launch(job, tags)
+                return self._api.active(tags) or self._api.launch(job, tags)
             except DagsterApiError:
-                # Refused or restarting. A run that was started although the answer was lost is found by its tag.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(2.0)
-                running = self._api.active(tags)
-                if running:
-                    return running
 
     def _follow(self, job: str, run_id: str, begun: float) -> RunState:
         said, shown = time.monotonic(), ""
@@ -179,7 +177,7 @@ class MainJob:
                 continue
             if state.finished:
                 return state
-            words = f"{job}: {state.succeeded} steps done" + (f", {state.current} under way" if state.current else "")
+            words = f"{job}: {state.succeeded} steps done, {state.materializations} materialisations"
             quiet = time.monotonic() - said
             if quiet >= SAY_EVERY_SECONDS and (words != shown or quiet >= 3 * SAY_EVERY_SECONDS):
                 self._say(f"{words} ({time.monotonic() - begun:.0f} s)")
@@ -187,7 +185,7 @@ class MainJob:
             time.sleep(POLL_SECONDS)
 
     def _counts(self) -> str:
-        return f"{len(self._ledger.signals())} signals, {len(self._ledger.orders())} orders, {len(self._ledger.fills())} fills"
+        return ", ".join(f"{count} {name}" for name, count in self._ledger.counts().items())
 
 
 def _replay_words(state: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import difflib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -103,11 +104,20 @@ def port_problems(settings: Settings) -> list[str]:
         variable = f"TAPELINE_{name.upper()}"
         if port in seen:
             problems.append(f"port {port} is set twice: {seen[port]} and {variable}")
-        elif name != "postgres_port" and not port_is_free(host, port):
+        elif name != "postgres_port" and not _comes_free(host, port):
             # Postgres looks for itself: a server of this very cluster may be left from a killed start.
             problems.append(f"port {port} on {host} is taken by {port_holder(port)}: end it or set {variable}")
         seen.setdefault(port, variable)
     return problems
+
+
+def _comes_free(host: str, port: int) -> bool:
+    """Free now or in a moment: an outgoing connection may have been given the port for a short while."""
+    for _ in range(3):
+        if port_is_free(host, port):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def source_problems(settings: Settings) -> list[str]:

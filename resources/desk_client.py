@@ -16,6 +16,8 @@ import httpx
 
 from trading.signals import Decision
 
+MAX_PAUSE_SECONDS = 2.0
+
 
 class DeskError(Exception):
     """The desk did not do what was asked."""
@@ -47,7 +49,8 @@ class DecisionReceipt:
 class DeskClient:
     """Synchronous client. url: ``http://127.0.0.1:8600``; token: content of the desk's token file.
 
-    attempts: how often a request is tried when the connection fails or the desk answers 503; timeout: seconds a try.
+    attempts: how often a request is tried when the connection fails or the desk answers 503, with pauses that double from
+    pause_seconds up to 2 s; timeout: seconds a try.
     Every method raises DeskUnavailable or DeskRefused.
     """
 
@@ -139,7 +142,7 @@ class DeskClient:
                     return _answer(response)
                 problem = DeskUnavailable(_message(response))
             if attempt < attempts:
-                time.sleep(self._pause * 2 ** (attempt - 1))
+                time.sleep(min(self._pause * 2 ** (attempt - 1), MAX_PAUSE_SECONDS))
         raise problem
 
 

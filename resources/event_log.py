@@ -22,6 +22,7 @@ from dagster._serdes import ConfigurableClassData, serialize_value
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_postgres.utils import pg_url_from_config
+from sqlalchemy import create_engine
 
 BATCH_SIZE = 1000
 """Events a statement. Dagster reads it from DAGSTER_EVENT_BATCH_SIZE, which is set here unless the operator did."""
@@ -85,6 +86,8 @@ class SessionStorage(DagsterPostgresStorage):
         super().__init__(postgres_url, should_autocreate_tables, inst_data)
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(BATCH_SIZE))
         self._sessions_event_log = SessionEventLogStorage(postgres_url, should_autocreate_tables)
+        for part in (self.run_storage, self.schedule_storage, self._sessions_event_log):
+            _keep_connections(part, postgres_url)
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> SessionStorage:
@@ -93,3 +96,15 @@ class SessionStorage(DagsterPostgresStorage):
     @property
     def event_log_storage(self) -> EventLogStorage:
         return self._sessions_event_log
+
+
+def _keep_connections(part: Any, postgres_url: str) -> None:
+    """Let a storage keep its connections open.
+
+    Stock Dagster opens one for each statement, with a password handshake every time: most of what an idle daemon and a
+    short run spend. Connections that a restart of the server broke are noticed and replaced.
+    """
+    part._engine.dispose()
+    part._engine = create_engine(
+        postgres_url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=30, pool_pre_ping=True, pool_recycle=1800
+    )

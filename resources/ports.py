@@ -26,12 +26,12 @@ def port_answers(host: str, port: int, timeout_seconds: float = 0.5) -> bool:
 
 
 def port_holder(port: int) -> str:
-    """``name (pid 123)`` of the process listening on `port`, or words saying that it cannot be seen by this user."""
+    """``name (pid 123)`` of the process that has `port`, or words saying that it cannot be seen by this user."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.laddr and connection.laddr.port == port and connection.pid:
                 with contextlib.suppress(psutil.Error):
                     return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return "a process this user cannot see"

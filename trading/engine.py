@@ -105,9 +105,7 @@ far; value: quantity * mark * multiplier; day_start: cash + value when the sessi
 BOOK: Final = _dtype("session orders ambiguous", "start_cash equity day_start_equity traded_value")
 """What changes in the portfolio, one record."""
 
-TRADE: Final = _dtype(
-    "slot signal_time entry_time exit_time bars_held reason", "quantity entry_price exit_price commission pnl"
-)
+TRADE: Final = _dtype("slot signal_time entry_time exit_time bars_held reason", "quantity entry_price exit_price commission pnl")
 """A closed trade; quantity signed, pnl net of commission."""
 
 
@@ -291,9 +289,7 @@ def _wish(slots: Records, bounds: Records, states: Records, book: Record, wish: 
     refusal = _gate(slot, side, reference, stop, target)
     if refusal != NO_REFUSAL:
         return refusal
-    raw = raw_quantity(
-        slot["sizing_kind"], slot["sizing_parameter"], book["equity"], reference, stop, slot["multiplier"], 1.0
-    )
+    raw = raw_quantity(slot["sizing_kind"], slot["sizing_parameter"], book["equity"], reference, stop, slot["multiplier"], 1.0)
     quantity = floor_to_lot(raw, slot["lot"])
     if quantity <= 0.0:
         return SIZE_ZERO

@@ -1,6 +1,6 @@
 """The closed set of refusal codes. A refusal is always a member with named values, printed ``CODE: key=value``.
 
-docs/refusals.md is generated from this set (``tapeline docs refusals``).
+docs/refusals.md is generated from this set (``python -m resources.refusals_table``).
 """
 
 from __future__ import annotations

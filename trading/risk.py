@@ -34,7 +34,8 @@ class RiskState:
     good now, else the refusal's text. last_price: newest known price by symbol. positions: signed quantity by
     (strategy, symbol). pending_entries: entries sent and not ended. equity, day_start_equity, cash: now, at the session's
     start, now. working_notional: value of entry orders by symbol that may still fill. multipliers: account currency
-    per price point and unit, by symbol; a held symbol that is not in it makes the exposure unknown, which refuses.
+    per price point and unit, by symbol; for a symbol that is not in it (one quoted in a currency without a rate, say)
+    every value is unknown, which refuses.
     strategy_pnl: P&L of the session by strategy, needed only for strategies with a daily loss of their own.
     """
 
@@ -54,28 +55,22 @@ class RiskState:
     multipliers: Mapping[str, float] = field(default_factory=dict)
     strategy_pnl: Mapping[str, float] = field(default_factory=dict)
 
-    def value_per_point(self, symbol: str, instrument: Instrument | None = None) -> float:
-        """Account currency per price point and unit of `symbol`; NaN when not known. `instrument`: whose multiplier
-        counts when the state has none (an instrument quoted in the account's currency)."""
-        known = self.multipliers.get(symbol)
-        if known is not None:
-            return float(known)
-        if instrument is not None and instrument.symbol == symbol:
-            return float(instrument.multiplier)
-        return math.nan
+    def value_per_point(self, symbol: str) -> float:
+        """Account currency per price point and unit of `symbol`; NaN when not known, which refuses."""
+        return float(self.multipliers.get(symbol, math.nan))
 
-    def position_notional(self, symbol: str, instrument: Instrument | None = None) -> float:
+    def position_notional(self, symbol: str) -> float:
         """Gross value of `symbol` over all strategies plus its entries under way; NaN when a price is not known."""
         quantity = sum(abs(q) for (_, held), q in self.positions.items() if held == symbol)
         working = float(self.working_notional.get(symbol, 0.0))
         if quantity == 0.0:
             return working
-        return quantity * abs(self.last_price.get(symbol, math.nan)) * self.value_per_point(symbol, instrument) + working
+        return quantity * abs(self.last_price.get(symbol, math.nan)) * self.value_per_point(symbol) + working
 
-    def gross_exposure(self, instrument: Instrument | None = None) -> float:
+    def gross_exposure(self) -> float:
         """Gross value of all positions and entries under way; NaN when a price is not known."""
         held = {symbol for (_, symbol), quantity in self.positions.items() if quantity != 0.0}
-        return sum(self.position_notional(symbol, instrument) for symbol in held | set(self.working_notional))
+        return sum(self.position_notional(symbol) for symbol in held | set(self.working_notional))
 
     def open_keys(self, strategy: str | None = None) -> frozenset[Key]:
         """(strategy, symbol) that hold a position or are entering one, of one strategy or of all."""
@@ -123,12 +118,13 @@ def order_prices(intent: Intent, state: RiskState) -> list[float]:
     return [float(p) for p in prices if p is not None and math.isfinite(p)]
 
 
-def order_notional(intent: Intent, state: RiskState, instrument: Instrument) -> float:
-    """Value of the order at the least favourable of its prices, in account currency; NaN when the last price is unknown."""
+def order_notional(intent: Intent, state: RiskState) -> float:
+    """Value of the order at the least favourable of its prices, in account currency; NaN when its last price or
+    multiplier is unknown."""
     if intent.symbol not in state.last_price:
         return math.nan
     worst = max((abs(p) for p in order_prices(intent, state)), default=math.nan)
-    return float(limit_math.order_notional(intent.quantity, worst, state.value_per_point(intent.symbol, instrument)))
+    return float(limit_math.order_notional(intent.quantity, worst, state.value_per_point(intent.symbol)))
 
 
 def limit_missing(name: str, threshold: str = "not set") -> Finding:

@@ -43,13 +43,18 @@ class JudgedPartition:
 
 @dataclass
 class Judged:
-    """All verdicts of one run. unreadable: symbol or file -> what is wrong with it; those symbols have no verdicts."""
+    """All verdicts of one run.
+
+    unreadable: partition, symbol or dataset -> what is wrong with it; those have no verdicts. ended: symbols without bars
+    at the end of the span.
+    """
 
     dataset: str
     start: date
     end: date
     partitions: list[JudgedPartition] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
     bars: list[Bars] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -102,7 +107,9 @@ def _judge_symbol(
     bars = _with_trailing(lake, judged, instrument.symbol, timeframe, venue, trailing_rows(thresholds))
     lo, hi = session_number(judged.start), session_number(judged.end)
     inside = bars.rows((bars.session >= lo) & (bars.session <= hi))
-    sessions = _sessions_to_judge(bars, timeframe, venue, lo, hi, now)
+    sessions, ended = _sessions_to_judge(bars, timeframe, venue, lo, hi, now)
+    if ended:
+        judged.ended.add(instrument.symbol)
     if not sessions:
         return
     judged.bars.append(inside)
@@ -141,8 +148,11 @@ def _trailing_days(timeframe: Timeframe, venue: Calendar, rows: int) -> int:
     return math.ceil(rows / per_session * 1.6) + 10
 
 
-def _sessions_to_judge(bars: Bars, timeframe: Timeframe, venue: Calendar, lo: int, hi: int, now: int | None) -> list[int]:
-    """Sessions of the symbol in [lo, hi]: those that have bars and those between or right after them that have none."""
+def _sessions_to_judge(
+    bars: Bars, timeframe: Timeframe, venue: Calendar, lo: int, hi: int, now: int | None
+) -> tuple[list[int], bool]:
+    """(sessions of the symbol in [lo, hi]: those that have bars and those between or right after them that have none; has
+    the symbol ended?)"""
     numbers = venue.number
     if timeframe is Timeframe.W1:
         numbers = numbers[np.unique(last_of_week(venue))]
@@ -151,14 +161,15 @@ def _sessions_to_judge(bars: Bars, timeframe: Timeframe, venue: Calendar, lo: in
         numbers = numbers[begun]
     present = np.unique(bars.session)
     if len(present) == 0:
-        return []
+        return [], True
     last = int(present[-1])
     # Bars before the span vouch for its beginning, as the newest ones do for its end.
     later = int(((numbers > last) & (numbers <= hi)).sum())
-    until = hi if later < ENDED_AFTER_SESSIONS else last
+    ended = later >= ENDED_AFTER_SESSIONS
+    until = last if ended else hi
     due = numbers[(numbers >= max(lo, int(present[0]))) & (numbers <= until)]
     mine = present[(present >= lo) & (present <= hi)]
-    return [int(n) for n in np.union1d(due, mine)]
+    return [int(n) for n in np.union1d(due, mine)], ended
 
 
 def examples(part: JudgedPartition, result: RuleResult, limit: int = EXAMPLES) -> tuple[dict[str, Any], ...]:

@@ -2,24 +2,25 @@
 
 A history of thousands of sessions, nine rules each, would be hundreds of thousands of rows that say "passed". Kept are
 
-- every verdict, passed or failed, of each symbol's newest VERDICT_SESSIONS sessions of the run: the gate needs a verdict
-  for each rule of each required partition, and no strategy may require more sessions than that;
+- every verdict, passed or failed, of the newest VERDICT_SESSIONS sessions of each symbol that still has bars at the end
+  of the run: the gate needs a verdict for each rule of each required partition, and no strategy may require more;
 - every failed verdict of any age, so that an old fault stays visible;
 - for a fault recorded earlier that this run no longer finds, the passed verdict that replaces it.
 
-A partition without verdicts refuses decisions (reason=missing), so what is left out can only make the desk more careful.
-Running the checks on older sessions alone writes their verdicts.
+A verdict that says what the ledger says already, about the same content, is not written again. A partition without
+verdicts refuses decisions (reason=missing), so what is left out can only make the desk more careful. Running the checks
+on older sessions alone writes their verdicts.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-
 from assets.quality.history import Judged, JudgedPartition, examples
-from resources.ledger import tables as t
-from resources.ledger.store import VerdictRow, now_us
+from desk.hot_store import HOT_CONFLICT, OWN_CHECKS
+from resources.ledger.base import now_us
+from resources.ledger.store import VerdictRow
+from resources.ledger.verdict_history import Key, Said, copy_verdicts, known_verdicts
 from trading.quality import ALL_CHECKS
 
 if TYPE_CHECKING:
@@ -28,32 +29,17 @@ if TYPE_CHECKING:
 VERDICT_SESSIONS = 300
 """Above the most sessions a strategy or plan may require (quality_sessions, 260 at most)."""
 
-READABLE_CHECKS = ("lake_readable", "judged")
-"""Faults of the live path that say "could not be read or judged": a run that reads and judges the partition ends them."""
-
 
 def record(ledger: Ledger, judged: Judged, run_id: str) -> int:
     """Write the verdicts of a run; returns how many rows. Raises sqlalchemy's OperationalError while the ledger is away."""
-    rows = verdict_rows(judged, run_id, known_faults(ledger, judged))
-    ledger.put_verdicts(rows)
+    said = known_verdicts(ledger.engine, judged.dataset, judged.start, judged.end)
+    rows = verdict_rows(judged, run_id, said)
+    copy_verdicts(ledger.engine, rows)
     return len(rows)
 
 
-def known_faults(ledger: Ledger, judged: Judged) -> set[tuple[str, str, str]]:
-    """(session, symbol, check) of the failed verdicts the ledger holds for the span of the run."""
-    q = t.quality_verdicts.c
-    failed = select(q.session, q.symbol, q.check_name).where(
-        q.dataset == judged.dataset,
-        q.session >= judged.start.isoformat(),
-        q.session <= judged.end.isoformat(),
-        q.passed.is_(False),
-    )
-    with ledger.engine.connect() as connection:
-        return {(session, symbol, check) for session, symbol, check in connection.execute(failed)}
-
-
-def verdict_rows(judged: Judged, run_id: str, faults: set[tuple[str, str, str]]) -> list[VerdictRow]:
-    """The rows to write, see above. faults: what the ledger holds as failed."""
+def verdict_rows(judged: Judged, run_id: str, said: dict[Key, Said]) -> list[VerdictRow]:
+    """The rows to write, see above. said: what the ledger holds."""
     evaluated = now_us()
     by_symbol: dict[str, list[JudgedPartition]] = {}
     for part in judged.partitions:
@@ -64,9 +50,12 @@ def verdict_rows(judged: Judged, run_id: str, faults: set[tuple[str, str, str]])
         for age, part in enumerate(reversed(parts)):
             session = part.session.isoformat()
             # What the lake does not hold cannot be required; its failed gap rule is the one thing to say.
-            newest = age < VERDICT_SESSIONS and bool(part.content_hash)
+            newest = age < VERDICT_SESSIONS and bool(part.content_hash) and symbol not in judged.ended
             for result in part.results:
-                if newest or not result.passed or (session, symbol, result.check) in faults:
+                before = said.get((session, symbol, result.check))
+                if before == (bool(result.passed), str(result.severity), part.content_hash):
+                    continue
+                if newest or not result.passed or before is not None:
                     rows.append(
                         VerdictRow(
                             judged.dataset, session, symbol, result.check, bool(result.passed), str(result.severity),
@@ -74,14 +63,25 @@ def verdict_rows(judged: Judged, run_id: str, faults: set[tuple[str, str, str]])
                             () if result.passed else examples(part, result), run_id, evaluated,
                         )
                     )  # fmt: skip
-            for check in READABLE_CHECKS:
-                if (session, symbol, check) in faults and part.content_hash:
+            for check in OWN_CHECKS:
+                held = said.get((session, symbol, check))
+                if held is not None and part.content_hash and _settled(check, held, part.content_hash):
                     rows.append(
                         VerdictRow(
                             judged.dataset, session, symbol, check, True, "error", part.content_hash, 0, (), run_id, evaluated
                         )
                     )
     return rows
+
+
+def _settled(check: str, held: Said, content_hash: str) -> bool:
+    """Does reading and judging this content answer the live path's own verdict `held` anew?
+
+    A verdict on other content would refuse as stale for ever. What could not be read or judged now was. A bar told
+    differently twice is settled only by other content: the source's final bars.
+    """
+    passed, _, judged_hash = held
+    return judged_hash != content_hash or (not passed and check != HOT_CONFLICT)
 
 
 def missing_or_failed(

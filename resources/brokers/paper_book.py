@@ -208,9 +208,7 @@ class Book:
         held = self.positions.get(request.symbol, BookPosition()).quantity
         return max(0.0, -held * request.side.sign)
 
-    def _say(
-        self, order: BookOrder, event: OrderEvent, time_us: int, text: str = "", execution: Execution | None = None
-    ) -> None:
+    def _say(self, order: BookOrder, event: OrderEvent, time_us: int, text: str = "", execution: Execution | None = None) -> None:
         order.updated_time = time_us
         self.touched.add(order.client_id)
         self.events.append(BookEvent(order.client_id, order.broker_order_id, event, time_us, text, execution))

@@ -106,7 +106,9 @@ def _build(
             for symbol in members:
                 entries[symbol] = _moved(base.symbols[symbol], index, base.symbols[symbol].offset)
             continue
-        path = folder / f"part-{version:06d}-{number}.parquet"
+        # A name is never used twice, even where versions start again because a folder went: a reader holding an older
+        # manifest finds its file or none, never another one under the same name.
+        path = folder / f"part-{version:06d}-{number}-{os.urandom(4).hex()}.parquet"
         written.append(path)
         offset = 0
         names: list[tuple[str, int]] = []

@@ -122,12 +122,16 @@ REPAIR = "delete this period's folder and materialise its sessions again"
 
 
 class ManifestCache:
-    """Parsed manifests by path, as long as the file is the same one (device, inode, size, mtime)."""
+    """Parsed manifests by path, as long as the file is the same one.
+
+    The same: inode, size, mtime and the checksum at its head. Two versions written within one tick of the system's clock
+    may share the first three (an inode freed by a rename is given out again).
+    """
 
     def __init__(self, limit: int = 512) -> None:
         self._limit = limit
         self._lock = Lock()
-        self._known: OrderedDict[Path, tuple[tuple[int, ...], Manifest]] = OrderedDict()
+        self._known: OrderedDict[Path, tuple[tuple[int, int, int, bytes], Manifest]] = OrderedDict()
 
     def load(self, folder: Path) -> Manifest | None:
         """The manifest of the period in `folder`; None when there is none. Raises CorruptPartition."""
@@ -138,7 +142,7 @@ class ManifestCache:
             return None
         try:
             stat = os.fstat(fd)
-            key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            key = (stat.st_ino, stat.st_size, stat.st_mtime_ns, os.pread(fd, len(_HEAD) + 8, 0))
             with self._lock:
                 known = self._known.get(path)
                 if known is not None and known[0] == key:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,16 +23,18 @@ from resources.lake.codec import BAR_VALUES, BarCodec, Codec, FeatureCodec, Rows
 from resources.lake.commit import SymbolRows, commit
 from resources.lake.errors import CorruptPartition, LakeError, LakeWriteFailed, PartitionMissing
 from resources.lake.files import fsync_dir, writer_lock
-from resources.lake.manifest import REPAIR, Manifest, ManifestCache, SymbolEntry
+from resources.lake.manifest import REPAIR, Manifest, ManifestCache
 from resources.lake.model import FeatureFrame, Partition
 from resources.lake.parts import PartReader
 from resources.lake.periods import DatasetName, parse_dataset
 from resources.lake.rows import bar_rows, feature_rows, merge_closes, replaced_rows
+from resources.lake.select import consecutive, partition_of, within
 from trading.bars import Bars
 from trading.instruments import Instrument
 from trading.timeframes import session_date, session_number
 
 _WRITERS = min(4, os.cpu_count() or 1)
+_ATTEMPTS = 10
 
 
 class Lake:
@@ -98,8 +99,8 @@ class Lake:
             for symbol, entry in manifest.symbols.items():
                 if wanted is not None and symbol not in wanted:
                     continue
-                for i in _within(entry, start, end):
-                    found.setdefault((entry.sessions[i], symbol), _partition(dataset, symbol, manifest, entry, i))
+                for i in within(entry, start, end):
+                    found.setdefault((entry.sessions[i], symbol), partition_of(dataset, symbol, manifest, entry, i))
         return [found[key] for key in sorted(found) if found[key].rows]
 
     def partition(self, dataset: str, session: date, symbol: str) -> Partition:
@@ -248,12 +249,12 @@ class Lake:
         return found
 
     def _read(self, name: DatasetName, symbol: str, start: date | None, end: date | None) -> tuple[Rows, set[str]] | None:
-        for attempt in range(3):
+        for attempt in range(_ATTEMPTS):
             try:
                 return self._read_once(name, symbol, start, end)
             except FileNotFoundError as error:
                 # A writer may have collected the version this reader held: look at the manifest again.
-                if attempt == 2:
+                if attempt == _ATTEMPTS - 1:
                     raise CorruptPartition(f"{error.filename}: named by its manifest but not there; {REPAIR}") from error
         raise AssertionError("unreachable")
 
@@ -267,11 +268,11 @@ class Lake:
             if entry is None:
                 continue
             is_hot = len(manifest.period) == 10
-            picked = [i for i in _within(entry, start, end) if entry.sessions[i] not in overridden]
+            picked = [i for i in within(entry, start, end) if entry.sessions[i] not in overridden]
             if is_hot:
                 overridden.update(entry.sessions[i] for i in picked)
             starts = entry.starts()
-            for lo, hi in _consecutive(picked):
+            for lo, hi in consecutive(picked):
                 if starts[hi] == starts[lo]:
                     continue
                 part = manifest.parts[entry.part]
@@ -420,26 +421,3 @@ def _of_content(dataset: str, content: str) -> DatasetName:
 
 def _codec(name: DatasetName, instruments: Mapping[str, Instrument]) -> Codec:
     return BarCodec(name.timeframe, dict(instruments)) if name.content == "bars" else FeatureCodec(name.timeframe)
-
-
-def _consecutive(picked: list[int]) -> list[tuple[int, int]]:
-    """[lo, hi) ranges of consecutive positions."""
-    out: list[tuple[int, int]] = []
-    for i in picked:
-        if out and out[-1][1] == i:
-            out[-1] = (out[-1][0], i + 1)
-        else:
-            out.append((i, i + 1))
-    return out
-
-
-def _within(entry: SymbolEntry, start: date | None, end: date | None) -> list[int]:
-    lo = 0 if start is None else bisect_left(entry.sessions, session_number(start))
-    hi = len(entry.sessions) if end is None else bisect_right(entry.sessions, session_number(end))
-    return list(range(lo, hi))
-
-
-def _partition(dataset: str, symbol: str, manifest: Manifest, entry: SymbolEntry, i: int) -> Partition:
-    source, wall = manifest.writes[entry.write[i]]
-    day = session_date(entry.sessions[i])
-    return Partition(dataset, day, symbol, entry.rows[i], entry.hashes[i], entry.first[i], entry.last[i], source, wall)

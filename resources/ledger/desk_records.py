@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Table, or_, select, update
+from sqlalchemy import Connection, Table, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import tables as t
@@ -86,6 +86,14 @@ class DeskRecords(LedgerBase):
     def positions(self, *, open_only: bool = False) -> list[Row]:
         rows = self.rows(t.positions, list(t.positions.primary_key))
         return [row for row in rows if row["quantity"] != 0] if open_only else rows
+
+    def counts(self) -> dict[str, int]:
+        """How many signals, orders and fills there are."""
+        with self.engine.connect() as c:
+            return {
+                table.name: int(c.execute(select(func.count()).select_from(table)).scalar_one())
+                for table in (t.signals, t.orders, t.fills)
+            }
 
     def trace(self, order: str) -> Row | None:
         """The whole chain behind an order, named by our id, any part of the id, or the broker's id; None when unknown.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -32,16 +32,16 @@ def client_id(n: int) -> str:
 class BrokerSuite:
     """Inherited by every broker's test class, which provides the fixtures `broker` and `venue`."""
 
-    def order(self, venue: Venue, n: int, side: Side = Side.BUY, quantity: float = 100, **changes: object) -> OrderRequest:
-        values: dict[str, object] = {
+    def order(self, venue: Venue, n: int, side: Side = Side.BUY, quantity: float = 100, **changes: Any) -> OrderRequest:
+        values: dict[str, Any] = {
             "client_id": client_id(n), "symbol": venue.symbol, "side": side, "quantity": quantity,
             "order_type": OrderType.MARKET, "time_in_force": TimeInForce.GTC,
         }  # fmt: skip
-        return OrderRequest(**{**values, **changes})  # type: ignore[arg-type]
+        return OrderRequest(**{**values, **changes})
 
     def bracket(self, venue: Venue, n: int, stop: float = 1.19, target: float = 1.22) -> list[OrderRequest]:
         """A long entry with its stop and target: client ids n, n + 1, n + 2."""
-        legs: dict[str, object] = {"parent_client_id": client_id(n), "oco_group": f"oco-{n}", "reduce_only": True}
+        legs: dict[str, Any] = {"parent_client_id": client_id(n), "oco_group": f"oco-{n}", "reduce_only": True}
         return [
             self.order(venue, n),
             self.order(venue, n + 1, Side.SELL, order_type=OrderType.STOP, stop_price=stop, **legs),
@@ -162,8 +162,8 @@ class BrokerSuite:
             {"order_type": OrderType.STOP},
         ],
     )
-    def test_a_bad_order_is_rejected_with_its_reason(self, broker: Broker, venue: Venue, changes: dict[str, object]) -> None:
-        (report,) = broker.submit([self.order(venue, 1, **changes)])  # type: ignore[arg-type]
+    def test_a_bad_order_is_rejected_with_its_reason(self, broker: Broker, venue: Venue, changes: dict[str, Any]) -> None:
+        (report,) = broker.submit([self.order(venue, 1, **changes)])
         assert report.state is OrderState.REJECTED
         assert report.text
         assert broker.open_orders() == []

@@ -222,7 +222,7 @@ class Installation:
             raise DeskUnavailable("no token yet")
         return DeskClient(self.settings.desk_url, read_secret(self.settings.token_file), **{"attempts": 1, **kw})
 
-    def wait_for(self, condition: Any, process: subprocess.Popen[bytes] | None = None, seconds: float = 30.0) -> Any:
+    def wait_for(self, condition: Any, process: subprocess.Popen[bytes] | None = None, seconds: float = 150.0) -> Any:
         """The first truthy answer of `condition`; a desk that is not there yet is waited for."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -253,15 +253,15 @@ class Installation:
         self.ledger.insert_decisions(made, session=session, code_revision="test", run_id=run_id)
         return [item.decision for item in made if item.decision.approved]
 
-    def trade(self, row: Mapping[str, Any], run_id: str = "test-run") -> list[Any]:
+    def trade(self, row: Mapping[str, Any], run_id: str = "test-run", attempts: int = 60) -> list[Any]:
         """What the trade run does at one bar close, without Dagster around it."""
         approved = self.decide(row, run_id)
-        with self.client(attempts=60, pause_seconds=0.1) as desk:
+        with self.client(attempts=attempts, pause_seconds=0.1) as desk:
             answers = [desk.submit_decision(decision, int(row["close_time"])) for decision in approved]
             desk.close_done(int(row["close_time"]), run_id)
         return answers
 
-    def trade_until_finished(self, seconds: float = 60.0) -> list[Any]:
+    def trade_until_finished(self, seconds: float = 400.0) -> list[Any]:
         """Run every close's trade run as it comes, until the replay is over."""
         deadline, answers = time.monotonic() + seconds, []
         while time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,7 @@ class Day:
         self.at = installation
         self.live = LiveDesk(installation.settings)
         self.live.take_over()
-        self.ended: list[tuple[int, list[str]]] = []
+        self.results: list[Any] = []
         self.groups, _ = self.live.replay_groups(self.live.start_replay(None))
 
     def restart(self) -> None:
@@ -116,50 +117,55 @@ def test_a_close_that_is_recorded_is_not_done_again(make: Make) -> None:
 
 STEPS = [
     "broker.on_bars", "router.drain", "engine._hot.append", "engine._ledger.put_verdicts", "engine._store.mark",
-    "router.check_daily_loss", "router.exit_position", "engine._store.snapshot_account", "engine._ledger.record_close",
-    "engine._ledger.enqueue", "engine._ledger.end_session",
+    "router.check_daily_loss", "engine._store.snapshot_account", "engine._ledger.record_close", "engine._ledger.enqueue",
 ]  # fmt: skip
+EXIT, END = "router.exit_position", "engine._ledger.end_session"
 
 
 @pytest.fixture(scope="module")
 def quiet(install: MakeInstallation) -> Iterator[Day]:
     """The whole day without a fault."""
     day = Day(install())
-    day.ended = [(n, day.close(n).ended_sessions) for n in range(len(day.groups))]
+    day.results = [day.close(n) for n in range(len(day.groups))]
     yield day
     day.live.close()
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_day_with_every_step_failing_once_ends_with_the_books_of_a_quiet_day(
-    make: Make, monkeypatch: pytest.MonkeyPatch, quiet: Day, moment: str
+    make: Make, monkeypatch: pytest.MonkeyPatch, quiet: Day
 ) -> None:
     assert len(quiet.live.ledger.fills()) > 4
     day = make()
-    failed: list[str] = []
-    for n in range(len(day.groups)):
-        step = STEPS[n % len(STEPS)]
+    failed: list[tuple[str, str]] = []
+    for n, (step, moment) in faults(quiet).items():
         *path, name = step.split(".")
         owner: Any = day.live
         for part in path:
             owner = getattr(owner, part)
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, dying_once(getattr(owner, name), step, moment, failed))
-            try:
+            with pytest.raises(RuntimeError, match="killed"):
                 day.close(n, trade=False)
-            except RuntimeError:  # as if killed: nothing in memory survives
-                patch.undo()
-                day.restart()
-                day.close(n, trade=False)
+        day.restart()  # nothing in memory survives
+        day.close(n, trade=False)
         day.trade(n)
-    assert len(set(failed)) >= len(STEPS) - 2, failed
+    assert len(failed) == len(day.groups)
+    assert {(step, moment) for step in STEPS for moment in ("before", "after")} <= set(failed)
     books, expected = day.books(), quiet.books()
     for name in expected:
         assert books[name] == expected[name], name
     assert audit.verify(day.live.ledger.engine) == []
 
 
-def dying_once(call: Callable[..., Any], step: str, moment: str, failed: list[str]) -> Callable[..., Any]:
+def faults(quiet: Day) -> dict[int, tuple[str, str]]:
+    """Which step fails at which close, and whether before or after its work: each step both ways."""
+    exits = [n for n, result in enumerate(quiet.results) if any(e.reason for e in result.exits)]
+    plan = {exits[0]: (EXIT, "before"), exits[1]: (EXIT, "after"), len(quiet.groups) - 1: (END, "after")}
+    others = itertools.cycle((step, moment) for step in STEPS for moment in ("before", "after"))
+    return {n: plan.get(n) or next(others) for n in range(len(quiet.groups))}
+
+
+def dying_once(call: Callable[..., Any], step: str, moment: str, failed: list[tuple[str, str]]) -> Callable[..., Any]:
     """`call`, the first time with a failure before or after it has done its work."""
     died: list[bool] = []
 
@@ -167,7 +173,7 @@ def dying_once(call: Callable[..., Any], step: str, moment: str, failed: list[st
         if died:
             return call(*args, **kw)
         died.append(True)
-        failed.append(step)
+        failed.append((step, moment))
         if moment == "after":
             call(*args, **kw)
         raise RuntimeError(f"killed {moment} {step}")
@@ -234,7 +240,7 @@ def test_a_bar_told_differently_before_is_not_traded_on(make: Make) -> None:
 def test_a_session_opens_with_its_first_bar_and_ends_when_its_last_venue_has_closed(quiet: Day) -> None:
     (session,) = quiet.live.ledger.sessions()
     last = len(quiet.groups) - 1
-    assert [n for n, ended in quiet.ended if ended] == [last]
+    assert [n for n, result in enumerate(quiet.results) if result.ended_sessions] == [last]
     assert iso(quiet.groups[last - 1].close_time) == "2017-12-29T21:00:00Z"  # New York's stocks are done, FX is not
     assert (session["state"], session["start_equity"]) == ("ended", 100_000.0)
     assert session["opened_time"] == quiet.groups[0].close_time - US_PER_HOUR

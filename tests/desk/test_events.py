@@ -120,9 +120,7 @@ def test_partial_fills_add_up_in_any_order(desk: Desk) -> None:
         {"currency": "JPY"}, {"client_id": "int-other"},
     ],
 )  # fmt: skip
-def test_an_execution_that_cannot_be_is_kept_as_evidence_and_blocks_the_instrument(
-    desk: Desk, wrong: dict[str, object]
-) -> None:
+def test_an_execution_that_cannot_be_is_kept_as_evidence_and_blocks_the_instrument(desk: Desk, wrong: dict[str, object]) -> None:
     entry = desk.submit().intent_ids[0]
     good = Execution("x1", entry, "b", "EURUSD", Side.BUY, 1000, 1.2, 0.0, "USD", hour(0))
     _apply(desk, _event(entry, OrderEvent.FILL, replace(good, **wrong)))  # type: ignore[arg-type]

@@ -80,7 +80,8 @@ def test_bars_of_a_real_lake_come_back_bit_for_bit(tmp_path: Path) -> None:
 def test_closes_become_bars_per_symbol_and_timeframe_in_order() -> None:
     mixed = [*reversed(CLOSES[:3]), replace(CLOSES[0], symbol="GBPUSD"), replace(CLOSES[0], timeframe=Timeframe.H4)]
     made = hot_bars.to_bars(mixed)
-    assert sorted((b.symbol, str(b.timeframe), len(b)) for b in made) == [("EURUSD", "1h", 3), ("EURUSD", "4h", 1), ("GBPUSD", "1h", 1)]
+    found = sorted((b.symbol, str(b.timeframe), len(b)) for b in made)
+    assert found == [("EURUSD", "1h", 3), ("EURUSD", "4h", 1), ("GBPUSD", "1h", 1)]
     first = next(b for b in made if len(b) == 3)
     assert list(first.close_time) == sorted(first.close_time)
 

@@ -99,13 +99,19 @@ def test_a_strategys_halt_is_its_own(desk: Desk) -> None:
 
 
 def test_an_unknown_level_is_no_halt_and_no_silence(desk: Desk) -> None:
+    desk.submit(0)
+    desk.close(1)
     with pytest.raises(ValueError, match="PAUSE"):
         desk.router.halt("pause", "desk", "x", "ana")
     with desk.engine.begin() as connection:
         store.put_state(connection, "halt", {"global": "FROZEN"})
     with pytest.raises(ValueError, match="FROZEN"):
-        desk.submit()
-    assert desk.paper.open_orders() == []
+        desk.submit(1)
+    assert {o.leg for o in desk.store.working_orders()} == {"stop", "target"}
+    assert desk.router.exit_position("trend", "EURUSD", "rule", hour(1)).accepted
+    assert len(desk.router.continue_exits()) == 0
+    desk.close(2)
+    assert desk.position() == 0
 
 
 def lose(desk: Desk, n: int, low: float) -> None:

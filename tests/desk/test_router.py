@@ -253,17 +253,19 @@ def test_an_exit_waits_until_the_cancel_is_confirmed(ledger_engine: Engine) -> N
     assert desk.position() == 0
 
 
-def test_a_stop_that_fills_while_the_exit_waits_ends_the_exit(ledger_engine: Engine) -> None:
+@pytest.mark.parametrize("action", list(Action))
+def test_a_stop_that_fills_while_the_exit_waits_ends_the_exit(ledger_engine: Engine, action: Action) -> None:
     from tests.doubles.faulty_broker import FaultyBroker
 
     desk = Desk(ledger_engine, wrap=FaultyBroker).open()
     faulty = desk.broker
     assert isinstance(faulty, FaultyBroker)
-    desk.submit()
+    away = 0.01 * action.side.sign
+    desk.submit(action=action, stop=round(1.2 - away, 4), target=round(1.2 + 5 * away, 4))
     desk.close(1)
     faulty.cancel_faults = ["timeout_before"] * 2
     result = desk.router.exit_position("trend", "EURUSD", "rule", hour(1))
-    desk.close(2, bar("EURUSD", 2, 1.195, 1.196, 1.18, 1.19))
+    desk.close(2, bar("EURUSD", 2, 1.2, 1.215, 1.185, 1.19))
     assert desk.router.continue_exits() == []
     assert desk.states(*result.intent_ids) == ["denied"]
     assert desk.paper.positions() == []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Engine, text
 
 from desk import reconcile, submission
-from resources.brokers.protocol import BrokerError
+from resources.brokers.protocol import BrokerError, Execution
 from tests.desk.kit import Desk, bar, hour
 from tests.doubles.faulty_broker import SUBMIT_FAULTS, FaultyBroker
-from trading.orders import OrderState
+from trading.orders import OrderState, Side
 
 REACHED = ("timeout_after", "error_after", "empty", "garbage", "other")
 
@@ -33,9 +35,7 @@ def agree(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("fault", SUBMIT_FAULTS)
-def test_an_unclear_answer_makes_the_order_unknown_and_never_a_second_one(
-    desk: Desk, faulty: FaultyBroker, fault: str
-) -> None:
+def test_an_unclear_answer_makes_the_order_unknown_and_never_a_second_one(desk: Desk, faulty: FaultyBroker, fault: str) -> None:
     faulty.submit_faults = [fault]
     result = desk.submit()
     assert result.accepted
@@ -188,8 +188,6 @@ def test_an_unreadable_account_sends_nothing_and_may_be_tried_again(desk: Desk, 
 def test_a_broker_with_other_numbers_on_record_settles_nothing(
     desk: Desk, faulty: FaultyBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     faulty.submit_faults = ["timeout_after"]
     result = desk.submit()
     real = faulty.open_orders
@@ -197,3 +195,17 @@ def test_a_broker_with_other_numbers_on_record_settles_nothing(
     assert submission.resolve_unknown(desk.engine, desk.broker, desk.clock) == {}
     assert desk.states(*result.intent_ids) == ["unknown"] * 3
     assert desk.store.state("mismatches")["EURUSD"]["sticky"] is True
+
+
+def test_a_fill_of_an_order_in_no_book_is_kept_and_the_order_stays_unknown(
+    desk: Desk, faulty: FaultyBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Execution("x1", "", "b", "EURUSD", Side.BUY, 400, 1.2, 0.0, "USD", hour(0))
+    faulty.submit_faults = ["timeout_before"]
+    entry = desk.submit().intent_ids[0]
+    monkeypatch.setattr(faulty, "executions", lambda since: [replace(part, client_id=entry)])
+    submission.resolve_unknown(desk.engine, desk.broker, desk.clock)
+    assert desk.states(entry) == ["unknown"]
+    assert desk.position() == 400
+    submission.resolve_unknown(desk.engine, desk.broker, desk.clock)
+    assert desk.position() == 400

@@ -12,17 +12,17 @@ from desk.faults import BOUNDARIES
 from resources.ledger.store import connect
 from tests.faults import checks, harness
 
-CLOSES = 10
+CLOSES = 6
 CLEAN = dict.fromkeys(checks.NAMES, 0)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_a_kill_at_a_boundary_loses_and_doubles_nothing(ledger_url: str, ledger_engine: Engine, boundary: str) -> None:
-    count = 2 if boundary in ("during_cancel", "during_exit") else 5
+    count = 2 if boundary in ("during_cancel", "during_exit") else 4
     assert harness.finish(ledger_url, seed=3, closes=CLOSES, crash_at=f"{boundary}:{count}") == -9, "the boundary was not passed"
     assert harness.finish(ledger_url, seed=3, closes=CLOSES) == 0
     assert checks.compare(ledger_engine) == CLEAN
-    assert checks.activity(ledger_engine)["fills"] > 5
+    assert checks.activity(ledger_engine)["fills"] > 2
 
 
 def test_a_life_without_kills_is_clean_and_busy(ledger_url: str, ledger_engine: Engine) -> None:
@@ -37,7 +37,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(new_ledger_url: Callabl
     dice = random.Random(11)
     for seed in range(2):
         url, kills = new_ledger_url(), 0
-        while kills < 6 and harness.kill_after(url, seed, CLOSES, dice.uniform(0.05, 0.5)):
+        while kills < 4 and harness.kill_after(url, seed, CLOSES, dice.uniform(0.05, 0.5)):
             kills += 1
         assert harness.finish(url, seed, CLOSES) == 0
         engine = connect(url)

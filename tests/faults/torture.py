@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from desk.faults import BOUNDARIES
 from resources.ledger.migrate import create_databases, upgrade
@@ -58,7 +59,7 @@ def _ledger(server: str, number: int) -> Iterator[str]:
             connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}"'))
         yield f"{server}/{name}"
     finally:
-        with admin.connect() as connection:
+        with suppress(SQLAlchemyError), admin.connect() as connection:  # the server may be vacuuming it: it ends with the server
             connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
         admin.dispose()
 
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             total = {name: total[name] + found[name] for name in total}
             busy = {name: busy[name] + done[name] for name in busy}
             if any(found.values()):
-                print(f"life {lives} (seed {life}): {({k: v for k, v in found.items() if v})}", flush=True)
+                print(f"life {lives} (seed {life}): { ({k: v for k, v in found.items() if v}) }", flush=True)
     done_text = ", ".join(f"{v} {k}" for k, v in busy.items())
     print(f"{kills} kills in {lives} lives, {time.monotonic() - started:.0f} s; {done_text}")
     for name, count in total.items():

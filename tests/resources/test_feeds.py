@@ -15,6 +15,7 @@ import pytest
 
 from resources.feeds import feed_names, get_feed
 from resources.feeds import sample as sample_module
+from resources.feeds._lean_time import local_to_utc
 from resources.feeds.lean import LeanFeed, LeanSymbol, read_minutes
 from resources.feeds.protocol import Feed, FeedError, MalformedData, SourceMissing, SymbolNotFound
 from resources.feeds.sample import read_csv
@@ -245,6 +246,17 @@ def test_two_brokers_stamps_agree_once_each_is_read_in_its_own_zone() -> None:
     apart = np.abs(fxcm.close[a] - oanda.close[b])
     shifted = np.abs(fxcm.close[a][:-60] - oanda.close[b][60:])
     assert np.median(apart) * 3 < np.median(shifted)
+
+
+@pytest.mark.parametrize(
+    ("zone", "utc_hour"),
+    [("UTC", 12.0), ("UTC-05", 17.0), ("UTC+05:30", 6.5), ("America/New_York", 16.0), ("Asia/Kolkata", 6.5)],
+)
+def test_noon_in_every_kind_of_zone(zone: str, utc_hour: float) -> None:
+    noon = np.array([utc(2014, 6, 6, 12)], np.int64)
+    assert (int(local_to_utc(noon, zone)[0]) - utc(2014, 6, 6)) / 3.6e9 == utc_hour
+    with pytest.raises(FeedError, match="Mars/Olympus"):
+        local_to_utc(noon, "Mars/Olympus")
 
 
 def test_bars_that_are_not_session_bars_are_refused_with_the_way_to_get_them() -> None:

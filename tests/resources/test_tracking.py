@@ -15,7 +15,7 @@ from ml.baseline import TrainingConfig, train
 from ml.dataset import save
 from ml.scoring import ScoringModel
 from resources.settings import ROOT
-from resources.tracking import CHALLENGER, CHAMPION, DatasetInput, ModelRecord, Tracking, TrackingError
+from resources.tracking import CHALLENGER, CHAMPION, DatasetInput, ModelRecord, TrackedModel, Tracking, TrackingError
 from tests.ml.synthetic import training_set
 from tests.mlflow_server import mlflow_url
 
@@ -46,10 +46,16 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> ModelRecord:
     )  # fmt: skip
 
 
-def test_a_training_is_one_run_with_its_data_its_model_and_its_figures(tracking: Tracking, record: ModelRecord) -> None:
+@pytest.fixture(scope="module")
+def made(tracking: Tracking, record: ModelRecord) -> TrackedModel:
+    return tracking.log_model(record)
+
+
+def test_a_training_is_one_run_with_its_data_its_model_and_its_figures(
+    tracking: Tracking, record: ModelRecord, made: TrackedModel
+) -> None:
     import mlflow
 
-    made = tracking.log_model(record)
     run = mlflow.get_run(made.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["dagster_run_id"] == "run-1"
@@ -67,8 +73,7 @@ def test_a_training_is_one_run_with_its_data_its_model_and_its_figures(tracking:
     assert made.run_url.endswith(f"/runs/{made.run_id}")
 
 
-def test_a_model_loads_and_scores_alike_everywhere(tracking: Tracking, record: ModelRecord) -> None:
-    made = tracking.log_model(record)
+def test_a_model_loads_and_scores_alike_everywhere(tracking: Tracking, record: ModelRecord, made: TrackedModel) -> None:
     ours = ScoringModel.from_bytes(tracking.model_bytes(made.name, CHALLENGER))
     assert ours.to_bytes() == record.model
     rows = pd.DataFrame(np.asarray(record.sample, np.float64), columns=list(record.features))
@@ -77,20 +82,20 @@ def test_a_model_loads_and_scores_alike_everywhere(tracking: Tracking, record: M
     assert np.array_equal(served, ours.predict(record.sample))
 
 
-def test_no_pickle_is_stored_and_none_is_needed(tracking: Tracking, record: ModelRecord, tmp_path: Path) -> None:
+def test_no_pickle_is_stored_and_none_is_needed(record: ModelRecord, made: TrackedModel, tmp_path: Path) -> None:
     """Loaded by another process that refuses pickles and cannot import Tapeline."""
     import mlflow
 
-    made = tracking.log_model(record)
     folder = Path(mlflow.artifacts.download_artifacts(made.uri, dst_path=str(tmp_path / "model")))
     names = {p.name for p in folder.rglob("*") if p.is_file()}
     assert {"model.json", "scoring.py", "served_model.py"} <= names
     assert not [n for n in names if n.endswith((".pkl", ".pickle", ".joblib", ".bin"))]
+    columns = list(record.features)
     code = (
-        "import sys; assert not any(p == %r for p in sys.path); import mlflow, pandas as pd\n"
-        "m = mlflow.pyfunc.load_model(%r)\n"
-        "print(m.predict(pd.DataFrame([[0.0]*%d], columns=%r))['probability'][0])"
-    ) % (str(ROOT), str(folder), len(record.features), list(record.features))
+        f"import sys; assert {str(ROOT)!r} not in sys.path; import mlflow, pandas as pd\n"
+        f"m = mlflow.pyfunc.load_model({str(folder)!r})\n"
+        f"print(m.predict(pd.DataFrame([[0.0] * {len(columns)}], columns={columns!r}))['probability'][0])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False,
         env={"PATH": "/usr/bin:/bin", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},

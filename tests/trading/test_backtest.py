@@ -270,6 +270,27 @@ def test_concurrent_positions_are_counted_over_the_portfolio_in_the_order_given(
     assert result.trades.slot.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("change", "code"), [({"max_position_notional": 1500}, "MAX_POSITION"), ({"max_gross_leverage": 0.15}, "BUYING_POWER")]
+)
+def test_an_entry_decided_at_the_same_close_counts_before_it_fills(change: dict[str, Any], code: str) -> None:
+    bars = bars_of(ROWS)
+    evaluation = wishes(bars, enter_long={0: True})
+    limits = LIMITS.model_copy(update=change)
+    result = backtest([evaluation] * 2, [bars] * 2, [make()] * 2, cash=10_000.0, sizing=FIXED, limits=limits, strategy=["a", "b"])
+    assert result.refusals == {code: 1}
+    assert result.trades.slot.tolist() == [0]
+
+
+def test_a_bar_without_prices_leaves_the_mark_where_it_was() -> None:
+    rows = list(ROWS)
+    rows[3] = (math.nan, math.nan, math.nan, math.nan)
+    bars = bars_of(rows)
+    result = run(bars, wishes(bars, enter_long={0: True}))
+    np.testing.assert_array_equal(result.equity, [10_000, 10_010, 10_040, 10_040, 9_940, 9_950])
+    assert result.trades.bars_held[0] == 5
+
+
 def test_bars_of_different_lengths_are_merged_in_time() -> None:
     short, long = bars_of(flat(10.0, 3), "A", start=3), bars_of(flat(20.0, 6), "B")
     evaluations = [wishes(short, enter_long={0: True}), wishes(long, enter_long={0: True})]

@@ -252,6 +252,30 @@ def test_history_and_live_judge_alike(seed: int, timeframe: Timeframe, window: i
         assert live == expected
 
 
+def test_the_trailing_rows_asked_for_are_all_that_matters() -> None:
+    """At the very threshold where a row's verdict flips, live and history still agree."""
+    bars = made(XNYS, date(2015, 1, 2), date(2016, 6, 30), Timeframe.D1)
+    instrument = stock(timeframe=Timeframe.D1)
+
+    def jumped(row: int, sigmas: float, *, live: bool) -> bool:
+        limits = Thresholds(jump_window=60, volume_window=10, jump_sigmas=sigmas, jump_minimum=0.0)
+        number = int(bars.session[row])
+        if live:
+            trailing = bars.rows(slice(row - trailing_rows(limits), row))
+            results = judge(bars.rows(slice(row, row + 1)), trailing, instrument, XNYS, limits)
+        else:
+            results = judge_history(bars, instrument, XNYS, limits, sessions=[number])[number]
+        return not next(r for r in results if r.check == "jump").passed
+
+    for row in (200, 300):
+        low, high = 0.0, 50.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if jumped(row, middle, live=False) else (low, middle)
+        assert jumped(row, low - 1e-9, live=True)
+        assert not jumped(row, high + 1e-9, live=True)
+
+
 def test_sessions_without_bars_are_judged_when_asked() -> None:
     bars = made(XNYS, date(2014, 6, 2), date(2014, 6, 30), Timeframe.D1)
     hole = bars.rows(bars.session != NUMBER)

@@ -36,7 +36,13 @@ LIMITS = Limits(
     daily_loss=DailyLoss(amount=2000, percent=3), price_collar_percent=5, max_gross_leverage=2,
 )  # fmt: skip
 STATE = RiskState(
-    mode=Mode.PAPER, equity=100_000, day_start_equity=100_000, cash=100_000, quality_ok="", last_price={"AAPL": 100.0}
+    mode=Mode.PAPER,
+    equity=100_000,
+    day_start_equity=100_000,
+    cash=100_000,
+    quality_ok="",
+    last_price={"AAPL": 100.0},
+    multipliers={"AAPL": 1.0},
 )
 ENTRY = Intent("dec-1", "entry", "trend", "AAPL", Side.BUY, 100, OrderType.MARKET, reference_price=100.0)
 
@@ -75,6 +81,7 @@ STATES: list[tuple[dict[str, Any], str]] = [
     ({"equity": 98_000.0}, "DAILY_LOSS: pnl=-2000 limit=2000 or 3%"),
     ({"equity": math.nan}, "DAILY_LOSS: pnl=nan"),
     ({"working_notional": {"MSFT": 195_000.0}}, "BUYING_POWER: symbol=AAPL exposure=205000 limit=200000"),
+    ({"multipliers": {}}, "MAX_NOTIONAL: symbol=AAPL notional=nan"),
     ({"positions": {("a", "MSFT"): 10.0}}, "BUYING_POWER: symbol=AAPL exposure=nan"),  # MSFT has no price: unknown
     ({"positions": {("a", "MSFT"): 10.0}, "last_price": {"AAPL": 100.0, "MSFT": 50.0}}, "BUYING_POWER: symbol=AAPL exposure=nan"),
 ]
@@ -139,7 +146,9 @@ def test_a_strategy_limit_tightens_and_never_loosens() -> None:
     assert why(replace(ENTRY, strategy="other"), limits=tight) == ""
     loose = LIMITS.model_copy(update={"strategies": {"trend": StrategyLimits(max_notional=1e9)}})
     assert why(replace(ENTRY, quantity=501.0), limits=loose).startswith("MAX_NOTIONAL")
-    one = replace(STATE, positions={("trend", "MSFT"): 1.0}, last_price={"AAPL": 100.0, "MSFT": 1.0}, multipliers={"MSFT": 1.0})
+    one = replace(
+        STATE, positions={("trend", "MSFT"): 1.0}, last_price={"AAPL": 100.0, "MSFT": 1.0}, multipliers={"AAPL": 1.0, "MSFT": 1.0}
+    )
     assert why(replace(ENTRY, quantity=1.0), one, tight) == "CONCURRENT_POSITIONS: strategy=trend would_be=2 limit=1"
 
 
@@ -152,7 +161,7 @@ def test_a_strategys_own_daily_loss_needs_its_own_profit_and_loss() -> None:
 
 def test_a_multiplier_counts_in_every_value() -> None:
     future = make("ES", "0.25", "1", "50")
-    state = replace(STATE, last_price={"ES": 4000.0})
+    state = replace(STATE, last_price={"ES": 4000.0}, multipliers={"ES": 50.0})
     order = replace(ENTRY, symbol="ES", quantity=1.0, reference_price=4000.0)
     assert why(order, state, instrument=future) == "MAX_NOTIONAL: symbol=ES notional=200000 limit=50000"
 

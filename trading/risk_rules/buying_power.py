@@ -19,7 +19,7 @@ class BuyingPower:
     def judge(self, limits: Limits, state: RiskState, intent: Intent, instrument: Instrument) -> Finding:
         if limits.max_gross_leverage is None:
             return limit_missing("max_gross_leverage")
-        would_be = state.gross_exposure(instrument) + order_notional(intent, state, instrument)
+        would_be = state.gross_exposure() + order_notional(intent, state)
         most = state.equity * limits.max_gross_leverage
         if leverage_exceeded(would_be, state.equity, limits.max_gross_leverage):
             refusal = refuse(RefusalCode.BUYING_POWER, symbol=intent.symbol, exposure=number(would_be), limit=number(most))

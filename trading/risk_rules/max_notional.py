@@ -20,7 +20,7 @@ class MaxNotional:
         limit = tighter(limits.max_notional, limits.of(intent.strategy).max_notional)
         if limit is None:
             return limit_missing("max_notional")
-        value = order_notional(intent, state, instrument)
+        value = order_notional(intent, state)
         if exceeds(value, limit):
             return Finding(
                 number(value), number(limit),

@@ -20,7 +20,7 @@ class MaxPosition:
         limit = tighter(limits.max_position_notional, limits.of(intent.strategy).max_position_notional)
         if limit is None:
             return limit_missing("max_position_notional")
-        would_be = state.position_notional(intent.symbol, instrument) + order_notional(intent, state, instrument)
+        would_be = state.position_notional(intent.symbol) + order_notional(intent, state)
         if exceeds(would_be, limit):
             return Finding(
                 number(would_be), number(limit),

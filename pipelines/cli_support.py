@@ -1,0 +1,172 @@
+"""What the commands of ``tapeline`` share: reaching the ledger and the desk, printing, failing in one line."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from resources.desk_client import DeskClient
+    from resources.ledger.store import Ledger
+    from resources.settings import Settings
+
+WRONG = 1
+UNREACHABLE = 3
+
+
+def own_settings() -> Settings:
+    from pydantic import ValidationError
+
+    from resources.settings import settings
+
+    try:
+        return settings()
+    except ValidationError as error:
+        said = "; ".join(f"TAPELINE_{'_'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors())
+        fail(f"a setting is wrong: {said}", WRONG)
+
+
+@contextmanager
+def open_ledger() -> Iterator[Ledger]:
+    """The ledger; one line and exit code 3 when it cannot be reached."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from resources.ledger.store import Ledger
+
+    try:
+        ledger = Ledger.at(own_settings().ledger_url())
+    except FileNotFoundError:
+        fail("there is no ledger yet: start Tapeline with `tapeline up`", UNREACHABLE)
+    try:
+        yield ledger
+    except SQLAlchemyError as error:
+        fail(
+            f"the ledger does not answer ({type(error).__name__}): is Postgres running? start Tapeline with `tapeline up`",
+            UNREACHABLE,
+        )
+    finally:
+        ledger.engine.dispose()
+
+
+@contextmanager
+def open_desk() -> Iterator[DeskClient]:
+    """The desk's client. Raises DeskUnavailable when it was never started."""
+    from resources.desk_client import DeskClient, DeskUnavailable
+    from resources.secrets import SecretError, read_secret
+
+    own = own_settings()
+    try:
+        token = read_secret(own.token_file)
+    except SecretError as error:
+        raise DeskUnavailable(str(error)) from None
+    with DeskClient(own.desk_url, token, timeout=15.0, attempts=2) as client:
+        yield client
+
+
+def ask_desk(ask: Callable[[DeskClient], dict[str, Any]]) -> dict[str, Any]:
+    """Do something at the desk; one line and an exit code when it is not done."""
+    from resources.desk_client import DeskRefused, DeskUnavailable
+
+    try:
+        with open_desk() as desk:
+            return ask(desk)
+    except DeskRefused as error:
+        fail(error.message, WRONG)
+    except DeskUnavailable as error:
+        fail(f"not done: {error}", UNREACHABLE)
+
+
+def status_of_ledger(ledger: Ledger) -> dict[str, Any]:
+    from trading.timeframes import iso
+
+    beat, last, replay = ledger.get_state("heartbeat") or {}, ledger.latest_close(), ledger.get_state("replay") or {}
+    return {
+        "state": "down",
+        "mode": own_settings().mode.upper(),
+        "last_heartbeat": iso(beat["wall"]) if beat else "never",
+        "last_close": iso(last["close_time"]) if last else "none",
+        "halt": ledger.get_state("halt") or {},
+        "replay": {k: replay.get(k) for k in ("state", "sessions", "closes", "total")} if replay else {},
+        "open_positions": len(ledger.positions(open_only=True)),
+        "account": ledger.latest_account() or {},
+        "config_problems": [row["message"] for row in ledger.config_problems()],
+    }
+
+
+def show(
+    title: str, columns: Sequence[str], read: Callable[[Ledger], list[dict[str, Any]]], as_json: bool, time_column: str
+) -> None:
+    from trading.timeframes import iso
+
+    with open_ledger() as ledger:
+        rows = read(ledger)
+    if as_json:
+        print_json(rows)
+        return
+    banner()
+    say_when_down()
+    shown = [[iso(row[time_column]) if row.get(time_column) else "", *(cell(row.get(c)) for c in columns)] for row in rows]
+    table(title, [time_column, *columns], shown)
+
+
+def say_when_down() -> None:
+    from resources.desk_client import DeskError
+
+    try:
+        with open_desk() as desk:
+            desk.health()
+    except DeskError as error:
+        desk_down(error)
+
+
+def desk_down(error: Exception) -> None:
+    warn(f"the desk is down ({error}); this is what the ledger says")
+
+
+def banner() -> None:
+    mode = own_settings().mode.upper()
+    warn(f"{mode}: simulated money" if mode == "PAPER" else f"{mode}: nothing is sent")
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return json.dumps(value, default=str) if isinstance(value, (dict, list)) else str(value)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=f"{own_settings().mode.upper()} {title} ({len(rows)})", title_justify="left")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    # A pipe has no width of its own: do not cut lines for it.
+    Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False).print(grid)
+
+
+def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def who_asks(given: str) -> str:
+    return given or f"tapeline:{getpass.getuser()}"
+
+
+def warn(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    typer.echo(f"tapeline: {text}", err=True)
+    raise typer.Exit(code)
