@@ -168,6 +168,7 @@ def undecided(ledger: Ledger, close_time: int) -> list[Signal]:
     return [Signal.from_dict(row["content"]) for row in ledger.signals(close_time=close_time) if row["id"] not in decided]
 
 
-def decisions_at(ledger: Ledger, close_time: int) -> list[Decision]:
-    """Decisions of a close, rebuilt from their stored snapshots and outcomes."""
-    return [kernel.decision_of(bytes(row["snapshot"]), bytes(row["outcome"])) for row in ledger.decisions(close_time=close_time)]
+def decisions_of(ledger: Ledger, *, close_time: int | None = None, session: str | None = None) -> list[Decision]:
+    """Decisions of a close or a session, rebuilt from their stored snapshots and outcomes."""
+    rows = ledger.decisions(close_time=close_time, session=session)
+    return [kernel.decision_of(bytes(row["snapshot"]), bytes(row["outcome"])) for row in rows]

@@ -14,8 +14,10 @@ from assets import trade_lane
 from assets.common import markdown_table, session_partitions_def
 from resources.dagster_resources import ConfigFilesResource, DeskResource, LakeResource, LedgerResource
 from resources.desk_client import DeskUnavailable
+from resources.ledger.store import Ledger
 from resources.revision import code_revision
 from resources.settings import settings
+from trading.signals import Decision, Signal
 from trading.timeframes import iso
 
 CLOSE_TIME_TAG = "tapeline/close_time"
@@ -48,6 +50,7 @@ def _mode() -> str:
     return settings().mode.upper()
 
 
+_ORDER_HEADER = ["order", "strategy", "leg", "symbol", "side", "quantity", "type", "state", "average", "text", "chain"]
 _SIGNAL_COLUMNS = dg.TableSchema(
     columns=[
         dg.TableColumn("id", "string", "content hash of strategy, revision, instrument, timeframe, close time, action"),
@@ -60,6 +63,32 @@ _SIGNAL_COLUMNS = dg.TableSchema(
         dg.TableColumn("content", "json", "prices, stop, target, validity, sizing, needed partitions with hashes"),
     ]
 )
+
+
+def _signal_rows(made: list[Signal]) -> list[list[Any]]:
+    return [
+        [s.id, s.strategy, s.strategy_revision, s.symbol, iso(s.close_time), str(s.action), s.reference_price,
+         s.stop_price, s.target_price, " ".join(f"{p.dataset}/{p.session}={p.content_hash[:12]}" for p in s.partitions[:3])]
+        for s in made
+    ]  # fmt: skip
+
+
+def _stored(store: Ledger, session: str) -> list[Signal]:
+    return [Signal.from_dict(row["content"]) for row in store.signals(session=session)]
+
+
+def _decision_row(d: Decision) -> list[Any]:
+    said = d.refusal or " ".join(f"{v.gate}={v.value}" for v in d.verdicts)
+    yes = "yes" if d.approved else "no"
+    return [d.id, d.signal.id, d.signal.strategy, d.signal.symbol, iso(d.signal.close_time), str(d.signal.action), yes, said]
+
+
+def _order_rows(store: Ledger, session: str) -> list[list[Any]]:
+    return [
+        [o["id"], o["strategy"], o["leg"], o["symbol"], o["side"], o["quantity"], o["order_type"], o["state"],
+         o["average_price"], o["text"], f"`tapeline trace {o['id']}`"]
+        for o in store.orders(session)
+    ]  # fmt: skip
 
 
 @dg.asset(
@@ -75,7 +104,7 @@ def signals(
 ) -> dg.MaterializeResult:
     started_wall = _wall()
     config, store, bars = config_files.load(), ledger.ledger(), lake.lake()
-    rows: list[list[Any]] = []
+    made: list[Signal] = []
     silent: dict[str, str] = {}
     closes = _closes(context, config, bars, store)
     for close_time in closes:
@@ -86,11 +115,8 @@ def signals(
         )
         store.stamp_close(close_time, signals_wall=_wall())
         silent.update(outcome.silent)
-        rows += [
-            [s.id, s.strategy, s.strategy_revision, s.symbol, iso(s.close_time), str(s.action), s.reference_price,
-             s.stop_price, s.target_price, " ".join(f"{p.dataset}/{p.session}={p.content_hash[:12]}" for p in s.partitions[:3])]
-            for s in outcome.signals
-        ]  # fmt: skip
+        made += outcome.signals
+    rows = _signal_rows(made)
     context.log.info(f"{len(rows)} signals at {len(closes)} bar close(s)")
     header = ["signal", "strategy", "revision", "symbol", "bar close", "action", "reference", "stop", "target", "bars (hash)"]
     return dg.MaterializeResult(
@@ -99,6 +125,7 @@ def signals(
             "closes": dg.MetadataValue.md(", ".join(iso(t) for t in closes[:24]) or "none"),
             "dagster/row_count": len(rows),
             "signals": dg.MetadataValue.md(markdown_table(header, rows)),
+            "session_so_far": dg.MetadataValue.md(markdown_table(header, _signal_rows(_stored(store, context.partition_key)))),
             "silent": dg.MetadataValue.md(markdown_table(["strategy / instrument", "why"], sorted(silent.items()))),
             "config_problems": len(config.problems),
         }
@@ -128,12 +155,9 @@ def decisions(
         )
         store.stamp_close(close_time, decisions_wall=_wall())
         approved += sum(row.decision.approved for row in made)
-        rows += [
-            [d.id, d.signal.id, d.signal.strategy, d.signal.symbol, str(d.signal.action), "yes" if d.approved else "no",
-             d.refusal or " ".join(f"{v.gate}={v.value}" for v in d.verdicts)]
-            for d in (row.decision for row in made)
-        ]  # fmt: skip
-    header = ["decision", "signal", "strategy", "symbol", "action", "approved", "refusal or gate values"]
+        rows += [_decision_row(row.decision) for row in made]
+    so_far = [_decision_row(d) for d in trade_lane.decisions_of(store, session=context.partition_key)]
+    header = ["decision", "signal", "strategy", "symbol", "bar close", "action", "approved", "refusal or gate values"]
     return dg.MaterializeResult(
         metadata={
             "mode": _mode(),
@@ -141,6 +165,7 @@ def decisions(
             "approved": approved,
             "refused": len(rows) - approved,
             "decisions": dg.MetadataValue.md(markdown_table(header, rows)),
+            "session_so_far": dg.MetadataValue.md(markdown_table(header, so_far)),
         }
     )
 
@@ -162,7 +187,7 @@ def orders(
     config, store, client = config_files.load(), ledger.ledger(), desk.client()
     rows: list[list[Any]] = []
     for close_time in _closes(context, config, lake.lake(), store):
-        approved = [d for d in trade_lane.decisions_at(store, close_time) if d.approved]
+        approved = [d for d in trade_lane.decisions_of(store, close_time=close_time) if d.approved]
         try:
             posted = trade_lane.post(approved, client, close_time)
             client.close_done(close_time, run_id=context.run.run_id, outcome="done")
@@ -185,6 +210,7 @@ def orders(
             "dagster/row_count": len(rows),
             "accepted": sum(row[4] == "accepted" for row in rows),
             "orders": dg.MetadataValue.md(markdown_table(header, rows)),
+            "session_so_far": dg.MetadataValue.md(markdown_table(_ORDER_HEADER, _order_rows(store, context.partition_key))),
         }
     )
 

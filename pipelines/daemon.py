@@ -18,7 +18,7 @@ def main() -> None:
 
     wanted = settings().sensor_loop_seconds
     if hasattr(sensor, "MIN_INTERVAL_LOOP_TIME"):
-        sensor.MIN_INTERVAL_LOOP_TIME = wanted  # type: ignore[misc]
+        sensor.MIN_INTERVAL_LOOP_TIME = wanted  # type: ignore[assignment]
     else:
         print("this Dagster has no MIN_INTERVAL_LOOP_TIME: sensors run at its own pace", file=sys.stderr)  # noqa: T201
     sys.argv[0] = "dagster-daemon"

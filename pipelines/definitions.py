@@ -20,7 +20,9 @@ from sensors.fresh_bars import fresh_bars
 _ASSETS = [*market_data.ASSETS, *features.ASSETS, *models.ASSETS, *research.ASSETS, *trading.ASSETS, *reports.ASSETS]
 _CHECKS = [*quality.CHECKS, *features.CHECKS, *models.CHECKS, *research.CHECKS, *reports.CHECKS]
 
-_LIVE_CHECKS = dg.AssetSelection.checks(*(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE))
+_LIVE_CHECKS = dg.AssetSelection.checks(
+    *(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE),
+)
 _HISTORY = dg.AssetSelection.groups("market_data", "features")
 
 ingest = dg.define_asset_job(

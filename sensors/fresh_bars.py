@@ -20,7 +20,7 @@ from trading.timeframes import iso
 
 LONG_POLL_SECONDS = 40.0
 """Below the 60 s after which the daemon gives the evaluation up."""
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 NO_RUN_OUTCOMES = frozenset({"no_strategy", "skipped"})
 
 
@@ -30,8 +30,11 @@ def next_close(ledger: Ledger, cursor: int, patience_seconds: float, now_wall: i
     A close whose predecessor still runs is held back until that run is done or `patience_seconds` have passed since
     it was sensed: decisions must not be taken out of order.
     """
-    previous = ledger.close(cursor)
-    for row in ledger.closes(after=cursor, limit=100):
+    previous: Row | None = None
+    for row in ledger.closes(after=cursor - 1, limit=100):  # one question: the row of the cursor and what came after it
+        if int(row["close_time"]) == cursor:
+            previous = row
+            continue
         if row["outcome"] in NO_RUN_OUTCOMES:
             cursor, previous = int(row["close_time"]), row
             continue

@@ -12,8 +12,8 @@ Every dataset has, from one run over whatever sessions the run covers:
 
 ``live_verdicts`` on the native datasets looks the other way round: the desk judges every bar as it closes, and this check
 says whether the partitions of sessions the desk has opened have all their verdicts, passed and on the very content the
-lake holds. It blocks only when no symbol has them (the desk does not judge at all): one symbol's fault is that symbol's
-refusal at the gate.
+lake holds. It is an ERROR when no symbol has them (the desk does not judge at all). It blocks nothing: the gate refuses
+each signal that needs a partition without good verdicts, by name, and that refusal belongs in the ledger and the report.
 
 None of them has partitions of its own: in a run over a range Dagster 1.13 records a planned evaluation for each partition
 and check and never completes them. The sessions judged are in the metadata, the verdict per session in the ledger.
@@ -173,7 +173,6 @@ def live_check(universe: Universe, timeframe: Timeframe) -> dg.AssetChecksDefini
     @dg.asset_check(
         asset=dg.AssetKey(dataset),
         name=LIVE,
-        blocking=True,
         description="The session's partitions have every verdict, passed, on the very content the lake holds now.",
     )
     def live_verdicts(context: dg.AssetCheckExecutionContext, lake: LakeResource, ledger: LedgerResource) -> dg.AssetCheckResult:

@@ -114,7 +114,7 @@ class BarCodec:
     def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]:
         off_grid = kind[0] == "f"
         encoding = {"close_time": "DELTA_BINARY_PACKED", "session": "DELTA_BINARY_PACKED", "volume": "BYTE_STREAM_SPLIT"}
-        compression = {"close_time": "lz4", "session": "lz4", "volume": "zstd", "symbol": "none"}
+        compression = {"close_time": "lz4", "session": "lz4", "volume": "lz4", "symbol": "none"}
         for name in BAR_VALUES[:4] if off_grid else _TICK_COLUMNS:
             encoding[name] = "BYTE_STREAM_SPLIT" if off_grid else "DELTA_BINARY_PACKED"
             compression[name] = "zstd" if off_grid else "none"

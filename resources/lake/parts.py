@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from resources.lake.errors import CorruptPartition
 from resources.lake.manifest import REPAIR, Part
 
-GROUP_ROWS = 8192
+GROUP_ROWS = 4096
 """Rows a row group holds at least, where there are that many: small enough to prune to a symbol, large enough to pack."""
 
 
@@ -41,8 +41,9 @@ def write_part(
             pending = 0
     if pending:
         groups.append(pending)
-    with open(path, "wb") as file:
-        with pq.ParquetWriter(
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pq.ParquetWriter(
             file,
             table.schema,
             use_dictionary=["symbol"],
@@ -50,13 +51,17 @@ def write_part(
             write_page_checksum=True,
             store_schema=False,
             **options,
-        ) as writer:
-            row = 0
-            for rows in groups:
-                writer.write_table(table.slice(row, rows), row_group_size=rows)
-                row += rows
-        file.flush()
-        os.fsync(file.fileno())
+        ) as writer,
+    ):
+        row = 0
+        for rows in groups:
+            writer.write_table(table.slice(row, rows), row_group_size=rows)
+            row += rows
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
     return tuple(groups)
 
 
@@ -72,8 +77,8 @@ class PartReader:
         """Rows [start, stop) of `part`, every column but the symbol. Raises FileNotFoundError, CorruptPartition."""
         first, last, skip = _cover(part.groups, start, stop)
         try:
-            with open(path, "rb") as file:
-                stat = os.fstat(file.fileno())
+            stat = os.stat(path)
+            with pa.OSFile(str(path), "rb") as file:  # Arrow's own file: no Python call per column read
                 if stat.st_size != part.size:
                     raise CorruptPartition(f"{path}: {stat.st_size} bytes, its manifest says {part.size}: torn write; {REPAIR}")
                 key = (str(path), stat.st_ino, stat.st_mtime_ns)

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+import psycopg2
 from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import DBAPIError
 
 from resources.ledger import tables as t
 from resources.ledger.base import now_us
@@ -40,7 +42,10 @@ def known_verdicts(engine: Engine, dataset: str, start: date, end: date) -> dict
 
 
 def copy_verdicts(engine: Engine, verdicts: Sequence[VerdictRow]) -> None:
-    """Store `verdicts` in one transaction; one evaluated earlier never replaces a later one. All or nothing."""
+    """Store `verdicts` in one transaction; one evaluated earlier never replaces a later one.
+
+    All or nothing. Raises sqlalchemy's DBAPIError.
+    """
     if not verdicts:
         return
     made = now_us()
@@ -63,7 +68,11 @@ def copy_verdicts(engine: Engine, verdicts: Sequence[VerdictRow]) -> None:
         connection.execute(text("CREATE TEMPORARY TABLE verdicts_in (LIKE quality_verdicts) ON COMMIT DROP"))
         cursor = connection.connection.cursor()
         # FORCE_NOT_NULL: an empty text is an empty text, not an unknown one.
-        cursor.copy_expert(f"COPY verdicts_in ({names}) FROM STDIN (FORMAT csv, FORCE_NOT_NULL ({names}))", buffer)  # type: ignore[attr-defined]
+        command = f"COPY verdicts_in ({names}) FROM STDIN (FORMAT csv, FORCE_NOT_NULL ({names}))"
+        try:
+            cursor.copy_expert(command, buffer)  # type: ignore[attr-defined]
+        except psycopg2.Error as error:  # as every other statement on the ledger raises it
+            raise DBAPIError.instance(command, None, error, psycopg2.Error) from error
         connection.execute(
             text(
                 f"INSERT INTO quality_verdicts ({names}) SELECT {names} FROM verdicts_in "

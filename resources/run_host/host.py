@@ -69,12 +69,13 @@ class RunHost:
         self.sources = source_state()
         print(f"run host ready: pid {os.getpid()}, {self.module}", flush=True)  # noqa: T201 - its log line
         while not self.stopping:
-            ready, _, _ = select.select([self.listener, self.wake_read], [], [], 5.0)
+            listener = self.listener.fileno()
+            ready, _, _ = select.select([listener, self.wake_read], [], [], 5.0)
             if self.wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wake_read, 4096)
             self._reap()
-            if self.listener in ready and not self.stopping:
+            if listener in ready and not self.stopping:
                 self._answer()
             self._start_waiting()
             if self.stale and not self.children and not self.waiting:

@@ -82,10 +82,10 @@ def test_the_same_sessions_again_write_nothing(installed: Settings) -> None:
 
 def test_a_week_is_made_of_all_its_sessions_although_the_run_brings_only_the_last(installed: Settings) -> None:
     lake = Lake(installed.lake_dir)
-    for day in ("2017-12-18", "2017-12-19", "2017-12-20", "2017-12-21"):
-        assert run(day, selection=MARKET).success
-        assert lake.partitions("bars_1w", date(2017, 12, 18), date(2017, 12, 22)) == []
-    assert run("2017-12-22", selection=MARKET).success
+    daily_and_weekly = dg.AssetSelection.assets("bars_1d", "bars_1w").without_checks()
+    assert run("2017-12-18", "2017-12-21", selection=daily_and_weekly).success
+    assert lake.partitions("bars_1w", date(2017, 12, 18), date(2017, 12, 22)) == []
+    assert run("2017-12-22", selection=daily_and_weekly).success
     daily, weekly = lake.read_bars("bars_1d", "SPX"), lake.read_bars("bars_1w", "SPX")
     assert (len(weekly), weekly.open[0], weekly.high[0]) == (1, daily.open[0], max(daily.high))
 
@@ -135,7 +135,8 @@ def test_minutes_of_a_lean_folder_become_nine_timeframes(tmp_path: Path) -> None
         universe = load_config(settings()).universe
         parts = session_partitions(universe)
         made = [market_data.instruments, *market_data.bars_assets(universe, parts)]
-        result = run("2013-10-04", "2013-10-11", selection=MARKET, definitions=(made, []))
+        some = dg.AssetSelection.assets(*(f"bars_{t}" for t in ("1m", "5m", "4h", "1d", "1w"))).without_checks()
+        result = run("2013-10-04", "2013-10-11", selection=some, definitions=(made, []))
         assert result.success
         assert len(made) == 1 + len(Timeframe)
         lake = Lake(of.lake_dir)

@@ -136,7 +136,7 @@ def test_a_paused_strategy_and_an_entered_plan_are_silent(
     sample: tuple[Config, Lake], ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, lake = sample
-    close_time, signal = _signal(config, lake, ledger)
+    close_time, _ = _signal(config, lake, ledger)
     monkeypatch.setattr(trade_lane, "has_entered", lambda _engine, _name: True)
     outcome = trade_lane.evaluate_close(close_time, SESSION, config, lake, ledger, "paper")
     plans = set(config.plans)

@@ -74,7 +74,9 @@ class BrokerSuite:
         assert [r.broker_order_id for r in again] == [r.broker_order_id for r in first]
         assert len(broker.open_orders()) == 3
         venue.trade(1.2, 1.201, 1.199, 1.2)
-        broker.submit(self.bracket(venue, 1))
+        entry = broker.submit(self.bracket(venue, 1))[0]
+        assert (entry.state, entry.filled_quantity) == (OrderState.FILLED, 100)
+        venue.trade(1.2, 1.201, 1.199, 1.2)
         assert [p.quantity for p in broker.positions()] == [100]
         assert len(broker.executions(0)) == 1
 

@@ -261,6 +261,13 @@ class Installation:
             desk.close_done(int(row["close_time"]), run_id)
         return answers
 
+    def trade_closes(self, count: int) -> int:
+        """The trade runs of the next `count` closes; the close_time of the last one, itself complete."""
+        for _ in range(count):
+            row = self.wait_for(lambda: self.ledger.closes(pending=True))[0]
+            self.trade(row)
+        return int(row["close_time"])
+
     def trade_until_finished(self, seconds: float = 400.0) -> list[Any]:
         """Run every close's trade run as it comes, until the replay is over."""
         deadline, answers = time.monotonic() + seconds, []

@@ -147,3 +147,19 @@ def test_found_and_resolved_mismatches_are_audited(desk: Desk) -> None:
     with desk.engine.connect() as connection:
         actions = list(connection.execute(text("SELECT action FROM audit WHERE action LIKE 'mismatch%' ORDER BY seq")).scalars())
     assert actions == ["mismatch_found", "mismatch_resolved"]
+
+
+def test_a_fill_between_two_reads_of_the_books_is_no_mismatch(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.submit()
+    real, moved = desk.paper.positions, []
+
+    def positions() -> object:
+        if not moved:  # the broker fills after its open orders were read and before its positions are
+            moved.append(True)
+            desk.clock.advance(hour(1))
+            desk.paper.on_bars(hour(1), [bar("EURUSD", 1, 1.2, 1.201, 1.199, 1.2)])
+        return real()
+
+    monkeypatch.setattr(desk.paper, "positions", positions)
+    assert run(desk) == {}
+    assert desk.position() == 1000

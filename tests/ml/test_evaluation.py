@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml import evaluation
@@ -19,6 +19,7 @@ def forecasts(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return y, p
 
 
+@settings(deadline=None)
 @given(forecasts())
 def test_figures_equal_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
     from sklearn import metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.matrix import FeatureMatrix, FeaturePart, MatrixError, assemble
@@ -22,6 +22,7 @@ def matrix(parts: dict[str, FeaturePart], names: tuple[str, ...] = NAMES, versio
     return assemble(parts, names, Timeframe.D1, version, 5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 1000), unique=True, max_size=12).map(sorted), min_size=1, max_size=4), st.randoms())
 def test_rows_come_in_order_of_time_and_symbol_whatever_the_order_of_the_parts(times: list[list[int]], random: object) -> None:
     parts = {f"S{i}": part(t, i) for i, t in enumerate(times)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.splits import holdout, walk_forward
@@ -20,6 +20,7 @@ def events(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return start, start + np.array(lengths, np.int64)
 
 
+@settings(deadline=None)
 @given(events(), st.integers(1, 6), st.integers(0, 8))
 def test_training_events_end_before_the_test_begins_less_the_embargo(
     rows: tuple[np.ndarray, np.ndarray], folds: int, embargo: int
@@ -34,6 +35,7 @@ def test_training_events_end_before_the_test_begins_less_the_embargo(
         assert fold.purged == np.sum(start < fold.test_start) - len(fold.train)
 
 
+@settings(deadline=None)
 @given(events(), st.integers(1, 6))
 def test_test_windows_follow_each_other_and_cover_the_end_once(rows: tuple[np.ndarray, np.ndarray], folds: int) -> None:
     start, end = rows
@@ -45,6 +47,7 @@ def test_test_windows_follow_each_other_and_cover_the_end_once(rows: tuple[np.nd
         assert tested[-1] == len(start) - 1
 
 
+@settings(deadline=None)
 @given(events(), st.integers(0, 5))
 def test_validation_rows_are_later_than_every_training_event(rows: tuple[np.ndarray, np.ndarray], embargo: int) -> None:
     start, end = rows
