@@ -32,8 +32,14 @@ install-dev:
 run: install
 	@exec env $(settings) $(PYTHON) -m pipelines.supervisor
 
+# Whole installations are started last and alone: they want both cores for themselves.
 test: install-dev
+ifdef ARGS
 	@exec $(PYTHON) -m pytest $(ARGS)
+else
+	@$(PYTHON) -m pytest -n 2 --dist loadscope --ignore tests/e2e
+	@exec $(PYTHON) -m pytest tests/e2e
+endif
 
 check: install-dev
 	@$(PYTHON) -m ruff check .

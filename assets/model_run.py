@@ -146,8 +146,10 @@ def folds_table(result: TrainingResult) -> str:
 
 
 def rule_table(rule: RuleResult) -> str:
-    rows: list[list[Any]] = [["threshold rule", f"{100 * rule.net_return:+.2f} %", rule.trades, f"{100 * rule.max_drawdown:.1f} %"],
-            ["buy and hold", f"{100 * rule.holding_return:+.2f} %", "", ""]]  # fmt: skip
+    rows: list[list[Any]] = [
+        ["threshold rule", f"{100 * rule.net_return:+.2f} %", rule.trades, f"{100 * rule.max_drawdown:.1f} %"],
+        ["buy and hold", f"{100 * rule.holding_return:+.2f} %", "", ""],
+    ]
     return markdown_table(["on the test windows, after costs", "return", "trades", "max drawdown"], rows)
 
 

@@ -157,7 +157,7 @@ def strategy_backtests(
         "revisions": dg.MetadataValue.json({r.evaluable.name: r.evaluable.revision for r in runs}),
         "ambiguous_bars": sum(r.result.ambiguous_bars for r in runs),
         "account": f"{cash:,.0f} {currency} for each, mode BACKTEST"
-        + (", SIMULATED: replayed market data" if config.universe.simulated else ""),
+        + (", SIMULATED market data" if config.universe.simulated else ""),
     }
     for run in runs:
         name = run.evaluable.name

@@ -7,12 +7,16 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from resources import dagster_home
 from resources.settings import ROOT, Settings
 
 PROBE_SECONDS = 2.0
+LONG_POLL_STOP_SECONDS = 4.0
+"""Patience with the daemon and the code server: while a sensor waits in its tick for the next bar close they hear nothing."""
 _DROPPED = ("PYTHON", "DAGSTER", "MLFLOW_", "PG", "VIRTUAL_ENV", "LD_PRELOAD", "TAPELINE_INSTALL")
 
 
@@ -87,6 +91,7 @@ def services(
         lambda: code_server_answers(host, settings.code_server_port),
         dagster,
         after=("instance",),
+        stop_seconds=LONG_POLL_STOP_SECONDS,
         ports=(settings.code_server_port,),
     )  # fmt: skip
     run_host = Service(
@@ -115,7 +120,7 @@ def services(
         lambda: daemon_healthy(settings.webserver_url),
         dagster,
         after=("instance", "code_server"),
-        stop_seconds=10.0,
+        stop_seconds=LONG_POLL_STOP_SECONDS,
     )
     desk = Service(
         "desk",
@@ -157,13 +162,16 @@ def _mlflow_hosts(settings: Settings) -> list[str]:
 
 
 def answers(url: str) -> bool:
-    """Whether a GET of `url` succeeds."""
-    import httpx
-
+    """Whether a GET of an http `url` succeeds. Asked many times: http.client, because httpx makes a TLS context each time."""
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.netloc, timeout=PROBE_SECONDS)
     try:
-        return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).is_success
-    except httpx.HTTPError:
+        connection.request("GET", parts.path or "/")
+        return connection.getresponse().status < 400
+    except (OSError, HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def code_server_answers(host: str, port: int) -> bool:

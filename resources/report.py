@@ -146,7 +146,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], most: int = 12)
 
 def render_markdown(report: SessionReport, *, picture: bool = True) -> str:
     """The report as the Dagster UI shows it: headline, what needs attention, equity plot, the tables' heads."""
-    stamp = f"**{report.mode}**" + (" · **SIMULATED DATA**" if report.simulated else "")
+    labels = [report.mode, *(["SIMULATED DATA"] if report.simulated else []), *(["REPLAY"] if report.replayed else [])]
+    stamp = " · ".join(f"**{label}**" for label in labels)
     lines = [f"{stamp} · session {report.session:%A %d %B %Y} · universe {report.universe}", ""]
     lines += [f"## {money(report.net, True)} {report.currency}", "", report.headline, ""]
     if report.attention:

@@ -20,7 +20,7 @@ from resources.report_sources import Sources, charts_of
 from trading.bars import Bars
 from trading.orders import OrderState, OrderType, Side
 from trading.portfolio import Position, apply_fill
-from trading.timeframes import session_number
+from trading.timeframes import US_PER_DAY, session_number
 
 Row = Mapping[str, Any]
 
@@ -104,7 +104,7 @@ class _Collector:
             equity_times=tuple(a["close_time"] for a in self.account), equity=tuple(a["equity"] for a in self.account),
             pnl=tuple(pnl), trades=tuple(trades), orders=tuple(self._orders()), fills=tuple(self._fills()),
             signals=tuple(signals), quality=tuple(quality), quality_failures=tuple(failures), closes=len(self.closes),
-            stages=tuple(latency_of(self.closes)),
+            stages=tuple(latency_of(self.closes)), replayed=_replayed(self.closes),
             chain=tuple(self._chain()), charts=tuple(charts), config_problems=problems, notes=tuple(self.notes),
         )  # fmt: skip
         unexplained = made.unexplained
@@ -385,3 +385,8 @@ class _Collector:
             listed = ", ".join(f"{report.clock(c['close_time'])} ({c['outcome'] or 'no answer'})" for c in unfinished[:6])
             self.attention.append(f"{len(unfinished)} of {len(self.closes)} bar closes had no finished trade run: {listed}.")
         self.attention += [f"Configuration: {p}" for p in problems]
+
+
+def _replayed(closes: Sequence[Row]) -> bool:
+    """Were the session's bars emitted more than a day after they closed? Then it was played back, not lived."""
+    return any(close["emitted_wall"] - close["close_time"] > US_PER_DAY for close in closes)

@@ -170,7 +170,10 @@ class TradeChart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SessionReport:
-    """Everything the report says about one session. Times UTC us, money in `currency`, attention: worst first."""
+    """Everything the report says about one session. Times UTC us, money in `currency`, attention: worst first.
+
+    simulated: the prices are not from a market. replayed: they are, but the session was played back long after it was over.
+    """
 
     session: date
     state: str
@@ -196,6 +199,7 @@ class SessionReport:
     quality_failures: tuple[QualityFailure, ...] = ()
     closes: int = 0
     stages: tuple[StageRow, ...] = ()
+    replayed: bool = False
     chain: tuple[ChainRow, ...] = ()
     charts: tuple[TradeChart, ...] = ()
     config_problems: tuple[str, ...] = ()

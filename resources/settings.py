@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         120.0, gt=0, description="Longest wait for the trade run of a bar close before the replay goes on without it"
     )
     run_launcher: Literal["warm", "stock"] = Field(
-        "warm", description="How Dagster runs start: forked from the pre-imported run host, or as new processes of the code server"
+        "warm", description="How Dagster runs start: forked from the pre-imported run host, or new processes of the code server"
     )
     run_slots: int = Field(2, ge=1, description="Runs outside the trade lane that the run host executes at once; more wait")
     sensor_loop_seconds: float = Field(

@@ -72,7 +72,7 @@ class QualityThresholds(ConfigModel):
 class Universe:
     """Instruments by symbol, and the span of sessions that is kept. history_end None: up to today.
 
-    simulated: the data is not from a market, or is replayed as if it were live.
+    simulated: the data is not from a market (a simulated exchange, a planted edge).
     """
 
     name: str

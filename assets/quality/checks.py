@@ -4,7 +4,7 @@ Every dataset has, from one run over whatever sessions the run covers:
 
 - ``structure`` (blocking): the files can be read and are what their manifest promises, columns and types are right. It
   fails with severity ERROR, and features and everything else downstream in the run do not start: computing on a torn
-  dataset would spread the damage.
+  dataset would spread the damage. The rules then fail too: what was not judged has not passed.
 - one check per rule of the kernel (not blocking): a jump of one symbol in 2005 must not stop the other symbols or the
   rest of the history. What stops trading is the verdict of that symbol's session in the ledger, with severity ``error``:
   the decision gate refuses, by name, whatever needs that partition. In the UI such a check is an ERROR when one of the
@@ -92,7 +92,7 @@ def _results(judged: Judged, written: int) -> Iterator[dg.AssetCheckResult]:
         if outcome.success == bool(failed):
             raise dg.Failure(f"{judged.dataset}: suite and kernel disagree on {check}; nothing can be said about it")
         fresh = [part for part, _ in failed if part.session in recent]
-        severe = check in ERROR_CHECKS and bool(fresh)
+        severe = bool(judged.unreadable) or (check in ERROR_CHECKS and bool(fresh))
         rows = [
             [part.session, part.symbol, len(result.failed_rows), result.message,
              "; ".join(_example(e) for e in examples(part, result, 2) if "message" not in e)]
@@ -114,11 +114,11 @@ def _results(judged: Judged, written: int) -> Iterator[dg.AssetCheckResult]:
                 + (f"\n\n{len(failed) - len(rows)} more, see the ledger" if len(failed) > len(rows) else "")
             )
         yield dg.AssetCheckResult(
-            passed=not failed,
+            passed=not failed and not judged.unreadable,
             asset_key=judged.dataset,
             check_name=check,
             severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
-            description=_sentence(check, failed, len(judged.partitions)),
+            description=_sentence(failed, judged),
             metadata=metadata,
         )
 
@@ -147,11 +147,13 @@ def _structure(judged: Judged, outcomes: list[Any], scope: dict[str, Any], writt
     )
 
 
-def _sentence(check: str, failed: list[Any], judged: int) -> str:
+def _sentence(failed: list[Any], judged: Judged) -> str:
+    count = len(judged.partitions)
+    unread = f" {len(judged.unreadable)} could not be read and are not judged." if judged.unreadable else ""
     if not failed:
-        return f"{judged} partitions passed."
+        return f"{count} partitions passed.{unread}"
     part, result = failed[0]
-    return f"{len(failed)} of {judged} partitions failed, newest {part.session} {part.symbol}: {result.message}"
+    return f"{len(failed)} of {count} partitions failed, newest {part.session} {part.symbol}: {result.message}.{unread}"
 
 
 def _example(values: dict[str, Any]) -> str:

@@ -7,8 +7,20 @@ Migrations live in resources/ledger/migrations (Alembic) and create exactly this
 from __future__ import annotations
 
 from sqlalchemy import (
-    BigInteger, Boolean, Column, Float, ForeignKey, Identity, Index, Integer, LargeBinary, MetaData, PrimaryKeyConstraint,
-    String, Table, Text,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
 )  # fmt: skip
 from sqlalchemy.dialects.postgresql import JSONB
 

@@ -108,6 +108,7 @@ def test_an_unreadable_dataset_stops_what_is_made_of_it(sample: Settings) -> Non
     assert structure.blocking
     assert structure.severity is dg.AssetCheckSeverity.ERROR
     assert any(str(path) in (structure.description or "") for path in torn)
+    assert not any(evaluation(result, "bars_1h", check).passed for check in ALL_CHECKS)  # not judged is not passed
     assert materialised(result) == set()
 
 

@@ -48,8 +48,9 @@ def test_a_session_becomes_a_file_a_page_and_a_verdict(sample: Settings, ledger:
     assert page == sample.path("reports", "2017-12-28.html")
     text = page.read_text(encoding="utf-8")
     assert "PAPER" in text
-    assert "SIMULATED DATA" in text
-    assert shown["report"].startswith("**PAPER** · **SIMULATED DATA**")
+    assert "SIMULATED DATA" not in text
+    assert "REPLAY" in text
+    assert shown["report"].startswith("**PAPER** · **REPLAY**")
     assert "tapeline trace int-" in shown["chain"]
     assert (shown["orders"], shown["fills"], shown["signals"], shown["refused"]) == (5, 2, 4, 3)
     (check,) = result.get_asset_check_evaluations()

@@ -63,7 +63,7 @@ def test_every_strategy_and_plan_is_tested_and_shown(sample: tuple[Settings, Lak
         assert f"| {name} |" in shown["metrics"]
         assert shown[f"equity_{name}"].startswith("![equity of")
         assert shown["revisions"][name] == evaluable.revision
-    assert "SIMULATED" in shown["account"]
+    assert "SIMULATED" not in shown["account"]
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("config_valid", True)
 

@@ -104,18 +104,22 @@ class History:
 
 
 _numbers = itertools.count(1)
+_histories: dict[str, History] = {}
 MakeInstallation = Callable[..., "Installation"]
 
 
 @pytest.fixture(scope="session")
 def history(postgres_url: str, _ledger_template: str, tmp_path_factory: pytest.TempPathFactory) -> History:
-    """The history, ingested once a test run."""
+    """The history, ingested once a test run (each module that imports this fixture has its own copy of it)."""
+    if postgres_url in _histories:
+        return _histories[postgres_url]
     name = f"history_{os.getpid()}"
     blank = History(tmp_path_factory.mktemp("none"), _ledger_template, postgres_url)
     installation = Installation(tmp_path_factory.mktemp("history") / "at", postgres_url, blank.new_ledger(name))
     installation.ingest_history()
     installation.stop()
-    return History(installation.settings.lake_dir, name, postgres_url)
+    _histories[postgres_url] = History(installation.settings.lake_dir, name, postgres_url)
+    return _histories[postgres_url]
 
 
 @pytest.fixture(scope="module")
