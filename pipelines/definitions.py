@@ -54,7 +54,7 @@ train = dg.define_asset_job(
 )
 research_job = dg.define_asset_job(
     "research",
-    selection=dg.AssetSelection.groups("research"),
+    selection=dg.AssetSelection.groups("research") | dg.AssetSelection.assets("strategies"),
     executor_def=dg.in_process_executor,
     description="Backtests of the strategies and plans over the history in the lake.",
 )
