@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 
 
@@ -38,8 +39,15 @@ def port_holder(port: int) -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago. For tests: a server should rather bind 0 itself."""
+    """A port that was free a moment ago. For tests: a server should rather bind 0 itself.
+
+    Taken below the range from which outgoing connections get theirs, where one could be gone again in a moment.
+    """
+    for _ in range(100):
+        port = random.randint(10_000, 32_000)  # noqa: S311 - not for security
+        if port_is_free(host, port):
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
+        port = probe.getsockname()[1]
         return port
