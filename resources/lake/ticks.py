@@ -49,3 +49,18 @@ def from_ticks(open_: Any, above: Any, below: Any, close: Any, step: Any, scale:
         out[1, i] = np.float64((max(o, c) + above[i]) * step) / scale
         out[2, i] = np.float64((min(o, c) - below[i]) * step) / scale
         out[3, i] = np.float64(c * step) / scale
+
+
+def warm_up() -> None:
+    """Load the compiled reading kernel, so that a process forked from this one does not: the first load takes a second."""
+    for kind in (np.int64, np.int32):
+        ticks = np.zeros(1, kind)
+        for values in (ticks, _frozen(ticks)):
+            from_ticks(values, values, values, values, 1, 100.0, np.empty((4, 1)))
+
+
+def _frozen(values: Any) -> Any:
+    """A read-only copy, as columns of a file are: a type of its own to the compiler."""
+    frozen = values.copy()
+    frozen.flags.writeable = False
+    return frozen

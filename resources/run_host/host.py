@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from resources.lake import ticks
 from resources.run_host.protocol import WORKER_TAG, read_line, socket_address, worker_mark
 from resources.settings import ROOT, settings
 
@@ -251,6 +252,7 @@ def main() -> None:
         importlib.import_module(name)
     importlib.import_module("dagster._cli.api")
     importlib.import_module(arguments.module)
+    ticks.warm_up()
     # Bound only when all is imported: a launcher that finds no socket falls back to a stock process.
     host = RunHost(_listen(settings().run_host_socket), arguments.module, settings().run_slots)
     try:
