@@ -35,6 +35,11 @@ class NoFeatures(Exception):
     """The lake holds no usable features to train on. The message says what to materialise."""
 
 
+def _some(names: list[str], shown: int = 3) -> str:
+    """The first names, and how many more."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Gathered:
     """A training set, the bars behind it, and the instruments that could not join, with the reason."""
@@ -81,7 +86,7 @@ def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, hor
         names, values = relative_features(frame.names, units, frame.values, own.close[at])
         if not np.isfinite(values).all(axis=1).any():
             empty = [n for n, column in zip(names, values.T, strict=True) if not np.isfinite(column).any()]
-            left_out[symbol] = "no complete row: " + (f"{', '.join(empty)} never known" if empty else "too short a history")
+            left_out[symbol] = "no complete row: " + (f"{_some(empty)} never known" if empty else "too short a history")
             continue
         parts[symbol], bars[symbol] = FeaturePart(frame.close_time, frame.session, values), own
         for dataset in (f"bars_{timeframe}", f"features_{timeframe}"):
