@@ -54,7 +54,8 @@ _SERVER_OPTIONS = {
     "full_page_writes": "on",
     "synchronous_commit": "on",
 }
-_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+# Without autovacuum no worker of the server's own is in a database that a test drops.
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off"}
 
 
 class PostgresError(Exception):

@@ -1,6 +1,7 @@
 """Dagster's storage for runs over many sessions: the same rows as stock, in batches, one planned row per check."""
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def judged() -> Iterator[dg.AssetCheckResult]:
 
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[str]:
-    name = f"events_{os.getpid()}"
+    name = f"events_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     server = create_engine(f"{postgres_url}/postgres", isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(text(f'CREATE DATABASE "{name}"'))
