@@ -12,6 +12,7 @@ import numpy as np
 from bench.core import Row
 
 GOAL_BAR_TO_ORDER_MS = 1000.0
+GOAL_BAR_TO_EXIT_MS = 50.0
 _JOINTS = (
     ("emitted_wall", "stored_wall", "desk_store_ms"),
     ("stored_wall", "sensed_wall", "sensor_ms"),
@@ -27,13 +28,20 @@ def run(quick: bool) -> Iterator[Row]:
     from resources.ledger.store import Ledger
     from resources.settings import settings
 
-    closes = [c for c in Ledger.at(settings().ledger_url()).closes() if c["outcome"] == "done" and c["sensed_wall"]]
+    ledger = Ledger.at(settings().ledger_url())
+    recorded = ledger.closes()
+    closes = [c for c in recorded if c["outcome"] == "done" and c["sensed_wall"]]
     if not closes:
         raise SystemExit("latency: the ledger has no finished bar closes; start the desk with `make run` first")
     total = np.array([(c["done_wall"] - c["stored_wall"]) / 1000 for c in closes])
     median, p95 = float(np.median(total)), float(np.percentile(total, 95))
     yield Row("dagster_bar_to_order_median_ms", median, "ms", GOAL_BAR_TO_ORDER_MS, median / GOAL_BAR_TO_ORDER_MS)
     yield Row("dagster_bar_to_order_p95_ms", p95, "ms", 2 * GOAL_BAR_TO_ORDER_MS, p95 / (2 * GOAL_BAR_TO_ORDER_MS))
+    emitted = {c["close_time"]: c["emitted_wall"] for c in recorded}
+    exits = [i for i in ledger.intents() if i["leg"].startswith("exit") and i["created_time"] in emitted]
+    if exits:
+        p99 = float(np.percentile([(i["created_wall"] - emitted[i["created_time"]]) / 1000 for i in exits], 99))
+        yield Row("desk_bar_to_exit_p99_ms", p99, "ms", GOAL_BAR_TO_EXIT_MS, p99 / GOAL_BAR_TO_EXIT_MS)
     for start, end, name in _JOINTS:
         spent = [(c[end] - c[start]) / 1000 for c in closes if c[end] is not None and c[start] is not None]
         if spent:
