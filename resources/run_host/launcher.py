@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -92,7 +93,8 @@ class WarmRunLauncher(DefaultRunLauncher):
             return True
         # A signal that meets Dagster between two of its interrupt scopes is swallowed: ask again until it is heard.
         for _ in range(TERMINATE_ATTEMPTS):
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+                os.kill(pid, signal.SIGTERM)
             time.sleep(TERMINATE_PAUSE_SECONDS)
             if worker_alive(mark) is None:
                 break
