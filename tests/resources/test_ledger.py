@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from resources.ledger import schema
 from resources.ledger import tables as t
 from resources.ledger.migrate import SchemaError, create_databases, upgrade
 from resources.ledger.store import DecisionRow, Ledger, LedgerConflict, VerdictRow
@@ -267,7 +268,7 @@ class TestSchema:
         with ledger_engine.connect() as connection:
             options = {"include_schemas": True, "compare_type": True}
             context = MigrationContext.configure(connection, opts=options)
-            assert compare_metadata(context, t.metadata) == []
+            assert compare_metadata(context, schema.metadata) == []
 
     def test_migrating_again_changes_nothing(self, ledger_url: str) -> None:
         assert upgrade(ledger_url) == upgrade(ledger_url)

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from resources.ledger.tables import metadata
+from resources.ledger.schema import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, include_schemas=True)
 with context.begin_transaction():
