@@ -50,7 +50,8 @@ def _mode() -> str:
     return settings().mode.upper()
 
 
-_ORDER_HEADER = ["order", "strategy", "leg", "symbol", "side", "quantity", "type", "state", "average", "text", "chain"]
+# What happened comes first in every table: the page is narrow, and ids are for those who look for them.
+_ORDER_HEADER = ["strategy", "leg", "symbol", "side", "quantity", "type", "state", "average", "text", "order", "chain"]
 _SIGNAL_COLUMNS = dg.TableSchema(
     columns=[
         dg.TableColumn("id", "string", "content hash of strategy, revision, instrument, timeframe, close time, action"),
@@ -67,8 +68,8 @@ _SIGNAL_COLUMNS = dg.TableSchema(
 
 def _signal_rows(made: list[Signal]) -> list[list[Any]]:
     return [
-        [s.id, s.strategy, s.strategy_revision, s.symbol, iso(s.close_time), str(s.action), s.reference_price,
-         s.stop_price, s.target_price, " ".join(f"{p.dataset}/{p.session}={p.content_hash[:12]}" for p in s.partitions[:3])]
+        [s.strategy, s.symbol, iso(s.close_time), str(s.action), s.reference_price, s.stop_price, s.target_price, s.id,
+         s.strategy_revision, " ".join(f"{p.dataset}/{p.session}={p.content_hash[:12]}" for p in s.partitions[:3])]
         for s in made
     ]  # fmt: skip
 
@@ -80,13 +81,13 @@ def _stored(store: Ledger, session: str) -> list[Signal]:
 def _decision_row(d: Decision) -> list[Any]:
     said = d.refusal or " ".join(f"{v.gate}={v.value}" for v in d.verdicts)
     yes = "yes" if d.approved else "no"
-    return [d.id, d.signal.id, d.signal.strategy, d.signal.symbol, iso(d.signal.close_time), str(d.signal.action), yes, said]
+    return [d.signal.strategy, d.signal.symbol, iso(d.signal.close_time), str(d.signal.action), yes, said, d.id, d.signal.id]
 
 
 def _order_rows(store: Ledger, session: str) -> list[list[Any]]:
     return [
-        [o["id"], o["strategy"], o["leg"], o["symbol"], o["side"], o["quantity"], o["order_type"], o["state"],
-         o["average_price"], o["text"], f"`tapeline trace {o['id']}`"]
+        [o["strategy"], o["leg"], o["symbol"], o["side"], o["quantity"], o["order_type"], o["state"],
+         o["average_price"], o["text"], o["id"], f"`tapeline trace {o['id']}`"]
         for o in store.orders(session)
     ]  # fmt: skip
 
@@ -118,7 +119,7 @@ def signals(
         made += outcome.signals
     rows = _signal_rows(made)
     context.log.info(f"{len(rows)} signals at {len(closes)} bar close(s)")
-    header = ["signal", "strategy", "revision", "symbol", "bar close", "action", "reference", "stop", "target", "bars (hash)"]
+    header = ["strategy", "symbol", "bar close", "action", "reference", "stop", "target", "signal", "revision", "bars (hash)"]
     return dg.MaterializeResult(
         metadata={
             "mode": _mode(),
@@ -157,7 +158,7 @@ def decisions(
         approved += sum(row.decision.approved for row in made)
         rows += [_decision_row(row.decision) for row in made]
     so_far = [_decision_row(d) for d in trade_lane.decisions_of(store, session=context.partition_key)]
-    header = ["decision", "signal", "strategy", "symbol", "bar close", "action", "approved", "refusal or gate values"]
+    header = ["strategy", "symbol", "bar close", "action", "approved", "refusal or gate values", "decision", "signal"]
     return dg.MaterializeResult(
         metadata={
             "mode": _mode(),
@@ -202,13 +203,13 @@ def orders(
             ids = " ".join(answer.intent_ids)
             command = f"`tapeline trace {answer.intent_ids[0]}`" if answer.intent_ids else ""
             result = "accepted" if answer.accepted else answer.refusal
-            rows.append([answer.decision_id, signal.id, signal.strategy, signal.symbol, result, ids, command])
-    header = ["decision", "signal", "strategy", "symbol", "desk", "order ids", "chain"]
+            rows.append([signal.strategy, signal.symbol, result, ids, command, answer.decision_id, signal.id])
+    header = ["strategy", "symbol", "desk", "order ids", "chain", "decision", "signal"]
     return dg.MaterializeResult(
         metadata={
             "mode": _mode(),
             "dagster/row_count": len(rows),
-            "accepted": sum(row[4] == "accepted" for row in rows),
+            "accepted": sum(row[2] == "accepted" for row in rows),
             "orders": dg.MetadataValue.md(markdown_table(header, rows)),
             "session_so_far": dg.MetadataValue.md(markdown_table(_ORDER_HEADER, _order_rows(store, context.partition_key))),
         }

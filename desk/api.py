@@ -50,6 +50,8 @@ class Desk(Protocol):
     async def resume(self, scope: str, reason: str, who: str) -> dict[str, Any]: ...
     async def flatten(self, reason: str, who: str, strategy: str | None, symbol: str | None) -> dict[str, Any]: ...
     async def cancel(self, order_id: str, reason: str, who: str) -> dict[str, Any]: ...
+    async def reconcile(self) -> dict[str, Any]: ...
+    async def clear_mismatch(self, symbol: str, reason: str, who: str) -> dict[str, Any]: ...
     async def orders(self, session: str | None, state: str | None, limit: int) -> list[dict[str, Any]]: ...
     async def positions(self) -> list[dict[str, Any]]: ...
     async def closes(self, after: int, wait_seconds: float, limit: int) -> list[dict[str, Any]]: ...
@@ -113,6 +115,11 @@ class FlattenBody(_Body):
 
 
 class CancelBody(_Body):
+    reason: _Reason
+    who: _Who
+
+
+class ClearBody(_Body):
     reason: _Reason
     who: _Who
 
@@ -192,6 +199,20 @@ def create_api(desk: Desk, token: str) -> FastAPI:
     @api.post("/v1/flatten", tags=["control"], summary="Cancel entries and close positions (audited)", **guarded)
     async def flatten(body: FlattenBody) -> dict[str, Any]:
         return await desk.flatten(body.reason, body.who, body.strategy, body.symbol)
+
+    @api.post("/v1/reconcile", tags=["control"], summary="Compare ledger and broker now", **guarded)
+    async def reconcile() -> dict[str, Any]:
+        return await desk.reconcile()
+
+    @api.post(
+        "/v1/mismatches/{symbol}/clear",
+        tags=["control"],
+        summary="A person has looked at a difference between ledger and broker (audited); it comes back if it still stands",
+        dependencies=[Depends(authorised)],
+        responses=missing,
+    )
+    async def clear_mismatch(symbol: str, body: ClearBody) -> dict[str, Any]:
+        return await desk.clear_mismatch(symbol, body.reason, body.who)
 
     @api.get("/v1/orders", tags=["state"], summary="Orders, newest first", **guarded)
     async def orders(

@@ -97,6 +97,21 @@ class DeskService:
             raise Unknown(f"no order {order_id} in the ledger") from None
         return {"order_id": order_id, "state": str(state)}
 
+    async def reconcile(self) -> dict[str, Any]:
+        live = self._live_now()
+        await self._change(live.reconcile)
+        return {"mismatches": await self._process.read(live.store.state, "mismatches")}
+
+    async def clear_mismatch(self, symbol: str, reason: str, who: str) -> dict[str, Any]:
+        live = self._live_now()
+        cleared = await self._change(live.clear_mismatch, symbol, reason, who)
+        stand = await self._process.read(live.store.state, "mismatches")
+        if not cleared:
+            named = f"; those that stand: {', '.join(sorted(stand))}" if stand else ""
+            raise Unknown(f"no mismatch of {symbol}{named}")
+        log.warning("mismatch_cleared", symbol=symbol, reason=reason, who=who, stands_again=symbol in stand)
+        return {"cleared": symbol, "stands_again": symbol in stand, "mismatches": stand}
+
     async def orders(self, session: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
         live = self._live_now()
         rows = await self._process.read(live.ledger.orders, session)

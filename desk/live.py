@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from desk import submission
+from desk import mismatches, store, submission
 from desk.api import Unavailable
 from desk.clock import SimulatedClock, wall
 from desk.config_watch import ConfigWatch
@@ -147,6 +147,15 @@ class LiveDesk:
     def reconcile(self) -> None:
         reconcile(self.ledger.engine, self.broker, self.clock)
         self.router.continue_exits()
+
+    def clear_mismatch(self, symbol: str, reason: str, who: str) -> bool:
+        """A person resolves a mismatch; ledger and broker are compared again at once. False when there is none."""
+        with self.ledger.transaction() as connection:
+            store.lock(connection)
+            cleared = mismatches.clear(connection, symbol, who, reason)
+        if cleared:
+            self.reconcile()
+        return cleared
 
     def start_replay(self, sessions: int | None) -> ReplayState:
         """Record that the live day begins; one that runs or has run stays what it is."""

@@ -8,7 +8,7 @@ for, 2 wrong usage, 3 the desk or the ledger cannot be reached.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -31,6 +31,7 @@ from pipelines.cli_support import (
     warn,
     who_asks,
 )  # fmt: skip
+from trading.timeframes import iso
 
 if TYPE_CHECKING:
     from resources.config import Config
@@ -178,6 +179,30 @@ def resume(
     answer = ask_desk(lambda desk: desk.resume(reason, who_asks(who), scope))
     banner()
     typer.echo(f"resumed {scope}" if answer["resumed"] else f"{scope} was not halted")
+
+
+@app.command()
+def reconcile() -> None:
+    """Compare ledger and broker now, and show what differs: it blocks new risk on its instrument."""
+    _show_mismatches(ask_desk(lambda desk: desk.reconcile()))
+
+
+@app.command("clear-mismatch")
+def clear_mismatch(
+    symbol: Annotated[str, typer.Argument(help="Instrument, or * for the account (quote it)")], reason: Reason, who: Who = ""
+) -> None:
+    """Say that a difference between ledger and broker has been looked at and settled. It comes back if it still stands."""
+    answer = ask_desk(lambda desk: desk.clear_mismatch(symbol, reason, who_asks(who)))
+    _show_mismatches(answer["mismatches"])
+    if answer["stands_again"]:
+        fail(f"{symbol}: ledger and broker still differ; new risk on it stays blocked", WRONG)
+    typer.echo(f"cleared {symbol}")
+
+
+def _show_mismatches(found: Mapping[str, Any]) -> None:
+    banner()
+    rows = [[s, m["kind"], m["text"], iso(m["since_time"]), "a person" if m["sticky"] else "evidence"] for s, m in found.items()]
+    table("ledger against broker", ["symbol", "kind", "what", "since", "cleared by"], rows)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -102,6 +103,14 @@ class DeskClient:
 
     def cancel(self, order_id: str, reason: str, who: str) -> dict[str, Any]:
         return self._call("POST", f"/v1/orders/{order_id}/cancel", json={"reason": reason, "who": who})
+
+    def reconcile(self) -> dict[str, Any]:
+        """Compare ledger and broker now; what differs, by symbol (``*``: the account)."""
+        return dict(self._call("POST", "/v1/reconcile")["mismatches"])
+
+    def clear_mismatch(self, symbol: str, reason: str, who: str) -> dict[str, Any]:
+        """A person has looked at the difference of `symbol`. stands_again: the comparison made at once found it again."""
+        return self._call("POST", f"/v1/mismatches/{quote(symbol, safe='')}/clear", json={"reason": reason, "who": who})
 
     def orders(self, session: str | None = None, state: str | None = None) -> list[dict[str, Any]]:
         return list(self._call("GET", "/v1/orders", params=_given(session=session, state=state))["orders"])

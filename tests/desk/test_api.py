@@ -17,6 +17,7 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
+from desk import mismatches
 from resources.desk_client import DeskClient, DeskRefused, DeskUnavailable
 from resources.ledger import audit
 from resources.ports import free_port
@@ -26,7 +27,7 @@ from tests.desk.running import Installation, MakeInstallation, history, install
 
 PATHS = {
     "/v1/decisions", "/v1/closes/{close_time}/done", "/v1/halt", "/v1/resume", "/v1/flatten", "/v1/status", "/v1/orders",
-    "/v1/positions", "/v1/closes", "/v1/replay/start",
+    "/v1/positions", "/v1/closes", "/v1/replay/start", "/v1/reconcile", "/v1/mismatches/{symbol}/clear",
 }  # fmt: skip
 
 
@@ -284,3 +285,24 @@ def test_sigterm_ends_it_cleanly_behind_the_close_it_is_in(install: MakeInstalla
     assert last is not None
     assert (state["state"], state["last_close"]) == ("running", last["close_time"])
     assert at.ledger.get_state("heartbeat")["pid"] == process.pid
+
+
+def test_a_person_settles_a_difference_and_it_comes_back_if_it_still_stands(install: MakeInstallation) -> None:
+    at = install()
+    at.start()
+    with at.client() as desk:
+        with at.ledger.transaction() as connection:
+            mismatches.put(connection, "EURUSD", "EVIDENCE", "told otherwise twice", 0, sticky=True)
+        assert desk.reconcile()["EURUSD"]["sticky"], "no comparison settles what only a person can"
+        with pytest.raises(DeskRefused, match=r"no mismatch of SPX; those that stand: EURUSD"):
+            desk.clear_mismatch("SPX", "typo", "ann")
+        assert desk.clear_mismatch("EURUSD", "asked the broker", "ann") == {
+            "cleared": "EURUSD", "stands_again": False, "mismatches": {},
+        }  # fmt: skip
+        with at.ledger.transaction() as connection:
+            connection.execute(text("INSERT INTO paper.positions VALUES ('SPX', 3, 2600, 2600, 0)"))
+        assert desk.reconcile()["SPX"]["kind"] == "POSITION"
+        assert desk.clear_mismatch("SPX", "surely fine", "ann")["stands_again"]
+    with at.ledger.engine.connect() as connection:
+        said = connection.execute(text("SELECT actor FROM audit WHERE action = 'mismatch_cleared'")).scalars().all()
+    assert said == ["ann", "ann"]

@@ -111,8 +111,14 @@ def test_halt_and_resume_need_a_reason_and_are_audited(run: Run, at: Installatio
     assert (wrong.exit_code, "level" in wrong.stderr) == (1, True)
 
 
+def test_ledger_and_broker_are_compared_on_demand(run: Run) -> None:
+    assert run("reconcile").exit_code == 0
+    missing = run("clear-mismatch", "EURUSD", "--reason", "nothing there")
+    assert (missing.exit_code, "no mismatch of EURUSD" in missing.stderr) == (1, True)
+
+
 def test_what_needs_the_desk_is_not_done_without_it(run: Run) -> None:
-    for command in (["halt"], ["resume"], ["flatten"], ["cancel", "int-1"]):
+    for command in (["halt"], ["resume"], ["flatten"], ["cancel", "int-1"], ["clear-mismatch", "EURUSD"]):
         result = run(*command, "--reason", "test", **no_desk())
         assert result.exit_code == 3, command
         assert "not done" in result.stderr
