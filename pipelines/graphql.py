@@ -35,6 +35,10 @@ query Run($id: ID!) { runOrError(runId: $id) { __typename
 _ACTIVE = """
 query Active($filter: RunsFilter!) { runsOrError(filter: $filter, limit: 1) { __typename ... on Runs { results { runId } } } }
 """
+_GIVE_UP = """
+mutation GiveUp($id: String!) { terminateRun(runId: $id, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename
+  ... on TerminateRunFailure { message } ... on PythonError { message } } }
+"""
 _FAILURES = """
 query Failures($id: ID!, $after: String) { logsForRun(runId: $id, afterCursor: $after, limit: 1000) { __typename
   ... on EventConnection { cursor hasMore events { __typename
@@ -131,6 +135,12 @@ class DagsterApi:
         return RunState(
             answer["status"], stats.get("stepsSucceeded") or 0, stats.get("stepsFailed") or 0, stats.get("materializations") or 0
         )
+
+    def give_up(self, run_id: str) -> None:
+        """Mark a run as cancelled whatever became of it."""
+        answer = self._ask(_GIVE_UP, id=run_id)["terminateRun"]
+        if answer["__typename"] != "TerminateRunSuccess":
+            raise DagsterApiError(f"run {run_id}: {answer.get('message', answer['__typename'])}")
 
     def failures(self, run_id: str) -> list[str]:
         """Why a run failed: its failed checks and steps, one line each."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -31,6 +31,10 @@ ATTEMPTS = 2
 POLL_SECONDS = 0.5
 SAY_EVERY_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
+LAUNCH_SECONDS = 45.0
+"""A run that is still not started after this long never will be: its launch broke off (webserver killed, disk full)."""
+
+NEVER_STARTED = "NEVER_STARTED"
 
 Say = Callable[[str], None]
 
@@ -149,7 +153,10 @@ class MainJob:
             if state.status == "SUCCESS":
                 self._say(f"{job}: done in {time.monotonic() - begun:.0f} s, {state.materializations} materialisations")
                 return
-            reasons = self._api.failures(run_id)[:3] or [f"run {run_id} ended as {state.status}"]
+            if state.status == NEVER_STARTED:
+                reasons = [f"run {run_id} was made but never started"]
+            else:
+                reasons = self._api.failures(run_id)[:3] or [f"run {run_id} ended as {state.status}"]
             if state.status == "CANCELED" or attempt == ATTEMPTS:
                 break
             self._say(f"{job}: {reasons[0]}; trying once more")
@@ -177,12 +184,22 @@ class MainJob:
                 continue
             if state.finished:
                 return state
+            if state.status == "NOT_STARTED" and time.monotonic() - begun > LAUNCH_SECONDS and self._given_up(run_id):
+                return replace(state, status=NEVER_STARTED)
             words = f"{job}: {state.succeeded} steps done, {state.materializations} materialisations"
             quiet = time.monotonic() - said
             if quiet >= SAY_EVERY_SECONDS and (words != shown or quiet >= 3 * SAY_EVERY_SECONDS):
                 self._say(f"{words} ({time.monotonic() - begun:.0f} s)")
                 said, shown = time.monotonic(), words
             time.sleep(POLL_SECONDS)
+
+    def _given_up(self, run_id: str) -> bool:
+        """Take back a run that was made but never started; False while that cannot be done."""
+        try:
+            self._api.give_up(run_id)
+        except DagsterApiError:
+            return False
+        return True
 
     def _counts(self) -> str:
         return ", ".join(f"{count} {name}" for name, count in self._ledger.counts().items())

@@ -18,6 +18,8 @@ from resources.settings import EMBEDDED_HOST, ROOT, Settings
 
 PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
 MINIMUM_FREE_MB = 500
+FULL_BELOW_MB = 64
+"""While running: with less than this the database and the lake may not be able to write."""
 NOT_SETTINGS = (
     "TAPELINE_DAGSTER_URL", "TAPELINE_DAGSTER_DIR", "TAPELINE_DAGSTER_LOGS", "TAPELINE_RUN_HOST_SOCKET",
     "TAPELINE_INSTALL_LOCKED",
@@ -87,6 +89,17 @@ def disk_problems(folder: Path, free_mb: int | None = None) -> list[str]:
     if free >= MINIMUM_FREE_MB:
         return []
     return [f"the disk of {folder} is full: {free} MB free, {MINIMUM_FREE_MB} needed; free some or set TAPELINE_DATA_DIR"]
+
+
+def disk_is_full(folder: Path) -> str:
+    """One line that says so when the disk of a running installation is (nearly) full; else ""."""
+    try:
+        free = shutil.disk_usage(folder).free // 2**20
+    except OSError as error:
+        return f"the data folder {folder} cannot be looked at: {error.strerror}"
+    if free >= FULL_BELOW_MB:
+        return ""
+    return f"the disk of {folder} is full: {free} MB free; what cannot be recorded is not done, no new risk is taken; free some"
 
 
 def ports(settings: Settings) -> dict[str, tuple[str, int]]:

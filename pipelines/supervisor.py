@@ -31,6 +31,8 @@ GIVE_UP_AFTER = 4
 """Deaths of a process that was never ready, after which the start is called off."""
 ROTATE_EVERY_SECONDS = 60.0
 LOCK_SECONDS = 25.0
+DISK_EVERY_SECONDS = 5.0
+DISK_REMIND_SECONDS = 60.0
 
 
 class StartFailed(Exception):
@@ -53,6 +55,8 @@ class Supervisor:
         self._build = build
         self._rotated = time.monotonic()
         self._database_down_since = 0.0
+        self._disk_looked = self._disk_said = 0.0
+        self._disk_full = False
         self._lock: IO[str] | None = None
         self._guard: int | None = None
 
@@ -157,6 +161,7 @@ class Supervisor:
     def _tick(self) -> None:
         """One round: note deaths and readiness, start what may start."""
         self._watch_postgres()
+        self._watch_disk()
         ready = {child.service.name for child in self.children if child.ready}
         for child in self.children:
             if child.running:
@@ -178,6 +183,20 @@ class Supervisor:
         if time.monotonic() - self._rotated > ROTATE_EVERY_SECONDS:
             self._rotated = time.monotonic()
             rotate(self.settings.path("logs"))
+
+    def _watch_disk(self) -> None:
+        now = time.monotonic()
+        if now - self._disk_looked < DISK_EVERY_SECONDS:
+            return
+        self._disk_looked = now
+        places = [self.settings.path(), *([self.postgres.place] if self.postgres is not None else [])]
+        full = next(filter(None, map(preflight.disk_is_full, places)), "")
+        if full and (not self._disk_full or now - self._disk_said > DISK_REMIND_SECONDS):
+            self.complain(full)
+            self._disk_said = now
+        elif self._disk_full and not full:
+            self.say("the disk has room again")
+        self._disk_full = bool(full)
 
     def _watch_postgres(self) -> None:
         if self.postgres is None or self.postgres.alive():

@@ -53,6 +53,7 @@ class Dagster:
         self.outcomes = {job: list(words) for job, words in (outcomes or {}).items()}
         self.under_way: str | None = None
         self.refuse = 0
+        self.given_up: list[str] = []
         self._on_success = on_success
 
     def partition_keys(self, job: str) -> list[str]:
@@ -75,6 +76,9 @@ class Dagster:
         if status == "SUCCESS":
             self._on_success(run_id)
         return RunState(status, 3, 0, 7)
+
+    def give_up(self, run_id: str) -> None:
+        self.given_up.append(run_id)
 
     def failures(self, run_id: str) -> list[str]:
         return [f"check no_gaps of {run_id} failed"]
@@ -177,6 +181,18 @@ def test_a_restarting_webserver_is_waited_for(lake: Held, ledger: Ledger, tmp_pa
     dagster.refuse = 3
     run(dagster, lake, ledger, tmp_path)
     assert dagster.jobs == ["ingest", "train", "research"]
+
+
+def test_a_run_whose_launch_broke_off_is_given_up_and_started_anew(
+    lake: Held, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_job, "LAUNCH_SECONDS", -1.0)
+    dagster = Dagster({"ingest": ["NOT_STARTED"]}, on_success=fills(lake))
+    dagster.under_way = "ingest"
+    said = run(dagster, lake, ledger, tmp_path)
+    assert dagster.given_up == ["ingest"]
+    assert dagster.jobs == ["ingest", "train", "research"]
+    assert "ingest: run ingest was made but never started; trying once more" in said
 
 
 def test_progress_words_of_the_live_day() -> None:

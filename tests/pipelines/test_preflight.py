@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,12 @@ def test_python_too_old_or_too_new(version: tuple[int, int]) -> None:
 @pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
 def test_python_that_fits(version: tuple[int, int]) -> None:
     assert preflight.python_problems(version) == []
+
+
+def test_a_disk_that_fills_up_while_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preflight.disk_is_full(tmp_path) == ""
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=3 * 2**20))
+    one_line([preflight.disk_is_full(tmp_path)], "3 MB free", str(tmp_path), "no new risk")
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
