@@ -35,6 +35,7 @@ LAUNCH_SECONDS = 45.0
 """A run that is still not started after this long never will be: its launch broke off (webserver killed, disk full)."""
 
 NEVER_STARTED = "NEVER_STARTED"
+NEVER_STARTED_LIMIT = 10
 
 Say = Callable[[str], None]
 
@@ -146,7 +147,8 @@ class MainJob:
         """Run a job to its end; a run of the same stage that is already under way is waited for."""
         tags = {**tags, STAGE_TAG: job}
         reasons: list[str] = []
-        for attempt in range(1, ATTEMPTS + 1):
+        failed = never_started = 0
+        while failed < ATTEMPTS and never_started < NEVER_STARTED_LIMIT:
             begun = time.monotonic()
             run_id = self._launch(job, tags)
             state = self._follow(job, run_id, begun)
@@ -154,12 +156,15 @@ class MainJob:
                 self._say(f"{job}: done in {time.monotonic() - begun:.0f} s, {state.materializations} materialisations")
                 return
             if state.status == NEVER_STARTED:
+                # Nothing was tried yet: this says something about the machine, not about the job.
+                never_started += 1
                 reasons = [f"run {run_id} was made but never started"]
             else:
+                failed += 1
                 reasons = self._api.failures(run_id)[:3] or [f"run {run_id} ended as {state.status}"]
-            if state.status == "CANCELED" or attempt == ATTEMPTS:
+            if state.status == "CANCELED":
                 break
-            self._say(f"{job}: {reasons[0]}; trying once more")
+            self._say(f"{job}: {reasons[0]}")
         raise MainJobError(f"{job} failed: {' / '.join(reasons)} ({self._settings.webserver_url}/runs)")
 
     def _launch(self, job: str, tags: Mapping[str, str]) -> str:
