@@ -27,6 +27,51 @@ class DailyLoss(ConfigModel):
         return (_nan(self.amount), _nan(self.percent))
 
 
+class Drawdown(ConfigModel):
+    """Fall from the account's highest equity at which new risk ends."""
+
+    percent: Positive = Field(le=100, description="Percent of the highest equity so far")
+
+
+class ValueAtRisk(ConfigModel):
+    """Loss of one session the portfolio, the new order included, may be expected to stay within."""
+
+    percent: Positive = Field(le=100, description="Largest value at risk, percent of equity")
+    shortfall_percent: Positive | None = Field(None, le=100, description="Largest expected shortfall, percent of equity")
+    confidence: float = Field(0.99, gt=0.5, lt=1, description="0.99: a loss that is exceeded on one session of a hundred")
+    sessions: Whole = Field(250, ge=60, description="Newest sessions of returns it is measured on")
+
+
+class Correlation(ConfigModel):
+    """Value in instruments whose returns move with the order's."""
+
+    above: float = Field(0.7, gt=0, lt=1, description="Instruments correlated at least this much count together")
+    percent: Positive = Field(description="Largest value of them, the new order included, percent of equity")
+    sessions: Whole = Field(120, ge=60, description="Newest sessions of returns it is measured on")
+
+
+class OrderRate(ConfigModel):
+    """Orders within a time: a runaway strategy ends here."""
+
+    orders: Whole = Field(ge=1, description="Most orders that add risk")
+    seconds: Positive = Field(description="within so many seconds of market time")
+
+
+class CircuitBreaker(ConfigModel):
+    """A pause after an abnormal move of an instrument."""
+
+    percent: Positive = Field(le=100, description="Move from high to low, or back, percent")
+    minutes: Positive = Field(description="within so many minutes")
+    pause_minutes: Positive = Field(description="No new risk on the instrument for so long after it")
+
+
+class LosingStreak(ConfigModel):
+    """A pause after losing trades in a row."""
+
+    trades: Whole = Field(ge=2, description="Losing trades in a row")
+    pause_minutes: Positive = Field(description="No new risk by the strategy for so long after the last of them")
+
+
 class StrategyLimits(ConfigModel):
     """Limits of one strategy, on top of the account's. Absent ones add nothing."""
 
@@ -35,6 +80,10 @@ class StrategyLimits(ConfigModel):
     max_position_notional: Positive | None = Field(None, description="Value of one instrument's position, account currency")
     max_concurrent_positions: Whole | None = Field(None, ge=1, description="Open positions and entries under way")
     daily_loss: DailyLoss | None = Field(None, description="Loss of the session")
+    losing_streak: LosingStreak | None = Field(None, description="Losing trades in a row; absent: not limited")
+    cooldown_minutes: Positive | None = Field(
+        None, description="No entry into an instrument for so long after a stop of the same strategy there; absent: none"
+    )
 
 
 class Limits(StrategyLimits):
@@ -47,6 +96,17 @@ class Limits(StrategyLimits):
         None, description="Largest distance of an order's price from the last price, percent"
     )
     max_gross_leverage: Positive | None = Field(None, description="Gross exposure over equity, the new order included")
+    max_net_leverage: Positive | None = Field(
+        None, description="|Longs less shorts| over equity, the new order included; absent: not limited"
+    )
+    max_sector_percent: Positive | None = Field(
+        None, description="Gross value of one sector's instruments, percent of equity; absent: not limited"
+    )
+    drawdown: Drawdown | None = Field(None, description="Fall from the highest equity; absent: not limited")
+    value_at_risk: ValueAtRisk | None = Field(None, description="Expected loss of a session; absent: not limited")
+    correlation: Correlation | None = Field(None, description="Instruments that move together; absent: not limited")
+    order_rate: OrderRate | None = Field(None, description="Orders within a time; absent: not limited")
+    circuit_breaker: CircuitBreaker | None = Field(None, description="Pause after an abnormal move; absent: none")
     strategies: dict[str, StrategyLimits] = Field(default_factory=dict, description="Tighter limits by strategy name")
 
     def of(self, strategy: str) -> StrategyLimits:
@@ -67,8 +127,9 @@ REQUIRED: Final = (
 )  # fmt: skip
 _SHARED: Final = ("max_order_quantity", "max_notional", "max_position_notional", "max_concurrent_positions")
 _NONE: Final = StrategyLimits.model_construct(
-    max_order_quantity=None, max_notional=None, max_position_notional=None, max_concurrent_positions=None, daily_loss=None
-)
+    max_order_quantity=None, max_notional=None, max_position_notional=None, max_concurrent_positions=None, daily_loss=None,
+    losing_streak=None, cooldown_minutes=None,
+)  # fmt: skip
 
 
 def _nan(value: float | None) -> float:

@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trading import limit_math
 from trading.instruments import Instrument, Mode
 from trading.limits import Limits
@@ -22,6 +25,21 @@ from trading.signals import Intent
 
 Key = tuple[str, str]
 """(strategy, symbol)"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DailyReturns:
+    """Simple returns of the same T newest sessions, ascending: values float64 (T, N) by `symbols`; NaN where unknown."""
+
+    symbols: tuple[str, ...]
+    values: NDArray[np.float64]
+
+    def of(self, symbols: Sequence[str], sessions: int) -> NDArray[np.float64] | None:
+        """The newest `sessions` rows of `symbols`, (sessions, len(symbols)); None when a symbol or a value is missing."""
+        if any(s not in self.symbols for s in symbols) or len(self.values) < sessions:
+            return None
+        picked = self.values[-sessions:, [self.symbols.index(s) for s in symbols]]
+        return picked if bool(np.isfinite(picked).all()) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +55,12 @@ class RiskState:
     per price point and unit, by symbol; for a symbol that is not in it (one quoted in a currency without a rate, say)
     every value is unknown, which refuses.
     strategy_pnl: P&L of the session by strategy, needed only for strategies with a daily loss of their own.
+    now_time: market time of the intent, UTC us. peak_equity: highest equity so far. sectors: sector by symbol.
+    working_net: value of entry orders that may still fill by symbol, negative for sells. returns: daily returns for the
+    portfolio rules. recent_prices: by symbol, times int64 and prices float64 of the newest minutes, ascending.
+    order_times: market times of orders that added risk, ascending. losing_streaks: by strategy, losing trades in a row and
+    time of the last. last_stops: by (strategy, symbol), time of the last exit by its stop.
+    Each is needed only where a limit is set on it; one that is missing then refuses.
     """
 
     mode: Mode
@@ -54,6 +78,15 @@ class RiskState:
     working_notional: Mapping[str, float] = field(default_factory=dict)
     multipliers: Mapping[str, float] = field(default_factory=dict)
     strategy_pnl: Mapping[str, float] = field(default_factory=dict)
+    now_time: int | None = None
+    peak_equity: float = math.nan
+    sectors: Mapping[str, str] = field(default_factory=dict)
+    working_net: Mapping[str, float] = field(default_factory=dict)
+    returns: DailyReturns | None = None
+    recent_prices: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = field(default_factory=dict)
+    order_times: tuple[int, ...] | None = None
+    losing_streaks: Mapping[str, tuple[int, int]] | None = None
+    last_stops: Mapping[Key, int] | None = None
 
     def value_per_point(self, symbol: str) -> float:
         """Account currency per price point and unit of `symbol`; NaN when not known, which refuses."""
@@ -71,6 +104,19 @@ class RiskState:
         """Gross value of all positions and entries under way; NaN when a price is not known."""
         held = {symbol for (_, symbol), quantity in self.positions.items() if quantity != 0.0}
         return sum(self.position_notional(symbol) for symbol in held | set(self.working_notional))
+
+    def net_exposures(self, intent: Intent) -> dict[str, float]:
+        """Signed value by symbol of positions, entries under way and the order; NaN where one is not known."""
+        out: dict[str, float] = {}
+        for (_, symbol), quantity in self.positions.items():
+            if quantity != 0.0:
+                price = self.last_price.get(symbol, math.nan)
+                out[symbol] = out.get(symbol, 0.0) + quantity * price * self.value_per_point(symbol)
+        for symbol, value in self.working_notional.items():
+            if value != 0.0:
+                out[symbol] = out.get(symbol, 0.0) + float(self.working_net.get(symbol, math.nan))
+        out[intent.symbol] = out.get(intent.symbol, 0.0) + intent.side.sign * order_notional(intent, self)
+        return out
 
     def open_keys(self, strategy: str | None = None) -> frozenset[Key]:
         """(strategy, symbol) that hold a position or are entering one, of one strategy or of all."""
@@ -130,6 +176,16 @@ def order_notional(intent: Intent, state: RiskState) -> float:
 def limit_missing(name: str, threshold: str = "not set") -> Finding:
     """The answer of a rule whose limit is not configured."""
     return Finding("", threshold, refuse(RefusalCode.LIMIT_MISSING, limit=name))
+
+
+def not_limited() -> Finding:
+    """The answer of a rule whose limit is optional and not set."""
+    return Finding("not limited", "not set")
+
+
+def input_missing(limit: str, what: str, threshold: object) -> Finding:
+    """The answer of a rule whose limit is set, but not what it is measured on."""
+    return Finding("unknown", threshold, refuse(RefusalCode.RISK_INPUT_MISSING, limit=limit, missing=what))
 
 
 def tighter(account: float | None, own: float | None) -> float | None:

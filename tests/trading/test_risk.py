@@ -55,8 +55,10 @@ def test_an_order_within_every_limit_passes_every_rule_in_the_stated_order() -> 
     verdicts = check(LIMITS, STATE, ENTRY, AAPL)
     assert refusal(verdicts) == ""
     assert [v.rule for v in verdicts] == [
-        "halt", "state_unknown", "reconciliation", "data_quality", "tradable", "grid", "price_collar", "max_order_quantity",
-        "max_notional", "max_position", "concurrent_positions", "position_open", "daily_loss", "buying_power",
+        "halt", "state_unknown", "reconciliation", "data_quality", "tradable", "circuit_breaker", "grid", "price_collar",
+        "max_order_quantity", "max_notional", "max_position", "concurrent_positions", "position_open", "cooldown", "daily_loss",
+        "losing_streak", "drawdown", "net_exposure", "sector_exposure", "correlation", "value_at_risk", "order_rate",
+        "buying_power",
     ]  # fmt: skip
     assert all(v.value and v.threshold for v in verdicts)
 
