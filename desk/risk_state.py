@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
-from desk import mismatches, store
+from desk import mismatches, risk_inputs, store
+from desk.risk_inputs import MarketView
 from resources.brokers.protocol import Account
 from resources.ledger import audit
 from resources.ledger import tables as t
@@ -151,10 +152,14 @@ def build(
     strategy: str,
     quality_ok: str,
     now_time: int,
+    limits: Limits | None = None,
+    symbol: str = "",
+    market: MarketView | None = None,
 ) -> RiskState:
     """The risk state of this moment, from the ledger in the caller's transaction and the broker's account.
 
     strategy: whose intent it is (a strategy that has not traded yet has made 0). quality_ok: "" or the refusal's text.
+    limits, symbol, market: what the portfolio limits of an intent on `symbol` are measured on is read as `limits` ask.
     What is not known is absent or NaN, which the rules refuse.
     """
     halted, marked, wrong, marks = store.get_states(connection, HALT_KEY, "prices", mismatches.KEY, "strategy_pnl")
@@ -185,7 +190,11 @@ def build(
         working_notional=notional,
         multipliers={s: float(i.multiplier) for s, i in instruments.items() if i.currency == account.currency},
         strategy_pnl={strategy: 0.0, **strategy_day_pnl(connection, marks, session, prices)},
-    )
+        **risk_inputs.read(
+            connection, limits, market, instruments=instruments, symbol=symbol, strategy=strategy, equity=account.equity,
+            entries=entries, prices=prices, now_time=now_time,
+        ),
+    )  # fmt: skip
 
 
 def latch_daily_loss(connection: Connection, limits: Limits | None, account: Account, now_time: int) -> bool:

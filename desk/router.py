@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, select
 from desk import events, exit_orders, journal, mismatches, risk_state, store, submission
 from desk.faults import crash_point
 from desk.planning import ConfigView, EntryPlan, plan_entry
+from desk.risk_inputs import MarketView
 from desk.store import OrderRecord, PositionRecord
 from resources.brokers.protocol import Account, Broker
 from resources.ledger import audit
@@ -55,13 +56,21 @@ class Router:
         config_provider: Callable[[], ConfigView],
         clock: Callable[[], int],
         mode_of: Callable[[str], Mode],
+        market: MarketView | None = None,
     ) -> None:
+        """market: prices for the portfolio limits; without it those that need prices refuse."""
         self._engine = engine
         self._broker = broker
         self._config_provider = config_provider
         self._clock = clock
         self._mode_of = mode_of
+        self._market = market
         self._ledger = Ledger(engine)
+
+    @property
+    def clock(self) -> Callable[[], int]:
+        """Market time, UTC us."""
+        return self._clock
 
     # -- entries ------------------------------------------------------------------------------------------------------
 
@@ -86,7 +95,8 @@ class Router:
                 def state_of(quality: str) -> RiskState:
                     return risk_state.build(
                         connection, mode=mode, account=account, instruments=config.universe.instruments,
-                        strategy=decision.signal.strategy, quality_ok=quality, now_time=now,
+                        strategy=decision.signal.strategy, quality_ok=quality, now_time=now, limits=config.limits,
+                        symbol=decision.signal.symbol, market=self._market,
                     )  # fmt: skip
 
                 plan = plan_entry(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from resources.brokers.protocol import Account
+from resources.ledger import action_tables
 from resources.ledger import tables as t
 from trading import portfolio
 from trading.orders import MAY_BE_AT_BROKER, OrderState, OrderType, Side, TimeInForce
@@ -149,7 +150,7 @@ def put_state(connection: Connection, key: str, value: Mapping[str, Any]) -> Non
 
 
 def trade_quantity(connection: Connection, trade_id: str) -> float:
-    """Signed open quantity of a trade: what its fills sum up to."""
+    """Signed open quantity of a trade: what its fills sum up to, and what splits made of them."""
     rows = connection.execute(
         select(t.fills.c.side, t.fills.c.quantity)
         .join(t.intents, t.intents.c.id == t.fills.c.order_id)
@@ -160,6 +161,10 @@ def trade_quantity(connection: Connection, trade_id: str) -> float:
     for row in rows:
         total += Side(row.side).sign * row.quantity
         largest = max(largest, row.quantity)
+    p = action_tables.position_adjustments.c
+    for before, after in connection.execute(select(p.quantity_before, p.quantity_after).where(p.trade_id == trade_id)):
+        total += after - before
+        largest = max(largest, abs(before), abs(after))
     return 0.0 if abs(total) <= portfolio.QUANTITY_EPSILON * largest else total
 
 
@@ -305,6 +310,13 @@ def position_multipliers(connection: Connection) -> dict[str, float]:
     """Multiplier by the trade id of the open positions."""
     i, p = t.intents.c, t.positions.c
     rows = connection.execute(select(i.id, i.content).join(t.positions, p.trade_id == i.id).where(p.quantity != 0.0))
+    return {row.id: float(row.content["meta"]["multiplier"]) for row in rows}
+
+
+def trade_multipliers(connection: Connection, trade_ids: Iterable[str]) -> dict[str, float]:
+    """Multiplier by trade id, of trades open or closed."""
+    i = t.intents.c
+    rows = connection.execute(select(i.id, i.content).where(i.id.in_(list(trade_ids))))
     return {row.id: float(row.content["meta"]["multiplier"]) for row in rows}
 
 

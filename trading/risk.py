@@ -79,7 +79,7 @@ class RiskState:
     multipliers: Mapping[str, float] = field(default_factory=dict)
     strategy_pnl: Mapping[str, float] = field(default_factory=dict)
     now_time: int | None = None
-    peak_equity: float = math.nan
+    peak_equity: float | None = None
     sectors: Mapping[str, str] = field(default_factory=dict)
     working_net: Mapping[str, float] = field(default_factory=dict)
     returns: DailyReturns | None = None

@@ -22,11 +22,11 @@ def desk(ledger_engine: Engine) -> Desk:
     return Desk(ledger_engine).open()
 
 
-def build(desk: Desk) -> RiskState:
+def build(desk: Desk, now_time: int | None = None) -> RiskState:
     with desk.engine.connect() as connection:
         return risk_state.build(
             connection, mode=Mode.PAPER, account=desk.broker.account(), instruments=INSTRUMENTS, strategy="trend",
-            quality_ok="", now_time=desk.clock(),
+            quality_ok="", now_time=desk.clock() if now_time is None else now_time,
         )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_it_is_the_same_in_another_process(desk: Desk, ledger_engine: Engine) ->
     desk.submit()
     desk.close(1)
     desk.router.halt("REDUCE_ONLY", "trend", "loss", "ana")
-    assert build(Desk(ledger_engine)) == build(desk)
+    assert build(Desk(ledger_engine), desk.clock()) == build(desk)
 
 
 def test_unknown_orders_and_mismatches_name_their_symbols(ledger_engine: Engine) -> None:

@@ -21,9 +21,11 @@ class DrawdownReached:
         if limits.drawdown is None:
             return not_limited()
         threshold = f"{number(limits.drawdown.percent)}%"
-        fallen = (1.0 - state.equity / state.peak_equity) * 100.0 if state.peak_equity > 0 else math.nan
-        if math.isnan(fallen):
+        if not state.peak_equity or not state.peak_equity > 0:
             return input_missing("drawdown", "peak_equity", threshold)
+        fallen = (1.0 - state.equity / state.peak_equity) * 100.0
+        if math.isnan(fallen):
+            return input_missing("drawdown", "equity", threshold)
         # Float noise of the division must not let the last cent through.
         if fallen >= limits.drawdown.percent * (1.0 - 1e-9):
             return Finding(

@@ -1,0 +1,198 @@
+"""What the portfolio and behaviour limits are measured on, from ledger and lake: read only where a limit asks for it.
+
+What cannot be read is absent, and an absent measure refuses: a limit never passes because its input was missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+from sqlalchemy import Connection, func, select
+
+from desk import store
+from desk.store import OrderRecord
+from resources.lake import LakeError
+from resources.ledger import tables as t
+from trading.bars import Bars
+from trading.calendars import calendar
+from trading.instruments import Instrument
+from trading.limits import Limits
+from trading.risk import DailyReturns, Key
+from trading.timeframes import US_PER_MINUTE, Timeframe, session_date
+
+log = structlog.get_logger("desk.risk_inputs")
+
+REMEMBERED_TRADES = 100
+"""Newest closed trades of a strategy that are looked at for its losing streak."""
+_DAY_US = 86_400_000_000
+
+
+class BarsReader(Protocol):
+    """The part of the lake that is read here."""
+
+    def read_bars(self, dataset: str, symbol: str, start: Any = None, end: Any = None) -> Bars: ...
+
+
+class MarketView:
+    """Prices for the risk rules, read from the lake and kept while they cannot have changed. Used by one thread only."""
+
+    def __init__(self, lake: BarsReader) -> None:
+        self._lake = lake
+        self._returns: tuple[Any, DailyReturns | None] | None = None
+
+    def daily_returns(self, instruments: Mapping[str, Instrument], symbols: Iterable[str], sessions: int, now_time: int
+                      ) -> DailyReturns | None:  # fmt: skip
+        """Returns of the newest `sessions` sessions all of `symbols` closed before `now_time`; None when one has none.
+
+        Sessions are those every symbol has a daily bar of: returns of different days are never compared.
+        """
+        wanted = tuple(sorted(symbols))
+        key = (wanted, sessions, now_time // _DAY_US)
+        if self._returns is not None and self._returns[0] == key:
+            return self._returns[1]
+        found = self._read_returns(instruments, wanted, sessions, now_time)
+        self._returns = (key, found)
+        return found
+
+    def _read_returns(self, instruments: Mapping[str, Instrument], symbols: tuple[str, ...], sessions: int, now_time: int
+                      ) -> DailyReturns | None:  # fmt: skip
+        closes: list[tuple[np.ndarray, np.ndarray]] = []
+        start = session_date(now_time // _DAY_US) - timedelta(days=sessions * 2 + 30)
+        for symbol in symbols:
+            if symbol not in instruments:
+                return None
+            try:
+                bars = self._lake.read_bars(f"bars_{Timeframe.D1}", symbol, start, None).known_at(now_time)
+            except LakeError as error:
+                log.warning("daily_bars_unreadable", symbol=symbol, error=str(error))
+                return None
+            closes.append((bars.session, bars.close))
+        if not closes:
+            return None
+        common = closes[0][0]
+        for session, _ in closes[1:]:
+            common = np.intersect1d(common, session)
+        if len(common) < 2:
+            return None
+        prices = np.stack([close[np.searchsorted(session, common)] for session, close in closes], axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = prices[1:] / prices[:-1] - 1.0
+        return DailyReturns(symbols, values[-sessions:])
+
+    def recent_prices(self, instrument: Instrument, minutes: float, now_time: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(close times, closes) of the instrument's native bars of the last `minutes`, one bar before them included."""
+        since = now_time - int(minutes * US_PER_MINUTE)
+        venue = calendar(instrument.calendar)
+        at = int(np.searchsorted(venue.close_time, since, side="left"))
+        first = max(0, min(at, len(venue.number) - 1) - 1)
+        try:
+            dataset = f"bars_{instrument.native_timeframe}"
+            bars = self._lake.read_bars(dataset, instrument.symbol, session_date(int(venue.number[first])), None)
+        except LakeError as error:
+            log.warning("recent_bars_unreadable", symbol=instrument.symbol, error=str(error))
+            return None
+        bars = bars.known_at(now_time)
+        begin = max(0, int(np.searchsorted(bars.close_time, since, side="left")) - 1)
+        return (bars.close_time[begin:], bars.close[begin:]) if len(bars) else None
+
+
+def read(
+    connection: Connection,
+    limits: Limits | None,
+    market: MarketView | None,
+    *,
+    instruments: Mapping[str, Instrument],
+    symbol: str,
+    strategy: str,
+    equity: float,
+    entries: Iterable[OrderRecord],
+    prices: Mapping[str, float],
+    now_time: int,
+) -> dict[str, Any]:
+    """The fields of trading.risk.RiskState that `limits` need, for an intent of `strategy` on `symbol`."""
+    out: dict[str, Any] = {"now_time": now_time, "sectors": {s: i.sector for s, i in instruments.items() if i.sector}}
+    if limits is None:
+        return out
+    own = limits.of(strategy)
+    if limits.drawdown is not None:
+        highest = connection.execute(select(func.max(t.account_snapshots.c.equity))).scalar()
+        out["peak_equity"] = max(equity, float(highest)) if highest is not None else equity
+    if limits.max_net_leverage is not None or limits.value_at_risk is not None or limits.correlation is not None:
+        out["working_net"] = _working_net(entries, prices)
+    if limits.order_rate is not None:
+        out["order_times"] = _order_times(connection, now_time - int(limits.order_rate.seconds * 1_000_000))
+    if limits.losing_streak is not None or own.losing_streak is not None:
+        out["losing_streaks"] = {strategy: losing_streak(connection, strategy)}
+    if limits.cooldown_minutes is not None or own.cooldown_minutes is not None:
+        out["last_stops"] = last_stops(connection, strategy)
+    if market is not None and (limits.value_at_risk is not None or limits.correlation is not None):
+        held = {p.symbol for p in store.find_positions(connection) if p.quantity} | {o.symbol for o in entries} | {symbol}
+        sessions = max(x.sessions for x in (limits.value_at_risk, limits.correlation) if x is not None)
+        out["returns"] = market.daily_returns(instruments, held, sessions, now_time)
+    if market is not None and limits.circuit_breaker is not None and symbol in instruments:
+        breaker = limits.circuit_breaker
+        found = market.recent_prices(instruments[symbol], breaker.minutes + breaker.pause_minutes, now_time)
+        out["recent_prices"] = {symbol: found} if found is not None else {}
+    return out
+
+
+def _working_net(entries: Iterable[OrderRecord], prices: Mapping[str, float]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for order in entries:
+        price = prices.get(order.symbol) or float(order.content.get("reference_price") or "nan")
+        left = (order.quantity - order.filled_quantity) * abs(price) * order.multiplier
+        out[order.symbol] = out.get(order.symbol, 0.0) + order.side.sign * left
+    return out
+
+
+def _order_times(connection: Connection, since: int) -> tuple[int, ...]:
+    """Market times of entry orders the desk wanted to send since then, ascending; refused ones do not count."""
+    i = t.intents.c
+    rows = connection.execute(
+        select(i.created_time).where(i.leg == "entry", i.refusal == "", i.created_time > since).order_by(i.created_time)
+    )
+    return tuple(int(row.created_time) for row in rows)
+
+
+def losing_streak(connection: Connection, strategy: str) -> tuple[int, int]:
+    """(closed trades in a row that lost money after commission, time of the newest of them); (0, 0) when the last won."""
+    f = t.fills.c
+    rows = connection.execute(
+        select(f.trade_id, f.side, f.quantity, f.price, f.commission, f.fill_time)
+        .where(f.strategy == strategy)
+        .order_by(f.fill_time.desc(), f.id.desc())
+        .limit(REMEMBERED_TRADES * 4)
+    ).all()
+    multipliers = store.trade_multipliers(connection, {row.trade_id for row in rows})
+    trades: dict[str, list[float]] = {}
+    for row in rows:
+        sign = 1.0 if row.side == "buy" else -1.0
+        made = trades.setdefault(row.trade_id, [0.0, 0.0, 0.0])
+        made[0] -= sign * row.quantity * row.price * multipliers.get(row.trade_id, 1.0) + row.commission
+        made[1] += sign * row.quantity
+        made[2] = max(made[2], float(row.fill_time))
+    lost, newest = 0, 0
+    for pnl, open_quantity, ended in sorted(trades.values(), key=lambda x: -x[2]):
+        if abs(open_quantity) > 1e-9:
+            continue  # still open, or its beginning lies before the fills that were read
+        if pnl >= 0:
+            break
+        lost += 1
+        newest = newest or int(ended)
+    return lost, newest
+
+
+def last_stops(connection: Connection, strategy: str) -> dict[Key, int]:
+    """(strategy, symbol) -> time of the newest fill of a protective stop."""
+    f, i = t.fills.c, t.intents.c
+    rows = connection.execute(
+        select(f.symbol, func.max(f.fill_time).label("at"))
+        .join(t.intents, i.id == f.order_id)
+        .where(f.strategy == strategy, i.leg == "stop")
+        .group_by(f.symbol)
+    )
+    return {(strategy, row.symbol): int(row.at) for row in rows}
