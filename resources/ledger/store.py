@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
+from resources.ledger import changes, put_aside
 from resources.ledger import tables as t
 from resources.ledger.base import LedgerConflict, Row, connect, insert_once, now_us
 from resources.ledger.desk_records import DeskRecords
@@ -28,7 +29,8 @@ CLOSE_WALLS = ("sensed_wall", "run_started_wall", "signals_wall", "decisions_wal
 class VerdictRow:
     """One quality check's verdict on one symbol's bars of one session. severity: ``error`` stops trading, ``warn`` not.
 
-    content_hash: of the bars judged. examples: failing rows as plain values. evaluated_wall: UTC us.
+    content_hash: of the bars judged. examples: failing rows as plain values. evaluated_wall: UTC us. judged_time: market
+    time up to which the session was judged (UTC us; None: not known).
     """
 
     dataset: str
@@ -42,10 +44,11 @@ class VerdictRow:
     examples: tuple[Mapping[str, Any], ...] = ()
     run_id: str = ""
     evaluated_wall: int = 0
+    judged_time: int | None = None
 
     def snapshot(self) -> Row:
         """The part a decision snapshot carries."""
-        names = ("dataset", "session", "symbol", "check", "passed", "severity", "content_hash")
+        names = ("dataset", "session", "symbol", "check", "passed", "severity", "content_hash", "judged_time", "evaluated_wall")
         return {name: getattr(self, name) for name in names}
 
 
@@ -167,6 +170,7 @@ class Ledger(DeskRecords):
 
     def verdicts(self, required: Iterable[PartitionRef]) -> list[VerdictRow]:
         """Every verdict on the partitions `required` names, whatever content it judged: the gate compares the hashes."""
+        required = list(required)
         keys = sorted({(r.dataset, r.session, r.symbol) for r in required})
         q = t.quality_verdicts.c
         found: list[VerdictRow] = []
@@ -174,7 +178,28 @@ class Ledger(DeskRecords):
             for start in range(0, len(keys), 2000):
                 chosen = select(t.quality_verdicts).where(tuple_(q.dataset, q.session, q.symbol).in_(keys[start : start + 2000]))
                 found += [_verdict(row) for row in c.execute(chosen.order_by(*t.quality_verdicts.primary_key)).mappings()]
-        return found
+        return found + self._outdated(required) + self._put_aside(required)
+
+    def _put_aside(self, required: Sequence[PartitionRef]) -> list[VerdictRow]:
+        """A failed verdict on each required partition that lacks rows in quarantine, whatever it holds now."""
+        refs = {(r.dataset, r.session, r.symbol): r.content_hash for r in required}
+        return [
+            VerdictRow(
+                *key, put_aside.QUARANTINE, False, "error", refs[key], len(rows), tuple({"message": text} for text in rows[:5])
+            )
+            for key, rows in put_aside.failing(self.engine, refs).items()
+        ]
+
+    def _outdated(self, required: Sequence[PartitionRef]) -> list[VerdictRow]:
+        """A failed verdict on each required partition that was made of bars which changed since, whatever it holds now."""
+        refs = {(r.dataset, r.session, r.symbol): r.content_hash for r in required}
+        return [
+            VerdictRow(
+                *mark.key, changes.UPSTREAM_CURRENT, False, "error", refs[mark.key], 1, ({"message": mark.because},),
+                "", mark.marked_wall,
+            )
+            for mark in changes.stale(self.engine, keys=refs)
+        ]  # fmt: skip
 
     def session_verdicts(self, session: str, *, failed_only: bool = False) -> list[VerdictRow]:
         """Every verdict on bars of a session."""

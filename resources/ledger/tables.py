@@ -212,6 +212,7 @@ quality_verdicts = Table(
     Column("content_hash", Text, nullable=False),  # of the bars judged
     Column("run_id", Text, nullable=False),
     Column("evaluated_wall", BigInteger, nullable=False),
+    Column("judged_time", BigInteger),  # market time up to which the session was judged
     PrimaryKeyConstraint("dataset", "session", "symbol", "check_name"),
 )  # fmt: skip
 
@@ -272,6 +273,7 @@ paper_orders = Table(
     Column("reduce_only", Boolean, nullable=False),
     Column("state", Text, nullable=False),
     Column("filled_quantity", Float, nullable=False),
+    Column("filled_units", Float, nullable=False, server_default="0"),  # the same in today's units: splits scale it
     Column("text", Text, nullable=False),
     Column("session", Integer),  # session number of the first bar it took part in: DAY orders expire after it
     Column("created_time", BigInteger, nullable=False),

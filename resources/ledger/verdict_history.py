@@ -41,6 +41,16 @@ def known_verdicts(engine: Engine, dataset: str, start: date, end: date) -> dict
         return {(s, y, c): (p, v, h) for s, y, c, p, v, h in connection.execute(held)}
 
 
+def judged_so_far(engine: Engine, dataset: str, start: date, end: date) -> dict[Key, tuple[int | None, int]]:
+    """(judged_time, evaluated_wall) of every verdict on bars of `dataset` in sessions [start, end]."""
+    q = _TABLE.c
+    held = select(q.session, q.symbol, q.check_name, q.judged_time, q.evaluated_wall).where(
+        q.dataset == dataset, q.session >= start.isoformat(), q.session <= end.isoformat()
+    )
+    with engine.connect() as connection:
+        return {(s, y, c): (judged, wall) for s, y, c, judged, wall in connection.execute(held)}
+
+
 def copy_verdicts(engine: Engine, verdicts: Sequence[VerdictRow]) -> None:
     """Store `verdicts` in one transaction; one evaluated earlier never replaces a later one.
 
@@ -58,7 +68,7 @@ def copy_verdicts(engine: Engine, verdicts: Sequence[VerdictRow]) -> None:
             "dataset": v.dataset, "session": v.session, "symbol": v.symbol, "check_name": v.check,
             "passed": "t" if v.passed else "f", "severity": v.severity, "failed_count": v.failed_count,
             "examples": json.dumps(list(v.examples), allow_nan=False), "content_hash": v.content_hash, "run_id": v.run_id,
-            "evaluated_wall": v.evaluated_wall or made,
+            "evaluated_wall": v.evaluated_wall or made, "judged_time": "" if v.judged_time is None else v.judged_time,
         }  # fmt: skip
         writer.writerow([values[name] for name in _COLUMNS])
     buffer.seek(0)
@@ -68,7 +78,8 @@ def copy_verdicts(engine: Engine, verdicts: Sequence[VerdictRow]) -> None:
         connection.execute(text("CREATE TEMPORARY TABLE verdicts_in (LIKE quality_verdicts) ON COMMIT DROP"))
         cursor = connection.connection.cursor()
         # FORCE_NOT_NULL: an empty text is an empty text, not an unknown one.
-        command = f"COPY verdicts_in ({names}) FROM STDIN (FORMAT csv, FORCE_NOT_NULL ({names}))"
+        texts = ", ".join(c.name for c in _TABLE.columns if not c.nullable)
+        command = f"COPY verdicts_in ({names}) FROM STDIN (FORMAT csv, FORCE_NOT_NULL ({texts}))"
         try:
             cursor.copy_expert(command, buffer)  # type: ignore[attr-defined]
         except psycopg2.Error as error:  # as every other statement on the ledger raises it
