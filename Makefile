@@ -12,7 +12,7 @@ quote = '$(subst ','\'',$(1))'
 names := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 settings = $(foreach name,$(names),TAPELINE_$(name)=$(call quote,$($(name))))
 
-.PHONY: help install install-dev run test check bench torture clean
+.PHONY: help install install-dev run test check bench torture ingest-torture clean
 
 help:
 	@echo 'make run                 start Tapeline (first time: installs, loads the sample, trains, replays a live day on paper)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make check               ruff, mypy, import-linter'
 	@echo 'make bench NAME=lake     run one benchmark: backtest lake resample features latency rl'
 	@echo 'make torture N=20        kill processes N times and check that nothing is lost or sent twice'
+	@echo 'make ingest-torture N=200  kill the ingest N times and check that the lake equals an uninterrupted one'
 	@echo 'make clean               remove .venv and caches; data/ stays'
 
 install:
@@ -51,6 +52,9 @@ bench: install-dev
 
 torture: install-dev
 	@exec $(PYTHON) -m tests.faults.torture $(or $(N),20)
+
+ingest-torture: install-dev
+	@exec $(PYTHON) -m tests.faults.ingest_torture --kills $(or $(N),200)
 
 clean:
 	@rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,13 +5,15 @@ start at the same anchored session either way (trading.windows).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any
 
 import dagster as dg
 import numpy as np
 
+from assets.bars_run import partitions_hash
+from assets.changes import database_now, settle_range
 from assets.common import (
     MARKET_DATA_OWNERS,
     configured_universe,
@@ -21,17 +23,14 @@ from assets.common import (
     session_partitions_def,
 )
 from assets.market_data import sources_of, timeframes_of
-from resources.dagster_resources import ConfigFilesResource, LakeResource
+from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource
 from resources.lake import FeatureFrame, Lake, LakeError
 from trading import windows
 from trading.bars import Bars
 from trading.calendars import Calendar, calendar
-from trading.features import FEATURES_VERSION, NAMES, WARM_UP, compute_anchored, definitions
+from trading.features import FEATURES_VERSION, NAMES, TIMEFRAMES, WARM_UP, compute_anchored, definitions
 from trading.timeframes import Timeframe, iso, session_date, session_number
 from trading.universe import Universe
-
-TIMEFRAMES = (Timeframe.M1, Timeframe.H1, Timeframe.D1)
-"""Timeframes features are made of, as far as the universe has them."""
 
 DETAILED_SESSIONS = 250
 PLOTTED_BARS = 150
@@ -57,6 +56,24 @@ def compute_range(
     return bars.rows(keep), values[keep]
 
 
+class StaleRange:
+    """The stale marks of a dataset before a run reads its inputs: it may take away those, and none that come later."""
+
+    def __init__(self, ledger: LedgerResource, dataset: str) -> None:
+        """A ledger that is not there yet has no marks; one that is away fails the run."""
+        self._dataset = dataset
+        try:
+            self._ledger = ledger.ledger()
+        except FileNotFoundError:
+            self._before = None
+        else:
+            self._before = database_now(self._ledger.engine)
+
+    def settle(self, symbols: Iterable[str], start: date, end: date) -> None:
+        if self._before is not None:
+            settle_range(self._ledger, self._dataset, symbols, start, end, before=self._before)
+
+
 def features_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     """The asset ``features_<timeframe>`` of a universe."""
     dataset, source = f"features_{timeframe}", f"bars_{timeframe}"
@@ -76,9 +93,10 @@ def features_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.
         "candlestick patterns. A row uses bars up to its own close only; a value is empty until its indicator has settled.",
     )
     def features(
-        context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource
+        context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
     ) -> dg.MaterializeResult:
         now_universe, store = config_files.load().universe, lake.lake()
+        marked = StaleRange(ledger, dataset)
         keys = context.partition_keys
         start, end = date.fromisoformat(keys[0]), date.fromisoformat(keys[-1])
         frames: list[FeatureFrame] = []
@@ -95,6 +113,7 @@ def features_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.
             made[symbol] = bars
             frames.append(FeatureFrame(symbol, NAMES, bars.close_time, bars.session, values, FEATURES_VERSION))
         partitions = store.write_feature_frames(dataset, frames, start=start, end=end)
+        marked.settle(made, start, end)
         seconds = time.perf_counter() - began
         if failed:
             named = "; ".join(f"{symbol}: {why}" for symbol, why in sorted(failed.items()))
@@ -111,7 +130,9 @@ def features_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.
             context.add_asset_metadata({"dagster/partition_row_count": counts.get(key, 0)}, partition_key=key)
         context.add_asset_metadata(_run_metadata(store, dataset, frames, made, seconds), partition_key=keys[-1])
         context.log.info(f"{dataset}: {sum(counts.values())} rows of {len(made)} symbols in {seconds:.2f} s")
-        return dg.MaterializeResult(metadata={"features_version": FEATURES_VERSION, "sessions": f"{keys[0]} to {keys[-1]}"})
+        version = dg.DataVersion(partitions_hash(partitions)) if len(keys) == 1 else None
+        shared = {"features_version": FEATURES_VERSION, "sessions": f"{keys[0]} to {keys[-1]}"}
+        return dg.MaterializeResult(metadata=shared, data_version=version)
 
     return features
 

@@ -18,7 +18,7 @@ from assets.common import (
     markdown_table,
     session_partitions_def,
 )  # fmt: skip
-from resources.dagster_resources import ConfigFilesResource, LakeResource
+from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource
 from trading.timeframes import Timeframe
 from trading.universe import Universe
 
@@ -89,14 +89,17 @@ def bars_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.Part
         owners=MARKET_DATA_OWNERS,
         kinds={"parquet", "python"},
         tags={"lane": "ingest", "timeframe": str(timeframe), "native": "yes" if timeframe in sources else "no"},
-        deps=[instruments, *(dg.AssetKey(f"bars_{t}") for t in derived)],
+        # quality judges jumps by the actions that are known
+        deps=[instruments, dg.AssetKey("corporate_actions"), *(dg.AssetKey(f"bars_{t}") for t in derived)],
         partitions_def=partitions_def,
         backfill_policy=dg.BackfillPolicy.single_run(),
         metadata={"dagster/column_schema": BARS_SCHEMA},
         description=f"Bars of {timeframe} per session: " + "; ".join(origins) + ". A bar is known at its close_time.",
     )
-    def bars(context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource) -> dg.MaterializeResult:
-        run = BarsRun(config_files, lake.lake(), timeframe)
+    def bars(
+        context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
+    ) -> dg.MaterializeResult:
+        run = BarsRun(config_files, lake.lake(), timeframe, ledger=ledger.ledger, run_id=context.run.run_id)
         outcome = run.ingest(context.partition_key_range.start, context.partition_key_range.end)
         if outcome.failed:
             raise dg.Failure(_failure_text(run.dataset, outcome), metadata=_failure_metadata(outcome), allow_retries=False)

@@ -8,6 +8,7 @@ from assets import research_run
 from assets.common import configured_universe, image, markdown_table
 from assets.market_data import timeframes_of
 from resources.dagster_resources import ConfigFilesResource, LakeResource
+from resources.research_store import ResearchStore
 from resources.settings import settings
 from trading.ids import content_hash
 
@@ -50,9 +51,11 @@ _TRADES_SCHEMA = dg.TableSchema(
 def strategies(config_files: ConfigFilesResource) -> dg.MaterializeResult:
     config = config_files.load()
     known = config.evaluables()
+    # Every revision that was ever in use can be compared with later ones, and its decisions replayed.
+    ResearchStore(settings().path("research")).keep_files(settings().config, config.files, known)
     rows = []
     for file in config.files:
-        e = known.get(file.name) if file.kind in ("strategies", "plans") and not file.problems else None
+        e = known.get(file.name) if file.kind in ("strategies", "plans", "plugins") and not file.problems else None
         state = f"{len(file.problems)} problem(s): not used" if file.problems else "in use"
         if file.other_universe:
             state = f"for universe {file.other_universe}: not used"
@@ -84,9 +87,9 @@ def config_valid(config_files: ConfigFilesResource) -> dg.AssetCheckResult:
 
     try:
         config = config_files.load()
-        problems, missing = config.problems, config.limits.missing()
+        problems, warned, missing = config.problems, config.warnings, config.limits.missing()
     except ConfigInvalid as error:
-        problems, missing = error.problems, []
+        problems, warned, missing = error.problems, [], []
     rows = [[p.file, p.line, p.key, p.message, p.expected, p.nearest] for p in problems]
     header = ["file", "line", "key", "problem", "expected", "did you mean"]
     description = f"{len(problems)} problem(s)" + (f"; limits missing: {', '.join(missing)}" if missing else "")
@@ -95,6 +98,9 @@ def config_valid(config_files: ConfigFilesResource) -> dg.AssetCheckResult:
         description=description if problems or missing else "every file validates",
         metadata={
             "problems": dg.MetadataValue.md(markdown_table(header, rows)),
+            "warnings": dg.MetadataValue.md(
+                markdown_table(header, [[w.file, w.line, w.key, w.message, w.expected, w.nearest] for w in warned])
+            ),
             "count": len(problems),
             "limits_missing": ", ".join(missing) or "none",
         },
@@ -118,7 +124,7 @@ def strategy_backtests(
 
     config = config_files.load()
     cash, currency = settings().paper_cash, settings().account_currency
-    runs, failed = research_run.run_all(config, lake.lake(), cash)
+    runs, failed = research_run.run_prepared(*research_run.prepare_once(context.run_id, config, lake.lake(), cash))
     for failure in failed:
         context.log.warning(f"{failure.kind} {failure.name} was not tested: {failure.reason}")
     refusals = [[r.evaluable.name, code, n] for r in runs for code, n in sorted(r.result.refusals.items())]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
 from resources.config import Config
 from resources.lake import Lake, LakeError
-from trading.backtest import BacktestResult, backtest
+from trading.backtest import BacktestResult
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.costs import Costs
 from trading.evaluation import Evaluation
+from trading.experiment import Experiment, per_year
+from trading.ids import content_hash
 from trading.instruments import Instrument, Mode
 from trading.metrics import Metrics
-from trading.strategy import Evaluable, evaluate_anchored
-from trading.timeframes import US_PER_DAY
+from trading.strategy import Evaluable, context_of, evaluate_anchored
 
 DEFAULT_COSTS: Final = Costs("per_value", rate=0.0001, slippage_kind="fixed", value=1.0)
 """Costs of a file that names none: one basis point and one tick each way, so that nothing looks free."""
@@ -46,74 +48,140 @@ class NotRun:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A strategy or plan with the bars it reads. windows: by symbol, as evaluate_anchored reads them."""
+
+    evaluable: Evaluable
+    experiment: Experiment
+    windows: dict[str, dict[Any, Bars]]
+    ignored: dict[str, str]
+
+    @cached_property
+    def result(self) -> BacktestResult:
+        """The backtest."""
+        return self.experiment.run()
+
+    @cached_property
+    def snapshot(self) -> str:
+        """Hash of every bar read: two backtests with the same one saw the same history."""
+        return content_hash(
+            [[symbol, [[str(key), bars.content_hash()] for key, bars in read.items()]] for symbol, read in self.windows.items()]
+        )[:16]
+
+
 def run_all(config: Config, lake: Lake, cash: float) -> tuple[list[StrategyRun], list[NotRun]]:
     """Every strategy and plan by name, each on its own account; one that cannot be tested does not stop the others."""
+    return run_prepared(*prepare_all(config, lake, cash))
+
+
+def run_prepared(prepared: Sequence[Prepared], failed: list[NotRun]) -> tuple[list[StrategyRun], list[NotRun]]:
+    """Backtests of what is prepared; failed: what was not, returned with what cannot be run."""
     runs: list[StrategyRun] = []
-    failed: list[NotRun] = []
-    for name, evaluable in sorted(config.evaluables().items()):
+    for one in prepared:
         try:
-            outcome = run_one(evaluable, config, lake, cash)
-        except (LakeError, ValueError) as error:
-            failed.append(NotRun(name, evaluable.kind, f"{type(error).__name__}: {error}"))
-            continue
-        if isinstance(outcome, NotRun):
-            failed.append(outcome)
-        else:
-            runs.append(outcome)
+            runs.append(_run(one))
+        except ValueError as error:
+            failed.append(NotRun(one.evaluable.name, one.evaluable.kind, f"{type(error).__name__}: {error}"))
     return runs, failed
 
 
-def run_one(evaluable: Evaluable, config: Config, lake: Lake, cash: float) -> StrategyRun | NotRun:
-    """One strategy or plan over all bars of its instruments. Raises LakeError or ValueError on unreadable bars."""
+_last: dict[Any, tuple[list[Prepared], list[NotRun]]] = {}
+
+
+def prepare_once(
+    run: str, config: Config, lake: Lake, cash: float, names: Sequence[str] = ()
+) -> tuple[list[Prepared], list[NotRun]]:
+    """`prepare_all`, once for all assets of a run that execute in one process: they then judge the same history, too. A
+    changed file is read again."""
+    key = run, tuple(sorted(names)), tuple(sorted((n, e.revision) for n, e in config.evaluables().items())), cash
+    if key not in _last:
+        made = prepare_all(config, lake, cash, names)
+        _last.clear()
+        _last[key] = made
+    prepared, failed = _last[key]
+    return list(prepared), list(failed)
+
+
+def prepare_all(config: Config, lake: Lake, cash: float, names: Sequence[str] = ()) -> tuple[list[Prepared], list[NotRun]]:
+    """`prepare` for every strategy and plan, or those named; what cannot be tested is told beside the others.
+
+    Raises ValueError naming the strategies there are when one of `names` is not among them.
+    """
+    known = config.evaluables()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"no strategy or plan {', '.join(unknown)}: expected one of {', '.join(sorted(known))}")
+    made: list[Prepared] = []
+    failed: list[NotRun] = []
+    for name, evaluable in sorted(known.items()):
+        if names and name not in names:
+            continue
+        try:
+            outcome = prepare(evaluable, config, lake, cash)
+        except (LakeError, ValueError) as error:
+            outcome = NotRun(name, evaluable.kind, f"{type(error).__name__}: {error}")
+        if isinstance(outcome, NotRun):
+            failed.append(outcome)
+        else:
+            made.append(outcome)
+    return made, failed
+
+
+def prepare(
+    evaluable: Evaluable, config: Config, lake: Lake, cash: float, windows: Mapping[str, dict[Any, Bars]] | None = None
+) -> Prepared | NotRun:
+    """One strategy or plan with all bars of its instruments, evaluated. windows: bars read before, by symbol; they must hold
+    what it reads. Raises LakeError or ValueError on unreadable bars."""
     evaluations: list[Evaluation] = []
     bars: list[Bars] = []
     instruments: list[Instrument] = []
     ignored: dict[str, str] = {}
+    read: dict[str, dict[Any, Bars]] = {}
     for symbol in evaluable.symbols:
         instrument = config.universe.instruments[symbol]
         if Mode.BACKTEST not in instrument.tradable_in:
             ignored[symbol] = "NOT_TRADABLE in backtest"
             continue
-        windows = {t: lake.read_bars(f"bars_{t}", symbol) for t in evaluable.timeframes}
-        missing = [f"bars_{t}" for t, b in windows.items() if not len(b)]
+        its = dict((windows or {}).get(symbol, {}))
+        for timeframe in evaluable.timeframes:
+            if timeframe not in its:
+                its[timeframe] = lake.read_bars(f"bars_{timeframe}", symbol)
+        missing = [f"bars_{t}" for t in evaluable.timeframes if not len(its[t])]
+        for other, timeframe in context_of(evaluable, symbol):
+            if (other, timeframe) not in its:
+                its[other, timeframe] = lake.read_bars(f"bars_{timeframe}", other)
         if missing:
             ignored[symbol] = f"no {', '.join(missing)} in the lake"
             continue
-        evaluations.append(evaluate_anchored(evaluable, windows, instrument, calendar(instrument.calendar)))
-        bars.append(windows[evaluable.timeframe])
+        evaluations.append(evaluate_anchored(evaluable, its, instrument, calendar(instrument.calendar)))
+        bars.append(its[evaluable.timeframe])
         instruments.append(instrument)
+        read[symbol] = its
     if not evaluations:
         why = "; ".join(f"{s}: {r}" for s, r in ignored.items()) or "it names no instrument"
         return NotRun(evaluable.name, evaluable.kind, why)
     costs = Costs.from_dict(evaluable.costs) if evaluable.costs is not None else DEFAULT_COSTS
-
-    def run() -> BacktestResult:
-        return backtest(
-            evaluations, bars, instruments, cash=cash, sizing=evaluable.sizing, costs=costs, limits=config.limits,
-            strategy=evaluable.name, require_stop=True, min_reward_to_risk=evaluable.min_reward_to_risk,
-        )  # fmt: skip
-
-    result = run()
-    if evaluable.once and len(result.trades) > 1:
-        entered = int(result.trades.signal_time.min())
-        evaluations[:] = [_until(e, entered) for e in evaluations]
-        result = run()
-    wishes = sum(int(np.sum((e.enter_long != e.enter_short) & e.ready)) for e in evaluations)
-    symbols = tuple(i.symbol for i in instruments)
-    return StrategyRun(evaluable, symbols, result, result.metrics(_per_year(result)), costs, wishes, ignored)
+    experiment = Experiment(
+        evaluable.name, tuple(evaluations), tuple(bars), tuple(instruments), cash, evaluable.sizing, costs, config.limits,
+        evaluable.min_reward_to_risk, require_stop=True, once=evaluable.once,
+    )  # fmt: skip
+    return Prepared(evaluable, experiment, read, ignored)
 
 
-def _until(evaluation: Evaluation, last: int) -> Evaluation:
-    """The same without entries after `last` (UTC us): a plan enters once."""
-    allowed = evaluation.close_time <= last
-    return replace(evaluation, enter_long=evaluation.enter_long & allowed, enter_short=evaluation.enter_short & allowed)
+def run_one(evaluable: Evaluable, config: Config, lake: Lake, cash: float) -> StrategyRun | NotRun:
+    """One strategy or plan over all bars of its instruments. Raises LakeError or ValueError on unreadable bars."""
+    prepared = prepare(evaluable, config, lake, cash)
+    return prepared if isinstance(prepared, NotRun) else _run(prepared)
 
 
-def _per_year(result: BacktestResult) -> float:
-    """Equity values in a year, from how many there are and how long they span."""
-    span = int(result.close_time[-1] - result.close_time[0]) if len(result.close_time) else 0
-    years = span / (365.25 * US_PER_DAY)
-    return len(result.close_time) / years if years > 0 else 252.0
+def _run(prepared: Prepared) -> StrategyRun:
+    experiment, result, evaluable = prepared.experiment, prepared.result, prepared.evaluable
+    symbols = tuple(i.symbol for i in experiment.instruments)
+    return StrategyRun(
+        evaluable, symbols, result, result.metrics(per_year(result.close_time)), experiment.costs, experiment.wishes,
+        prepared.ignored,
+    )  # fmt: skip
 
 
 METRICS_HEADER: Final = (

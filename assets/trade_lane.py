@@ -6,22 +6,29 @@ changes nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from resources.desk_client import DecisionReceipt, DeskClient
+from resources.desk_client import DecisionReceipt, DeskClient, DeskError
+from resources.ledger.actions import in_todays_units
+from resources.ledger.base import now_us
 from resources.ledger.plans import has_entered
 from resources.ledger.store import DecisionRow, Ledger
 from trading import decisions as kernel
 from trading.bars import Bars
 from trading.calendars import calendar
+from trading.conflict_policy import resolve
 from trading.features import FEATURES_VERSION
+from trading.frame import BarWindow, SeriesCache
+from trading.freshness import freshness_of
 from trading.instruments import Instrument, Mode
+from trading.plugins import PluginError
 from trading.signals import Decision, PartitionRef, Signal
-from trading.strategy import Evaluable, signal_at
+from trading.strategy import Evaluable, context_of, legs_of, signal_at
 from trading.timeframes import Timeframe, session_date, session_number
 from trading.windows import window_start
 
@@ -47,36 +54,73 @@ def evaluables(config: Any) -> list[Evaluable]:
     return [item for _, item in sorted({**config.strategies, **config.plans}.items())]
 
 
+class KnownBars:
+    """What the lake knows at one bar close: every series is read once, and what strategies compute on it is kept for the
+    next strategy that asks for the same."""
+
+    def __init__(self, lake: Any, session: date, known_at: int) -> None:
+        self._lake, self._session, self._known_at = lake, session, known_at
+        self._bars: dict[tuple[str, Timeframe, int], Bars] = {}
+        self._refs: dict[tuple[int, int], tuple[Bars, tuple[PartitionRef, ...]]] = {}
+        self.cache = SeriesCache()
+
+    def bars(self, symbol: str, timeframe: Timeframe, start: int) -> Bars:
+        """Bars from session number `start` on."""
+        key = (symbol, timeframe, start)
+        if key not in self._bars:
+            read = self._lake.read_bars(f"bars_{timeframe}", symbol, session_date(start), self._session)
+            self._bars[key] = read.known_at(self._known_at)
+        return self._bars[key]
+
+    def partitions(self, bars: Bars, sessions: int) -> tuple[PartitionRef, ...]:
+        """The newest `sessions` partitions of `bars`, with the content hash of the rows known now."""
+        key = (id(bars), sessions)
+        if key not in self._refs:
+            self._refs[key] = (bars, _partitions(bars, sessions))
+        return self._refs[key][1]
+
+
 def window(
-    lake: Any, evaluable: Evaluable, instrument: Instrument, session: date, known_at: int
-) -> dict[Timeframe, Bars]:
-    """The anchored windows of every timeframe `evaluable` reads, ending with the bars known at `known_at`."""
-    venue = calendar(instrument.calendar)
-    number = session_number(session)
-    windows: dict[Timeframe, Bars] = {}
-    for timeframe in evaluable.timeframes:
-        start = window_start(number, timeframe, evaluable.warm_up.get(timeframe, 0), venue)
-        bars = lake.read_bars(f"bars_{timeframe}", instrument.symbol, session_date(start), session)
-        windows[timeframe] = bars.known_at(known_at)
-    return windows
+    lake: Any, evaluable: Evaluable, instrument: Instrument, session: date, known_at: int, known: KnownBars | None = None
+) -> BarWindow:
+    """The anchored windows of every series `evaluable` reads, ending with the bars known at `known_at`: its timeframes, and
+    other instruments' under (symbol, timeframe). known: shares what was read for other strategies of the same close."""
+    known = known or KnownBars(lake, session, known_at)
+    number, venue = session_number(session), calendar(instrument.calendar)
+    starts = {t: window_start(number, t, evaluable.warm_up.get(t, 0), venue) for t in evaluable.timeframes}
+    windows: dict[Any, Bars] = {t: known.bars(instrument.symbol, t, start) for t, start in starts.items()}
+    for symbol, timeframe in context_of(evaluable, instrument.symbol):
+        windows[symbol, timeframe] = known.bars(symbol, timeframe, starts[timeframe])
+    return BarWindow(windows, known.cache)
 
 
-def needed_partitions(windows: Mapping[Timeframe, Bars], quality_sessions: int) -> tuple[PartitionRef, ...]:
-    """The newest `quality_sessions` partitions of each timeframe, with the content hash of the rows known now."""
-    refs: list[PartitionRef] = []
-    for timeframe, bars in windows.items():
-        sessions = sorted({int(n) for n in bars.session[-quality_sessions * 1440 :]}, reverse=True)[:quality_sessions]
-        for number in sessions:
-            rows = bars.rows(bars.session == number)
-            refs.append(PartitionRef(f"bars_{timeframe}", session_date(number).isoformat(), bars.symbol, rows.content_hash()))
-    return tuple(refs)
+def needed_partitions(
+    windows: Mapping[Any, Bars], quality_sessions: int, known: KnownBars | None = None
+) -> tuple[PartitionRef, ...]:
+    """The newest `quality_sessions` partitions of each series, with the content hash of the rows known now."""
+    ask = known.partitions if known is not None else _partitions
+    return tuple(ref for bars in windows.values() for ref in ask(bars, quality_sessions))
+
+
+def _partitions(bars: Bars, quality_sessions: int) -> tuple[PartitionRef, ...]:
+    sessions = sorted({int(n) for n in bars.session[-quality_sessions * 1440 :]}, reverse=True)[:quality_sessions]
+    return tuple(
+        PartitionRef(
+            f"bars_{bars.timeframe}", session_date(number).isoformat(), bars.symbol,
+            bars.rows(bars.session == number).content_hash(),
+        )
+        for number in sessions
+    )  # fmt: skip
 
 
 def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger: Ledger, highest_mode: str) -> Evaluated:
     """Signals of every active strategy and plan whose primary timeframe closed a bar at `close_time` (UTC us)."""
     outcome = Evaluated()
     day = date.fromisoformat(session)
-    for evaluable in evaluables(config):
+    bars = KnownBars(lake, day, close_time)
+    with ledger.engine.connect() as connection:
+        known = in_todays_units({e.name: e for e in evaluables(config)}, connection)
+    for evaluable in known.values():
         if evaluable.status != "active":
             outcome.silent[evaluable.name] = f"status {evaluable.status}"
             continue
@@ -84,27 +128,36 @@ def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger
             outcome.silent[evaluable.name] = "the plan has entered already"
             continue
         for symbol in evaluable.symbols:
-            instrument = config.universe.instruments[symbol]
-            windows = window(lake, evaluable, instrument, day, close_time)
-            primary = windows[evaluable.timeframe]
-            if len(primary) == 0 or int(primary.close_time[-1]) != close_time:
-                continue
-            evaluation = evaluable.evaluate(windows, instrument)
-            row = len(primary) - 1
-            if not evaluation.ready[row]:
-                outcome.silent[f"{evaluable.name}/{symbol}"] = f"warm-up: {len(primary)} bars of {evaluable.timeframe}"
-                continue
-            signal = signal_at(
-                evaluable, evaluation, row, primary, instrument,
-                features_version=FEATURES_VERSION,
-                partitions=needed_partitions(windows, evaluable.quality_sessions),
-                mode=str(effective_mode(evaluable, highest_mode)),
-            )  # fmt: skip
-            if signal is None:
-                outcome.silent[f"{evaluable.name}/{symbol}"] = "no entry condition met"
-            else:
-                outcome.signals.append(signal)
+            try:
+                said = _signal_of(evaluable, config.universe.instruments[symbol], bars, day, close_time, highest_mode)
+            except PluginError as error:  # its author's mistake; what we compute ourselves must fail the run
+                said = f"error: {error}"
+            if isinstance(said, Signal):
+                outcome.signals.append(said)
+            elif said:
+                outcome.silent[f"{evaluable.name}/{symbol}"] = said
     return outcome
+
+
+def _signal_of(
+    evaluable: Evaluable, instrument: Instrument, bars: KnownBars, day: date, close_time: int, highest_mode: str
+) -> Signal | str:
+    """The signal of one instrument at the close, or why there is none; empty when no bar of it closed."""
+    windows = window(None, evaluable, instrument, day, close_time, bars)
+    primary = windows[evaluable.timeframe]
+    if len(primary) == 0 or int(primary.close_time[-1]) != close_time:
+        return ""
+    evaluation = evaluable.evaluate(windows, instrument)
+    row = len(primary) - 1
+    if not evaluation.ready[row]:
+        return f"warm-up: {len(primary)} bars of {evaluable.timeframe}"
+    signal = signal_at(
+        evaluable, evaluation, row, primary, instrument,
+        features_version=FEATURES_VERSION,
+        partitions=needed_partitions(windows, evaluable.quality_sessions, bars),
+        mode=str(effective_mode(evaluable, highest_mode)),
+    )  # fmt: skip
+    return signal if signal is not None else "no entry condition met"
 
 
 def close_times_of(session: str, ledger: Ledger, lake: Any, config: Any) -> list[int]:
@@ -127,13 +180,17 @@ def decide(signals: Iterable[Signal], config: Any, ledger: Ledger, now_time: int
     A signal whose strategy or instrument is no longer in the configuration is judged without a reward-to-risk limit,
     which the gate refuses as missing; without its instrument it gets no decision at all, hence no order.
     """
+    signals = list(signals)
     by_name = {e.name: e for e in evaluables(config)}
-    made: list[DecisionRow] = []
-    for signal in signals:
+    peers = _peers(signals, ledger)
+    conflicts = resolve(peers, config.universe.conflicts, _held(ledger))
+    now_wall = now_us()
+
+    def judged(signal: Signal, legs: dict[str, str] | None) -> DecisionRow | None:
         evaluable = by_name.get(signal.strategy)
         instrument = config.universe.instruments.get(signal.symbol)
         if instrument is None:
-            continue
+            return None
         snapshot = kernel.build_snapshot(
             signal,
             instrument=instrument,
@@ -144,10 +201,49 @@ def decide(signals: Iterable[Signal], config: Any, ledger: Ledger, now_time: int
             now_time=now_time,
             session_open=_closes_in_session(calendar(instrument.calendar), signal.close_time),
             min_reward_to_risk=evaluable.min_reward_to_risk if evaluable is not None else math.nan,
+            freshness=freshness_of(signal.partitions, config.universe),
+            now_wall=now_wall,
+            conflict=conflicts[signal.id].plain(),
+            legs=legs,
         )
         outcome = kernel.decide(snapshot)
-        made.append(DecisionRow(kernel.decision_of(snapshot, outcome), snapshot, outcome))
+        return DecisionRow(kernel.decision_of(snapshot, outcome), snapshot, outcome)
+
+    made: list[DecisionRow] = []
+    for signal in signals:
+        evaluable = by_name.get(signal.strategy)
+        others = [leg for leg in legs_of(evaluable) if leg != signal.symbol] if evaluable is not None else []
+        legs: dict[str, str] = {}
+        for leg in others:
+            partner = next((s for s in peers if _is_partner(s, signal, leg)), None)
+            row = judged(partner, None) if partner is not None else None
+            legs[leg] = "missing" if row is None else "approved" if row.decision.approved else row.decision.refusal
+        row = judged(signal, legs or None)
+        if row is not None:
+            made.append(row)
     return made
+
+
+def _is_partner(other: Signal, signal: Signal, leg: str) -> bool:
+    same = (other.strategy, other.strategy_revision, other.close_time, other.timeframe, other.symbol)
+    return same == (signal.strategy, signal.strategy_revision, signal.close_time, signal.timeframe, leg)
+
+
+def _peers(signals: Iterable[Signal], ledger: Ledger) -> list[Signal]:
+    """Every signal of the same closes, those that were decided before included: what conflicts and legs are looked for in."""
+    found = {signal.id: signal for signal in signals}
+    for close_time in sorted({signal.close_time for signal in found.values()}):
+        for row in ledger.signals(close_time=close_time):
+            found.setdefault(row["id"], Signal.from_dict(row["content"]))
+    return list(found.values())
+
+
+def _held(ledger: Ledger) -> dict[str, dict[str, float]]:
+    """Open positions: symbol -> strategy -> signed quantity."""
+    held: dict[str, dict[str, float]] = {}
+    for row in ledger.positions(open_only=True):
+        held.setdefault(row["symbol"], {})[row["strategy"]] = float(row["quantity"])
+    return held
 
 
 def _closes_in_session(venue: Any, close_time: int) -> bool:
@@ -157,9 +253,48 @@ def _closes_in_session(venue: Any, close_time: int) -> bool:
     return int(venue.session_of(np.array([close_time], np.int64))[0]) >= 0
 
 
-def post(decisions: Iterable[Decision], desk: DeskClient, close_time: int) -> list[DecisionReceipt]:
-    """Hand approved decisions to the desk. Raises what the client raises: an unreachable desk fails the run, clearly."""
-    return [desk.submit_decision(decision, close_time) for decision in decisions if decision.approved]
+def post(
+    decisions: Iterable[Decision], desk: DeskClient, close_time: int, together: Mapping[str, tuple[str, ...]] | None = None
+) -> list[DecisionReceipt]:
+    """Hand approved decisions to the desk. Raises what the client raises: an unreachable desk fails the run, clearly.
+
+    together: symbols entered together or not at all, by strategy (`legs`). When the desk refuses one of them, what it took
+    of the others is cancelled at once; a leg filled meanwhile is closed by the desk at the next bar close (desk/exits.py).
+    """
+    receipts: list[DecisionReceipt] = []
+    taken: dict[str, list[tuple[Decision, DecisionReceipt]]] = {}
+    for decision in decisions:
+        if not decision.approved:
+            continue
+        receipt = desk.submit_decision(decision, close_time)
+        receipts.append(receipt)
+        if decision.signal.strategy in (together or {}):
+            taken.setdefault(decision.signal.strategy, []).append((decision, receipt))
+    for strategy, pairs in taken.items():
+        wanted = set((together or {})[strategy])
+        if all(r.accepted for _, r in pairs) and {d.signal.symbol for d, _ in pairs} == wanted:
+            continue
+        for decision, receipt in pairs:
+            if receipt.accepted:
+                _take_back(decision, receipt, desk)
+    return receipts
+
+
+def legs(config: Any) -> dict[str, tuple[str, ...]]:
+    """Symbols that a strategy enters together or not at all, by strategy."""
+    return {e.name: legs_of(e) for e in evaluables(config) if legs_of(e)}
+
+
+def _take_back(decision: Decision, receipt: DecisionReceipt, desk: DeskClient) -> None:
+    """Cancel the entry of a leg whose partner was not taken. Its protective orders go with it; when it cannot be cancelled
+    any more the desk closes the position at the next bar close."""
+    log = logging.getLogger(__name__)
+    reason = f"the other leg of {decision.signal.strategy} was not taken"
+    try:
+        desk.cancel(receipt.intent_ids[0], reason, "pairs")
+        log.warning("%s: %s cancelled: %s", decision.signal.strategy, decision.signal.symbol, reason)
+    except (DeskError, IndexError) as error:
+        log.error("%s: %s could not be cancelled (%s): %s", decision.signal.strategy, decision.signal.symbol, reason, error)
 
 
 def undecided(ledger: Ledger, close_time: int) -> list[Signal]:

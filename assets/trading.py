@@ -166,6 +166,7 @@ def decisions(
             "approved": approved,
             "refused": len(rows) - approved,
             "decisions": dg.MetadataValue.md(markdown_table(header, rows)),
+            "conflicts": dg.MetadataValue.md(markdown_table(header, [r for r in so_far if r[5].startswith("CONFLICT")])),
             "session_so_far": dg.MetadataValue.md(markdown_table(header, so_far)),
         }
     )
@@ -190,7 +191,7 @@ def orders(
     for close_time in _closes(context, config, lake.lake(), store):
         approved = [d for d in trade_lane.decisions_of(store, close_time=close_time) if d.approved]
         try:
-            posted = trade_lane.post(approved, client, close_time)
+            posted = trade_lane.post(approved, client, close_time, trade_lane.legs(config))
             client.close_done(close_time, run_id=context.run.run_id, outcome="done")
         except DeskUnavailable as error:
             raise dg.Failure(

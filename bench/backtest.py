@@ -1,18 +1,23 @@
 """The backtest against a hand-written numba loop, on the same bars, with the same fills.
 
 w1: 1M bars of one instrument, SMA 10/30 cross, next-open fills, trades and equity. w2: 100 instruments of 100k bars.
-w3: 500 pairs of periods over 100k bars. Each includes the averages, the crosses and everything backtest() returns; the
-fills are compared with the reference's and must be the same, or the benchmark fails. full_engine: stop, target, volume
-slippage, gates, risk limits and percent-of-equity sizes over many instruments at once; bars per second.
+w3: 500 pairs of periods over 100k bars, each with its figures (trading.sweep on one core against the reference on one core;
+an average of one period is computed once). w3_cores: both on every core. Each includes the averages, the crosses and
+everything backtest() returns; averages, fills and equity are compared with the reference's and must be the same to the bit,
+or the benchmark fails. full_engine: stop, target, volume slippage, gates, risk limits and percent-of-equity sizes over many
+instruments at once; bars per second. every_feature: the same with a limit entry, two targets, a trailing stop, a cap on the
+volume, margins and borrow cost on top. first_call: seconds of a backtest in a fresh process whose kernels are compiled.
 Synthetic one-minute bars: a seeded geometric walk on a tick grid, not a market.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import numpy as np
@@ -27,6 +32,9 @@ from trading.costs import Costs
 from trading.evaluation import Evaluation
 from trading.instruments import AssetClass, Instrument
 from trading.limits import DailyLoss, Limits
+from trading.order_rules import Margin, OrderRules, Target
+from trading.orders import OrderType
+from trading.sweep import Columns, SweepResult, sweep
 from trading.timeframes import US_PER_MINUTE, Timeframe
 
 QUANTITY = 100.0
@@ -57,10 +65,14 @@ def instrument(symbol: str) -> Instrument:
     return Instrument(symbol, AssetClass.EQUITY, "XNYS", TICK, "USD", "synthetic", symbol, Timeframe.M1)
 
 
-def cross(bars: Bars, fast: int, slow: int, distance: float = 0.0) -> Evaluation:
+def cross(bars: Bars, fast: int, slow: int, distance: float = 0.0, columns: Columns | None = None) -> Evaluation:
     """SMA cross as an evaluation; distance > 0: a stop that far below the close, a target twice as far above."""
-    average_slow = talib.SMA(bars.close, slow)
-    above = talib.SMA(bars.close, fast) > average_slow
+    shared = columns or Columns()
+
+    def average(period: int) -> NDArray[np.float64]:
+        return shared((bars.symbol, period), lambda: talib.SMA(bars.close, period))
+
+    above = average(fast) > average(slow)
     ready = np.ones(len(bars), np.bool_)
     ready[: slow - 1] = False
     enter = above.copy()
@@ -93,7 +105,7 @@ def run_reference(bars: Sequence[Bars], fast: int, slow: int) -> tuple[list[refe
 def check_same(
     result: BacktestResult, bars: Sequence[Bars], ledgers: Sequence[reference.Ledger], equity: NDArray[np.float64]
 ) -> None:
-    """Raises AssertionError unless every fill is the reference's, to the bit, and the equity agrees to a cent."""
+    """Raises AssertionError unless every fill and every equity value is the reference's, to the bit."""
     closed = result.trades.closed
     for slot, (one, ledger) in enumerate(zip(bars, ledgers, strict=True)):
         mine = (result.trades.slot == slot) & closed
@@ -103,16 +115,25 @@ def check_same(
         np.testing.assert_array_equal(result.trades.exit_price[mine], ledger.exit_price)
         still_open = (result.trades.slot == slot) & ~closed
         assert still_open.sum() == (ledger.open_row >= 0), f"slot {slot}: open position differs"
-    np.testing.assert_allclose(result.equity, equity, rtol=0, atol=0.01)
+    np.testing.assert_array_equal(result.equity, equity)
+
+
+def check_averages(bars: Bars, periods: Sequence[int]) -> None:
+    """Raises AssertionError unless the averages are the reference's running means, to the bit."""
+    for period in periods:
+        np.testing.assert_array_equal(talib.SMA(bars.close, period), reference.running_mean(bars.close, period))
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """Rows w1, w2, w2_peak_memory, w3 and full_engine."""
+    """Rows w1, w2, w2_peak_memory, w3, w3_cores, first_call, full_engine and every_feature."""
     repeats = 2 if quick else 7
     yield _row("w1", *_compare(1, 20_000 if quick else 1_000_000, repeats))
     yield _row("w2", *_compare(5 if quick else 100, 2_000 if quick else 100_000, 2 if quick else 3))
     yield _peak_memory(5 if quick else 100, 2_000 if quick else 100_000)
-    yield _row("w3", *_sweep(10 if quick else 500, 5_000 if quick else 100_000))
+    pairs, rows = (10, 5_000) if quick else (500, 100_000)
+    yield _row("w3", *_sweep(pairs, rows, 1))
+    yield _row("w3_cores", *_sweep(pairs, rows, os.cpu_count() or 1))
+    yield _first_call()
     yield from _full_engine(5 if quick else 20, 2_000 if quick else 100_000, 2 if quick else 3)
 
 
@@ -123,6 +144,7 @@ def _row(name: str, seconds: float, reference_seconds: float) -> Row:
 def _compare(count: int, rows: int, repeats: int) -> tuple[float, float]:
     bars = [synthetic_bars(f"S{i:03d}", rows, seed=i) for i in range(count)]
     instruments = [instrument(b.symbol) for b in bars]
+    check_averages(bars[0], (10, 30))
     check_same(run_cross(bars, instruments, 10, 30), bars, *run_reference(bars, 10, 30))
     return best_of_pair(lambda: run_cross(bars, instruments, 10, 30), lambda: run_reference(bars, 10, 30), repeats)
 
@@ -141,20 +163,43 @@ def portfolio(count: int, rows: int) -> BacktestResult:
     return run_cross(bars, [instrument(b.symbol) for b in bars], 10, 30)
 
 
-def _sweep(pairs: int, rows: int) -> tuple[float, float]:
+def _sweep(pairs: int, rows: int, workers: int) -> tuple[float, float]:
     bars = [synthetic_bars("S000", rows, seed=0)]
     instruments = [instrument("S000")]
     grid = [(fast, slow) for fast in range(5, 30) for slow in range(fast + 5, fast + 105, 5)][:pairs]
+    trials = [{"fast": fast, "slow": slow} for fast, slow in grid]
+    check_averages(bars[0], sorted({period for pair in grid for period in pair}))
+
+    def ours() -> SweepResult:
+        return sweep(
+            lambda columns, fast, slow: cross(bars[0], fast, slow, columns=columns), trials, bars, instruments, cash=CASH,
+            periods_per_year=252.0 * BARS_A_SESSION, sizing=SIZING, costs=COSTS, keep_returns=None, workers=workers,
+        )  # fmt: skip
+
+    def one(pair: tuple[int, int]) -> float:
+        return float(run_reference(bars, *pair)[1][-1])
+
+    def theirs() -> list[float]:
+        if workers == 1:
+            return [one(pair) for pair in grid]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(one, grid))
+
+    np.testing.assert_array_equal(ours().final_equity, theirs())
     for fast, slow in grid[:: max(1, pairs // 10)]:
         check_same(run_cross(bars, instruments, fast, slow), bars, *run_reference(bars, fast, slow))
+    return best_of_pair(ours, theirs, 3)
 
-    def ours() -> float:
-        return sum(float(run_cross(bars, instruments, fast, slow).equity[-1]) for fast, slow in grid)
 
-    def theirs() -> float:
-        return sum(float(run_reference(bars, fast, slow)[1][-1]) for fast, slow in grid)
-
-    return best_of_pair(ours, theirs, 2)
+def _first_call() -> Row:
+    """A first backtest in a fresh process, imports not counted: what compilation costs where the kernels were warmed."""
+    program = (
+        "import time; from trading.warm_kernels import warm_kernels\n"
+        "start = time.perf_counter(); warm_kernels(); print(time.perf_counter() - start)"
+    )
+    for _ in range(2):  # the first fills the cache
+        said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    return Row("first_call", round(float(said), 3), "s", 3.0, round(float(said) / 3.0, 3))
 
 
 def _full_engine(count: int, rows: int, repeats: int) -> Iterator[Row]:
@@ -179,3 +224,21 @@ def _full_engine(count: int, rows: int, repeats: int) -> Iterator[Row]:
         raise AssertionError("the full engine traded nothing or met no limit: the benchmark measures nothing")
     speed = count * rows / seconds
     yield Row("full_engine", round(speed), "bars/s", 500_000.0, round(speed / 500_000.0, 3))
+    shaped = OrderRules(
+        entry=OrderType.LIMIT, limit=0.02, valid_bars=5, trail=0.3, targets=(Target(0.5, reward=1.0), Target(0.5, reward=3.0))
+    )
+    dear = Costs("per_share", 0.005, 1.0, "sqrt_volume", 0.001, participation=0.05, borrow=0.03)
+
+    def everything() -> BacktestResult:
+        evaluations = [cross(b, 10, 30, distance=0.2) for b in bars]
+        return backtest(
+            evaluations, bars, instruments, cash=CASH, sizing={"kind": "risk_percent", "percent": 0.01}, costs=dear,
+            limits=limits, require_stop=True, min_reward_to_risk=1.5, orders=shaped, margins=Margin(0.5, 0.25),
+        )  # fmt: skip
+
+    everything()
+    seconds, result = best_of(everything, repeats)
+    if len(result.trades) <= len(result.trades.round_trips()[0]):
+        raise AssertionError("no trade was closed in parts: the benchmark measures nothing")
+    speed = count * rows / seconds
+    yield Row("every_feature", round(speed), "bars/s", 500_000.0, round(speed / 500_000.0, 3))

@@ -29,7 +29,7 @@ class Ledger(NamedTuple):
     open_row: int
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sma_cross(
     open_: Floats, close: Floats, fast: int, slow: int, quantity: float, rate: float, cash: float, equity: Floats,
     entry_row: Ints, exit_row: Ints, entry_price: Floats, exit_price: Floats,
@@ -42,10 +42,12 @@ def _sma_cross(
     for i in range(len(close)):
         if wish == 1:
             held = quantity
-            cash -= quantity * open_[i] * (1.0 + rate)
+            value = quantity * open_[i]
+            cash -= value + value * rate
             entry_row[n], entry_price[n], opened = i, open_[i], i
         elif wish == -1:
-            cash += held * open_[i] * (1.0 - rate)
+            value = held * open_[i]
+            cash += value - value * rate
             held = 0.0
             exit_row[n], exit_price[n], opened = i, open_[i], -1
             n += 1
@@ -79,6 +81,18 @@ def sma_cross(open_: Floats, close: Floats, *, fast: int, slow: int, quantity: f
     entry_price, exit_price = np.empty(room), np.empty(room)
     n, opened = _sma_cross(open_, close, fast, slow, quantity, rate, cash, equity, entry_row, exit_row, entry_price, exit_price)
     return Ledger(entry_row[:n], exit_row[:n], entry_price[:n], exit_price[:n], equity, opened)
+
+
+@njit(cache=True)
+def running_mean(close: Floats, period: int) -> Floats:
+    """The averages `sma_cross` decides by, (T,), NaN before the first."""
+    out, total = np.full(len(close), np.nan), 0.0
+    for i in range(len(close)):
+        total += close[i]
+        if i >= period - 1:
+            out[i] = total / period
+            total -= close[i - period + 1]
+    return out
 
 
 def sma_cross_plain(open_: Floats, close: Floats, *, fast: int, slow: int, quantity: float, rate: float, cash: float) -> Ledger:

@@ -100,9 +100,11 @@ def write_plain_parquet(path: Path, bars: dict[str, Bars]) -> None:
     pq.write_table(pa.table({"symbol": symbol, **{n: joined(n) for n in names}}), path, row_group_size=131_072)
 
 
-def read_plain_parquet(path: Path, symbol: str, session: int | None) -> Any:
-    """A symbol's rows, or those of one session, by pyarrow's own filters."""
+def read_plain_parquet(path: Path, symbol: str, session: int | None, last: int | None = None) -> Any:
+    """A symbol's rows, or those of one session, or up to session `last`, by pyarrow's own filters."""
     import pyarrow.parquet as pq
 
-    filters = [("symbol", "=", symbol)] + ([("session", "=", session)] if session is not None else [])
+    filters: list[tuple[str, str, Any]] = [("symbol", "=", symbol)]
+    filters += [("session", "=", session)] if session is not None else []
+    filters += [("session", "<=", last)] if last is not None else []
     return pq.read_table(path, filters=filters)

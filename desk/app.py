@@ -207,8 +207,9 @@ class DeskProcess:
                     raise error
         finally:
             self.live = None
-            if self.stop.is_set():  # the replay ends by itself behind the close it is in
-                await asyncio.wait([t for t in tasks if t.get_name() == "replay"] or [asyncio.create_task(asyncio.sleep(0))])
+            if self.stop.is_set():  # replay and live day end by themselves behind the close they are in
+                ending = [t for t in tasks if t.get_name() in ("replay", "live_feed")]
+                await asyncio.wait(ending or [asyncio.create_task(asyncio.sleep(0))])
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

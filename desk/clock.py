@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -33,11 +34,18 @@ class SimulatedClock:
 
     def __init__(self, start: int | None = None) -> None:
         self._now = start
+        self._source: Callable[[], int] | None = None
         self._lock = threading.Lock()
 
     def __call__(self) -> int:
-        now = self._now
+        now, source = self._now, self._source
+        if source is not None:
+            return source() if now is None else max(now, source())
         return wall() if now is None else now
+
+    def follow(self, source: Callable[[], int]) -> None:
+        """From now on time passes as `source` (UTC us) says, from where the clock stands: a live market's time."""
+        self._source = source
 
     def advance(self, to: int) -> int:
         """Move to `to` (UTC us) unless that is in the past: market time never goes back. Returns the time now."""

@@ -192,6 +192,7 @@ class DeskService:
             "unknown_orders": unknown,
             "account": account,
             "replay": None if replay is None else replay.to_dict(),
+            "live_feed": None if live.live_feed is None else live.live_feed.status(),
             "unmanaged_exits": dict(live.engine.unmanaged),
             "universe": {"name": universe.name, "revision": universe.revision, "simulated": universe.simulated},
             "strategies": {n: {"status": e.status, "mode": str(live.mode_of(n))} for n, e in sorted(config.evaluables().items())},

@@ -18,13 +18,18 @@ from sqlalchemy import Connection, select, update
 from desk import hot_bars
 from desk.clock import wall
 from desk.config_watch import ConfigWatch
+from desk.corporate_actions import CorporateActions
+from desk.corrections import Corrections
 from desk.dagster_reporter import CloseReport
 from desk.exits import ExitCheck, check_exits
 from desk.hot_bars import BarCache
+from desk.hot_derive import HotDerive
 from desk.hot_store import HotStore
+from desk.managing import TradeManager
+from desk.plan_book import PlanBook
 from desk.replay import NO_STRATEGY, SKIPPED, CloseGroup
 from desk.router import Router
-from desk.store import DeskStore
+from desk.store import DeskStore, PositionRecord
 from resources.brokers.protocol import Account, Broker
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
@@ -34,7 +39,9 @@ from trading.bars import Bars
 from trading.calendars import calendar
 from trading.instruments import Instrument
 from trading.resample import resample
-from trading.timeframes import US_PER_MINUTE, Timeframe, iso, session_date, session_number
+from trading.strategy import Evaluable
+from trading.timeframes import Timeframe, iso, session_date, session_number
+from trading.universe import Universe
 
 log = structlog.get_logger("desk.engine")
 
@@ -75,6 +82,7 @@ class DeskEngine:
         router: Router,
         config: ConfigWatch,
         source: Callable[[Instrument], str] = lambda instrument: instrument.feed,
+        trouble: Callable[[str], str] = lambda symbol: "",
     ) -> None:
         self._ledger = ledger
         self._store = DeskStore(ledger.engine)
@@ -83,7 +91,14 @@ class DeskEngine:
         self._router = router
         self._config = config
         self._cache = BarCache(lake)
-        self._hot = HotStore(lake, self._cache, source)
+        self._derived = HotDerive(self._cache)
+        self._corrections = Corrections(ledger, lake, source)
+        self._hot = HotStore(lake, self._cache, source, trouble)
+        self.actions = CorporateActions(
+            engine=ledger.engine, broker=broker, clock=router.clock, lake=lake, config=config
+        )
+        self._manager = TradeManager(ledger.engine, broker, router.clock)
+        self._plans = PlanBook(ledger.engine)
         self._session = -1
         self._opened: set[int] = set()
         self.unmanaged: dict[str, str] = {}
@@ -103,21 +118,24 @@ class DeskEngine:
             return result
         self._config.refresh()
         if group.session != self._session:  # final bars may have replaced the traded-on ones since
-            self._cache.forget()
+            self._forget()
+            self._corrections.heal(self._config().universe, group.session, group.close_time)
             self._session = group.session
         instruments = self._config().universe.instruments
         bars = [bar for bar in group.bars if bar.symbol in instruments]
         session = session_date(group.session).isoformat()
         self._open_sessions(bars)
+        held = self.actions.begin(bars)
         if isinstance(self._broker, BarDriven):
-            self._broker.on_bars(group.close_time, bars)
+            self._broker.on_bars(group.close_time, [bar for bar in bars if bar.symbol not in held])
         result.fills = self._router.drain().fills
         trouble: Exception | None = None
         try:
             self._store_bars(bars, group.close_time, result)
         except (LakeWriteFailed, OSError) as error:
             trouble = error  # exits come first, then the close is repeated
-        self._store.mark(group.close_time, session, {bar.symbol: bar.close for bar in bars})
+        # The price of a held instrument may be of another unit than its position.
+        self._store.mark(group.close_time, session, {bar.symbol: bar.close for bar in bars if bar.symbol not in held})
         self._router.check_daily_loss()
         self._exits(result)
         if trouble is not None:
@@ -133,6 +151,59 @@ class DeskEngine:
         )
         return result
 
+    def late_bars(self, bars: Sequence[BarClose]) -> list[Partition]:
+        """Bars of closes that are done: stored and judged, and no order is matched or exit decided on them again.
+
+        They replace what was known of their closes, and what was derived from that is made again (desk/corrections.py).
+        Raises what the lake raises when it cannot be written, and what the ledger raises while it is away: to be repeated.
+        """
+        universe = self._config().universe
+        last = self._ledger.latest_close()
+        until = max(int(last["close_time"]) if last is not None else 0, max((b.close_time for b in bars), default=0))
+        partitions: list[Partition] = []
+        verdicts: list[VerdictRow] = []
+
+        def store(part: Bars, number: int) -> None:
+            held, judged = self._hot.append(universe, f"bars_{part.timeframe}", number, part, until)
+            partitions.extend(held)
+            verdicts.extend(judged)
+
+        for native in hot_bars.to_bars([b for b in bars if b.symbol in universe.instruments]):
+            venue = calendar(universe.instruments[native.symbol].calendar)
+            try:
+                self._corrections.apply(universe, native, until)
+            except LakeWriteFailed:
+                raise
+            except LakeError as error:  # what is stored stands, and contradicts: a failed verdict below
+                log.error("not_corrected", symbol=native.symbol, error=f"{type(error).__name__}: {error}")
+            for number, part in hot_bars.by_session(native).items():
+                store(part, number)
+                self._cache.forget()
+                self._derive_again(universe, native.symbol, number, until)
+                for timeframe in hot_bars.derived_timeframes(native.timeframe):
+                    start = hot_bars.period_start(number, timeframe)
+                    made = resample(
+                        self._cache.bars(native.symbol, native.timeframe, start, until), timeframe, venue, known_until=until
+                    )
+                    if len(touched := made.rows(made.session == number)):
+                        store(touched, number)
+        self._forget()
+        with self._ledger.transaction() as c:
+            self._ledger.put_verdicts(verdicts, connection=c)
+            CloseReport(self._ledger, c, universe, self._broker.name.upper()).bars(until, partitions)
+        named = [f"{b.symbol}@{iso(b.close_time)}" for b in bars[:5]]
+        log.warning("bars_of_closes_that_are_done", count=len(bars), first=named, partitions=len(partitions))
+        return partitions
+
+    def _derive_again(self, universe: Universe, symbol: str, session: int, until: int) -> None:
+        """Derived bars that were made before their last native bar had come. Raises LakeWriteFailed: to be repeated."""
+        try:
+            self._corrections.derive(universe, universe.instruments[symbol], session, until, "a native bar came late")
+        except LakeWriteFailed:
+            raise
+        except LakeError as error:  # what is stored stands, and contradicts: a failed verdict
+            log.error("not_corrected", symbol=symbol, error=f"{type(error).__name__}: {error}")
+
     def end_close(self, close_time: int, outcome: str, run_id: str | None = None) -> dict[str, Any] | None:
         """Note how the trade run of a close ended; the first word stands. Gives the row as it is now, None if unknown."""
         still_open = update(t.closes).where(t.closes.c.close_time == close_time, t.closes.c.outcome.is_(None))
@@ -141,6 +212,11 @@ class DeskEngine:
             if outcome != SKIPPED:
                 self._ledger.stamp_close(close_time, run_id=run_id if first else None, done_wall=wall(), connection=c)
         return self._ledger.close(close_time)
+
+    def _forget(self) -> None:
+        """Read and derive everything from the lake again at the next use."""
+        self._cache.forget()
+        self._derived.forget()
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -181,46 +257,36 @@ class DeskEngine:
             except (LakeError, ValueError) as error:  # its higher timeframes stay behind, the other symbols go on
                 log.error("not_derived", symbol=symbol, close=iso(close_time), error=f"{type(error).__name__}: {error}")
         verdicts: list[VerdictRow] = []
+        together: dict[tuple[str, int], list[Bars]] = {}
         for symbol in sorted(result.closed):
             for timeframe, rows in result.closed[symbol].items():
                 for number, part in hot_bars.by_session(rows).items():
-                    partitions, judged = self._hot.append(universe, f"bars_{timeframe}", number, part, close_time)
-                    result.partitions += partitions
-                    verdicts += judged
+                    together.setdefault((f"bars_{timeframe}", number), []).append(part)
+        for (dataset, number), parts in together.items():
+            partitions, judged = self._hot.append_all(universe, dataset, number, parts, close_time)
+            result.partitions += partitions
+            verdicts += judged
         self._ledger.put_verdicts(verdicts)
 
     def _derive(self, symbol: str, instrument: Instrument, until: int, result: CloseResult) -> None:
         """Add the bars of higher timeframes that `until` completes, late ones of this session included."""
-        venue = calendar(instrument.calendar)
-        position = int(venue.close_time.searchsorted(until, side="left"))
-        if position == len(venue.number) or int(venue.open_time[position]) >= until:
-            return  # the venue is closed: nothing of it can complete now
-        session, opened = int(venue.number[position]), int(venue.open_time[position])
-        over = until == int(venue.close_time[position])
-        for timeframe in hot_bars.derived_timeframes(instrument.native_timeframe):
-            length = timeframe.minutes * US_PER_MINUTE
-            ended = until if over else opened + (until - opened) // length * length if timeframe.intraday else 0
-            if ended <= opened:
-                continue  # no bar of this timeframe has ended in this session yet
-            start = hot_bars.period_start(session, timeframe)
-            known = self._cache.bars(symbol, timeframe, start, until)
-            if ended < until and len(known) and int(known.close_time[-1]) >= ended:
-                continue
-            native = self._cache.bars(symbol, instrument.native_timeframe, start, until)
-            bars = resample(native, timeframe, venue, known_until=until)
-            # The bar that ends right now is new even when an earlier try of this close has stored it already.
-            last = int(known.close_time[-1]) if len(known) else 0
-            new = bars.rows((bars.close_time > last) | (bars.close_time == until))
-            if len(new):
-                self._cache.extend(new)
-                result.closed.setdefault(symbol, {})[timeframe] = new
+        native = result.closed.get(symbol, {}).get(instrument.native_timeframe)
+        for timeframe, new in self._derived.completed(instrument, until, native).items():
+            self._cache.extend(new)
+            result.closed.setdefault(symbol, {})[timeframe] = new
 
     def _exits(self, result: CloseResult) -> None:
         positions = {(p.strategy, p.symbol): p for p in self._store.open_positions()}
-        instruments = self._config().universe.instruments
+        universe = self._config().universe
+        instruments = universe.instruments
+        held = self.actions.held
+        evaluables = self.actions.evaluables(self._plans.in_force(self._config.evaluables, universe))
+        judged = [p for p in positions.values() if p.symbol not in held]
         result.exits = check_exits(
-            list(positions.values()), self._config.evaluables, instruments, self._cache, result.closed, result.close_time
+            judged, evaluables, instruments, self._cache, result.closed, result.close_time, positions.keys()
         )
+        # Its prices are of another unit, or may be: an exit decided on them would be a guess.
+        result.exits += [ExitCheck(p.strategy, p.symbol, trouble=held[p.symbol]) for p in positions.values() if p.symbol in held]
         self.unmanaged = {k: why for k, why in self.unmanaged.items() if tuple(k.split("/", 1)) in positions}
         for check in result.exits:
             if check.trouble:
@@ -231,6 +297,23 @@ class DeskEngine:
             self._store.set_exit_state(check.strategy, check.symbol, bars_held=check.bars_held, exit_state=state)
             if check.reason:
                 self._router.exit_position(check.strategy, check.symbol, check.reason, result.close_time)
+        self._manage_plans([p for p in judged if not self._leaves(result, p)], evaluables, result)
+
+    @staticmethod
+    def _leaves(result: CloseResult, position: PositionRecord) -> bool:
+        return any((e.strategy, e.symbol) == (position.strategy, position.symbol) and e.reason for e in result.exits)
+
+    def _manage_plans(
+        self, positions: Sequence[PositionRecord], evaluables: Mapping[str, Evaluable], result: CloseResult
+    ) -> None:
+        """Stops, parts and exits of the plans' open trades; then where every plan stands."""
+        instruments = self._config().universe.instruments
+        for done in self._manager.at_close(positions, evaluables, instruments, self._cache, result.closed, result.close_time):
+            if done.trouble:
+                self.unmanaged[f"{done.strategy}/{done.symbol}"] = done.trouble
+            if done.leave:
+                self._router.exit_position(done.strategy, done.symbol, done.leave, result.close_time)
+        self._plans.at_close(self._config(), evaluables, self._cache, result.closed, result.close_time)
 
     def _commit(self, group: CloseGroup, session: str, result: CloseResult, emitted_wall: int) -> None:
         """The close, what it tells Dagster and the sessions it ends: one transaction, the last step."""

@@ -6,7 +6,7 @@ that both see the same numbers. Nothing in here refuses: bad data is logged and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from desk.hot_bars import BarCache
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.instruments import Instrument
-from trading.strategy import Evaluable
+from trading.strategy import Evaluable, context_of, legs_of
 from trading.timeframes import Timeframe, iso
 from trading.windows import window_starts
 
@@ -25,6 +25,7 @@ log = structlog.get_logger("desk.exits")
 
 RULE = "rule"
 MAX_BARS = "max_bars"
+LEG = "leg"
 
 
 class OpenPosition(Protocol):
@@ -44,7 +45,8 @@ class OpenPosition(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExitCheck:
-    """One position looked at. reason: ``rule`` or ``max_bars``, empty: stays. trouble: why it could not be judged."""
+    """One position looked at. reason: ``rule``, ``max_bars`` or ``leg`` (the other leg of its pair is not held), empty: stays.
+    trouble: why it could not be judged."""
 
     strategy: str
     symbol: str
@@ -60,10 +62,12 @@ def check_exits(
     cache: BarCache,
     closed: Mapping[str, Mapping[Timeframe, Bars]],
     close_time: int,
+    held: Collection[tuple[str, str]] | None = None,
 ) -> list[ExitCheck]:
     """Judge every position whose strategy's primary timeframe has a new bar at `close_time` (UTC us).
 
-    closed: the new bars, by symbol and timeframe. One strategy's failure never keeps the others from their exits.
+    closed: the new bars, by symbol and timeframe. held: (strategy, symbol) of every open position, those not judged now
+    included; default: `positions`. One strategy's failure never keeps the others from their exits.
     """
     checks: list[ExitCheck] = []
     for position in positions:
@@ -76,6 +80,11 @@ def check_exits(
         new = closed.get(position.symbol, {}).get(evaluable.timeframe)
         if new is None or len(new) == 0:
             continue
+        if held is None:
+            held = {(p.strategy, p.symbol) for p in positions}
+        if any((position.strategy, leg) not in held for leg in legs_of(evaluable)):
+            checks.append(ExitCheck(position.strategy, position.symbol, LEG))
+            continue
         try:
             checks.append(_check(position, evaluable, instrument, cache, close_time, int(new.close_time[-1])))
         except Exception as error:  # noqa: BLE001 - whatever one strategy does, the other positions are looked at
@@ -87,13 +96,17 @@ def check_exits(
     return checks
 
 
-def windows(evaluable: Evaluable, instrument: Instrument, cache: BarCache, until: int) -> dict[Timeframe, Bars]:
-    """The anchored windows of every timeframe `evaluable` reads, up to the bars known at `until` (UTC us)."""
+def windows(evaluable: Evaluable, instrument: Instrument, cache: BarCache, until: int) -> dict[Any, Bars]:
+    """The anchored windows of every series `evaluable` reads, up to the bars known at `until` (UTC us): its timeframes, and
+    other instruments' under (symbol, timeframe)."""
     venue = calendar(instrument.calendar)
     newest = int(venue.number[max(0, int(np.searchsorted(venue.close_time, until, side="left")))])
     warm_up = {t: evaluable.warm_up.get(t, 0) for t in evaluable.timeframes}
     starts = window_starts(newest, warm_up, venue)
-    return {t: cache.bars(instrument.symbol, t, starts[t], until) for t in evaluable.timeframes}
+    found: dict[Any, Bars] = {t: cache.bars(instrument.symbol, t, starts[t], until) for t in evaluable.timeframes}
+    for symbol, timeframe in context_of(evaluable, instrument.symbol):
+        found[symbol, timeframe] = cache.bars(symbol, timeframe, starts[timeframe], until)
+    return found
 
 
 def _check(

@@ -23,7 +23,21 @@ BOUNDARIES: Final = (
     "during_cancel",  # the cancel request is committed, the broker does not know it
     "during_exit",  # the protective legs are cancelled, the exit order is not sent
 )
-"""Every place, in the order of an order's life."""
+ACTION_BOUNDARIES: Final = (
+    "action_started",  # a split is noted with what is held and what rests
+    "action_cancelled",  # what rested is cancelled
+    "action_at_broker",  # the broker has exchanged the units, the ledger does not know it
+    "action_adjusted",  # the ledger's position is adjusted, nothing protects it yet
+    "action_legs_committed",  # the new legs are committed as SENDING
+    "action_protected",  # the new legs rest at the broker, the action is not marked done
+)
+PLAN_BOUNDARIES: Final = (
+    "move_committed",  # the leg that replaces another is committed as SENDING, the old one rests
+    "move_sent",  # both rest at the broker
+    "scale_committed",  # the order that closes a part is committed as SENDING, its stop rests
+    "scale_sent",  # both rest at the broker, one cancels the other
+)
+"""Every place, in the order of an order's life, of a split's, and of a managed trade's."""
 
 _lock = threading.Lock()
 _passed: dict[str, int] = {}

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from resources.feeds.protocol import BarClose
-from trading.bars import Bars, concat
+from trading.bars import OPTIONAL_COLUMNS, Bars, concat
 from trading.timeframes import Timeframe, session_date
 
 DERIVED: Final = tuple(Timeframe)
@@ -85,6 +85,11 @@ def to_bars(closes: Sequence[BarClose]) -> list[Bars]:
             np.array([c.close_time for c in rows], np.int64),
             np.array([c.session for c in rows], np.int32),
             *(np.array([getattr(c, column) for c in rows], np.float64) for column in ("open", "high", "low", "close", "volume")),
+            **{
+                column: np.array([getattr(c, column) for c in rows], np.float64)
+                for column in OPTIONAL_COLUMNS
+                if all(getattr(c, column) is not None for c in rows)
+            },
         )
         for (symbol, timeframe), rows in groups.items()
     ]

@@ -27,7 +27,8 @@ log = structlog.get_logger("desk.hot_store")
 HOT_CONFLICT: Final = "hot_conflict"
 LAKE_READABLE: Final = "lake_readable"
 JUDGED: Final = "judged"
-OWN_CHECKS: Final = (HOT_CONFLICT, LAKE_READABLE, JUDGED)
+FEED_LIVE: Final = "feed_live"
+OWN_CHECKS: Final = (HOT_CONFLICT, LAKE_READABLE, JUDGED, FEED_LIVE)
 """Checks of the live path itself, beside the quality rules. Like those, one that failed refuses new risk."""
 
 _EXAMPLES: Final = 5
@@ -36,11 +37,38 @@ _EXAMPLES: Final = 5
 class HotStore:
     """Appends closed bars to the lake and judges what it then holds."""
 
-    def __init__(self, lake: Lake, cache: BarCache, source: Callable[[Instrument], str]) -> None:
-        """source: name written to the lake as where an instrument's bars came from."""
+    def __init__(
+        self, lake: Lake, cache: BarCache, source: Callable[[Instrument], str], trouble: Callable[[str], str] = lambda symbol: ""
+    ) -> None:
+        """source: name written to the lake as where an instrument's bars came from. trouble: why a symbol's live feed
+        cannot be relied on right now, empty when it can."""
         self._lake = lake
         self._cache = cache
         self._source = source
+        self._trouble = trouble
+
+    def append_all(
+        self, universe: Universe, dataset: str, session: int, parts: Sequence[Bars], until: int
+    ) -> tuple[list[Partition], list[VerdictRow]]:
+        """`append` for the symbols of one dataset that closed in one session: one commit of the lake for all of a source."""
+        by_source: dict[str, list[Bars]] = {}
+        for bars in parts:
+            by_source.setdefault(self._source(universe.instruments[bars.symbol]), []).append(bars)
+        for source, group in by_source.items():
+            if len(group) > 1:
+                try:
+                    self._lake.append_hot(dataset, session_date(session), group, source=source, instruments=universe.instruments)
+                except LakeWriteFailed:
+                    raise
+                except LakeError:
+                    log.warning("close_stored_one_by_one", dataset=dataset)  # which tells whose bars are at fault
+        partitions: list[Partition] = []
+        verdicts: list[VerdictRow] = []
+        for bars in parts:
+            held, judged = self.append(universe, dataset, session, bars, until)  # what is held already is no change
+            partitions += held
+            verdicts += judged
+        return partitions, verdicts
 
     def append(
         self, universe: Universe, dataset: str, session: int, bars: Bars, until: int
@@ -52,7 +80,7 @@ class HotStore:
         instrument = universe.instruments[bars.symbol]
         day = session_date(session)
         name: dict[str, Any] = {"dataset": dataset, "session": day.isoformat(), "symbol": bars.symbol}
-        faults: dict[str, str] = {}
+        faults: dict[str, str] = {FEED_LIVE: why} if (why := self._trouble(bars.symbol)) else {}
         partitions: list[Partition] = []
         held = bars
         try:
@@ -79,7 +107,7 @@ class HotStore:
             verdicts.append(
                 VerdictRow(
                     **name, check=check, passed=not text, severity="error", content_hash=content_hash,
-                    failed_count=int(bool(text)), examples=({"message": text},) if text else (), run_id="desk",
+                    failed_count=int(bool(text)), examples=({"message": text},) if text else (), run_id="desk", judged_time=until,
                 )
             )  # fmt: skip
         for row in verdicts:
@@ -100,12 +128,14 @@ class HotStore:
         content_hash: str,
     ) -> list[VerdictRow]:
         venue = calendar(instrument.calendar)
-        thresholds = universe.quality.of(instrument.asset_class)
-        trailing = self._trailing(instrument.symbol, timeframe, session, trailing_rows(thresholds), until, venue)
+        thresholds = universe.quality.of(instrument.asset_class, timeframe)
+        needed = trailing_rows(thresholds, timeframe, venue)
+        trailing = self._trailing(instrument.symbol, timeframe, session, needed, until, venue)
         return [
             VerdictRow(
                 **name, check=r.check, passed=bool(r.passed), severity=str(r.severity), content_hash=content_hash,
                 failed_count=len(r.failed_rows), examples=_examples(held, r.failed_rows, r.message), run_id="desk",
+                judged_time=until,
             )
             for r in judge(held, trailing, instrument, venue, thresholds, known_until=until)
         ]  # fmt: skip

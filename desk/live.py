@@ -17,15 +17,17 @@ from desk.clock import SimulatedClock, wall
 from desk.config_watch import ConfigWatch
 from desk.dagster_reporter import DagsterReporter
 from desk.engine import DeskEngine
+from desk.live_feed import LiveFeed, live_feeds
 from desk.reconcile import reconcile
 from desk.replay import STATE_KEY, CloseGroup, Replay, ReplayFeed, ReplayState, Stopped, replay_sessions
+from desk.risk_inputs import MarketView
 from desk.router import Router
 from desk.store import DeskStore, exclusive
 from resources.brokers import BrokerContext, get_broker
 from resources.config import Config, load_config
 from resources.feeds import get_feed
-from resources.feeds.protocol import Feed, FeedError
-from resources.lake import Lake
+from resources.feeds.protocol import BarClose, Feed, FeedError
+from resources.lake import open_lake
 from resources.ledger import audit
 from resources.ledger.store import Ledger, connect
 from resources.revision import code_revision
@@ -62,19 +64,23 @@ class LiveDesk:
         self.settings = settings
         self.ledger = Ledger(connect(settings.ledger_url()))
         try:
-            self.lake = Lake(settings.lake_dir)
+            self.lake = open_lake(settings)
             self.store = DeskStore(self.ledger.engine)
             self.config = ConfigWatch(lambda: load_config(settings), settings.config, self._note_problems)
+            self.live_feed, self.feed_problem = self._live_feed()
             self.clock = SimulatedClock(self._market_time())
+            if self.live_feed is not None and not self._replays():
+                self.clock.follow(self.live_feed.market_time)
             context = BrokerContext(
                 self.ledger.engine, self.config().universe.instruments, self.costs_of, settings.paper_cash,
                 settings.account_currency, self.clock,
             )  # fmt: skip
             self.broker = get_broker("paper", context)
-            self.router = Router(self.ledger.engine, self.broker, self.config, self.clock, self.mode_of)
+            self.router = Router(self.ledger.engine, self.broker, self.config, self.clock, self.mode_of, MarketView(self.lake))
             self.engine = DeskEngine(
-                ledger=self.ledger, lake=self.lake, broker=self.broker, router=self.router, config=self.config
-            )
+                ledger=self.ledger, lake=self.lake, broker=self.broker, router=self.router, config=self.config,
+                trouble=self._feed_trouble,
+            )  # fmt: skip
             self.reporter = DagsterReporter(self.ledger, settings.webserver_url)
         except BaseException:
             self.ledger.engine.dispose()
@@ -92,7 +98,7 @@ class LiveDesk:
     @property
     def no_new_risk(self) -> str:
         """Why no decision is taken right now; empty when decisions are taken."""
-        return self.trouble or self.config.trouble
+        return self.trouble or self.config.trouble or self.feed_problem
 
     @property
     def market_time_text(self) -> str:
@@ -127,6 +133,7 @@ class LiveDesk:
         engine = self.ledger.engine
         self._held = self._lock.enter_context(exclusive(engine))
         found = submission.recover(engine, self.broker, self.clock)
+        self.engine.actions.resume()
         self.router.continue_exits()
         reconcile(engine, self.broker, self.clock)
         content = {
@@ -158,7 +165,9 @@ class LiveDesk:
         return cleared
 
     def start_replay(self, sessions: int | None) -> ReplayState:
-        """Record that the live day begins; one that runs or has run stays what it is."""
+        """Record that the live day begins; one that runs or has run stays what it is. Raises ValueError on live feeds."""
+        if self.live_feed is not None:
+            raise ValueError("the desk listens to live feeds: a replay needs TAPELINE_LIVE_FEED=off")
         known = self.ledger.get_state(STATE_KEY)
         if known is not None:
             return ReplayState.from_dict(known)
@@ -201,6 +210,8 @@ class LiveDesk:
         last = self.ledger.latest_close()
         if last is not None:
             return int(last["close_time"])
+        if self.live_feed is not None:
+            return self.live_feed.market_time()
         universe = self.config().universe
         sessions = replay_sessions(universe, self.settings.replay_sessions)
         if not sessions:
@@ -210,6 +221,23 @@ class LiveDesk:
         first = session_number(sessions[0])
         opens = [venue.bounds(first)[0] for venue in universe.calendars().values() if first in venue.number]
         return min(opens)
+
+    def _live_feed(self) -> tuple[LiveFeed | None, str]:
+        """The live day when the universe has live feeds, and why there is none although it should be."""
+        universe = self.config().universe
+        try:
+            feeds = live_feeds(universe, self.settings)
+            return (LiveFeed(universe, self.settings, self.ledger, self.lake, feeds) if feeds else None), ""
+        except FeedError as error:
+            log.error("live_feed_unusable", error=str(error))
+            return None, f"no live feed: {error}"
+
+    def _replays(self) -> bool:
+        state = self.replay_state()
+        return state is not None and state.state == "running"
+
+    def _feed_trouble(self, symbol: str) -> str:
+        return "" if self.live_feed is None else self.live_feed.trouble_of(symbol)
 
     def _note_problems(self, config: Config) -> None:
         for problem in config.problems:
@@ -225,6 +253,7 @@ class LiveDesk:
             ("reconcile", self._reconcile_now_and_then(process)),
             ("dagster", self.reporter.run(process.stop)),
             ("replay", self._replay_when_wanted(process)),
+            *([("live_feed", self._live_day(process, self.live_feed))] if self.live_feed is not None else []),
         ]
 
     async def _beat(self, process: Process) -> None:
@@ -272,28 +301,46 @@ class LiveDesk:
                     waiter.cancel()
                 self.replay_wanted.clear()
 
+    async def _live_day(self, process: Process, live_feed: LiveFeed) -> None:
+        """Bars of live feeds, once a replay under way is over."""
+        while not process.stop.is_set() and await process.work(self._replays):
+            await _sleep(process.stop, 0.5)
+        self.clock.follow(live_feed.market_time)
+        await process.work(live_feed.prepare)
+        with contextlib.suppress(Stopped):
+            await live_feed.run(_ReplayHost(self, process), process.stop)
+
 
 class _ReplayHost:
-    """The replay's view of the desk: bar closes through the worker, repeated until they are done."""
+    """The view of the desk that replay and live day have: bar closes through the worker, repeated until they are done."""
 
     def __init__(self, live: LiveDesk, process: Process) -> None:
         self._live = live
         self._process = process
 
     async def close(self, group: CloseGroup, emitted_wall: int) -> None:
+        await self._until_done(f"bar close {iso(group.close_time)}", self._live.engine.process_close, group, emitted_wall)
+        async with self._live.closed:
+            self._live.closed.notify_all()
+
+    async def late(self, bars: tuple[BarClose, ...]) -> None:
+        await self._until_done(f"storing {len(bars)} late bar(s)", self._live.engine.late_bars, bars)
+
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._process.work(function, *arguments)
+
+    async def _until_done(self, what: str, function: Callable[..., Any], *arguments: Any) -> None:
         live, pause = self._live, 0.25
         while True:
             try:
-                await self._process.work(live.engine.process_close, group, emitted_wall)
+                await self._process.work(function, *arguments)
                 live.trouble = ""
-                async with live.closed:
-                    live.closed.notify_all()
                 return
             except SQLAlchemyError:
                 raise  # the ledger: the desk comes back from it and does this close again
             except Exception as error:
-                live.trouble = f"bar close {iso(group.close_time)} is not finished: {type(error).__name__}: {error}"
-                log.error("bar_close_failed", close=iso(group.close_time), error=live.trouble, exc_info=pause < 0.5)
+                live.trouble = f"{what} is not finished: {type(error).__name__}: {error}"
+                log.error("bar_close_failed", what=what, error=live.trouble, exc_info=pause < 0.5)
             await _sleep(self._process.stop, pause)
             if self._process.stop.is_set():
                 raise Stopped

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 from desk.events import session_at
 from desk.exit_orders import oco_group
+from desk.legs import legs_of
 from resources.ledger.store import VerdictRow
 from trading import risk
 from trading.gates.base import Missing
 from trading.gates.data_quality import DataQuality
 from trading.instruments import Instrument, Mode
 from trading.limits import Limits
-from trading.orders import OrderType, Side, TimeInForce
+from trading.orders import OrderType, TimeInForce
 from trading.refusals import RefusalCode, refuse
 from trading.risk import RiskState
 from trading.signals import Decision, Intent, PartitionRef, Signal
@@ -94,7 +95,7 @@ def plan_entry(
     if instrument is None:
         planned.append(Planned(entry, ()))
     else:
-        wanted = [entry] if refusal or quantity <= 0 else [entry, *_legs(entry, signal)]
+        wanted = [entry] if refusal or quantity <= 0 else [entry, *legs_of(entry, signal, instrument)]
         for intent in wanted:
             found = risk.check(config.limits, state, intent, instrument)
             planned.append(Planned(intent, tuple(v.to_dict() for v in found)))
@@ -135,8 +136,11 @@ def _stop_refusal(signal: Signal) -> str:
     if any(not math.isfinite(p) for p in levels.values()) or (signal.reference_price - signal.stop_price) * side <= 0:
         return str(refuse(RefusalCode.STOP_REQUIRED, **levels))
     target = signal.target_price
-    if target is not None and not (math.isfinite(target) and (target - signal.reference_price) * side > 0):
-        return str(refuse(RefusalCode.STOP_REQUIRED, reference=signal.reference_price, target=target))
+    for level in (target, *(price for _, price in signal.targets)):
+        if level is not None and not (math.isfinite(level) and (level - signal.reference_price) * side > 0):
+            return str(refuse(RefusalCode.STOP_REQUIRED, reference=signal.reference_price, target=level))
+    if any(not 0 < share <= 1 for share, _ in signal.targets) or sum(s for s, _ in signal.targets) > 1 + 1e-9:
+        return str(refuse(RefusalCode.CONFIG_INVALID, strategy=signal.strategy, shares=[s for s, _ in signal.targets]))
     return ""
 
 
@@ -168,26 +172,13 @@ def _entry(decision: Decision, instrument: Instrument | None, quantity: float, m
         "close_time": signal.close_time,
         "stop_price": _finite(signal.stop_price),
         "target_price": _finite(signal.target_price),
+        **({"targets": [[share, price] for share, price in signal.targets]} if signal.targets else {}),
         "mode": str(mode),
     }
     return Intent(
         decision.id, "entry", signal.strategy, signal.symbol, signal.action.side, quantity, OrderType.MARKET, TimeInForce.DAY,
         reference_price=_finite(signal.reference_price), valid_until=signal.valid_until, meta=meta,
     )  # fmt: skip
-
-
-def _legs(entry: Intent, signal: Signal) -> list[Intent]:
-    """Protective stop and, when there is one, target: they work once the entry fills, and one cancels the other."""
-    side: Side = entry.side.opposite
-    meta = {k: entry.meta[k] for k in ("multiplier", "currency", "calendar", "signal")}
-    stop = replace(
-        entry, leg="stop", side=side, order_type=OrderType.STOP, time_in_force=TimeInForce.GTC, stop_price=signal.stop_price,
-        reference_price=None, oco_group=entry.meta["oco_group"], parent_intent=entry.id, reduce_only=True, meta=meta,
-    )  # fmt: skip
-    if signal.target_price is None:
-        return [stop]
-    target = replace(stop, leg="target", order_type=OrderType.LIMIT, stop_price=None, limit_price=signal.target_price)
-    return [stop, target]
 
 
 def quality_now(signal: Signal, verdicts: Sequence[VerdictRow]) -> str:

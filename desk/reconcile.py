@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from desk import events, mismatches, store, submission
+from desk.legs import kind_of
 from desk.store import OrderRecord
 from resources.brokers.protocol import Account, Broker, BrokerPosition, OrderReport
 from resources.ledger import tables as t
@@ -139,7 +140,7 @@ def _position_problems(position: store.PositionRecord, trade: list[OrderRecord])
         o
         for o in trade
         if o.side is not entry.side
-        and (o.leg == "stop" or o.is_exit)
+        and (kind_of(o.leg) == "stop" or o.is_exit)  # stop:<action>:1 replaced one across a split, stop.2:<close> one moved
         and (o.state in MAY_BE_AT_BROKER or o.state is OrderState.INITIALIZED)
     ]
     if guards:

@@ -192,7 +192,7 @@ def last_stops(connection: Connection, strategy: str) -> dict[Key, int]:
     rows = connection.execute(
         select(f.symbol, func.max(f.fill_time).label("at"))
         .join(t.intents, i.id == f.order_id)
-        .where(f.strategy == strategy, i.leg == "stop")
+        .where(f.strategy == strategy, i.leg.op("~")(r"^stop($|[.:])"))
         .group_by(f.symbol)
     )
     return {(strategy, row.symbol): int(row.at) for row in rows}

@@ -20,6 +20,7 @@ from desk.store import OrderRecord, PositionRecord
 from resources.brokers.protocol import Account, Broker
 from resources.ledger import audit
 from resources.ledger import tables as t
+from resources.ledger.plans import has_ended
 from resources.ledger.store import Ledger
 from trading.instruments import Mode
 from trading.orders import MAY_BE_AT_BROKER, OrderState
@@ -139,7 +140,9 @@ class Router:
 
     @staticmethod
     def _entered_before(connection: Connection, strategy: str) -> bool:
-        """Has any entry of the strategy filled, or may one still?"""
+        """Has any entry of the strategy filled, or may one still? A plan that was cancelled or ended counts as entered."""
+        if has_ended(connection, strategy):
+            return True
         own = (t.intents.c.strategy == strategy) & (t.intents.c.leg == "entry")
         maybe = t.orders.c.state.in_([s.value for s in MAY_BE_AT_BROKER]) | (t.orders.c.filled_quantity > 0)
         query = select(t.orders.c.id).join(t.intents, t.intents.c.id == t.orders.c.id).where(own & maybe).limit(1)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 
 from desk import events, journal, mismatches, store
 from desk.faults import crash_point
 from desk.journal import NewEvent
 from desk.store import OrderRecord
 from resources.brokers.protocol import Account, Broker, Execution, OrderReport, OrderRequest
-from resources.ledger import audit
+from resources.ledger import action_tables, audit
 from resources.ledger import tables as t
 from trading import portfolio
 from trading.orders import OrderEvent, OrderState, Side
@@ -230,7 +230,7 @@ def recover(engine: Engine, broker: Broker, clock: Callable[[], int]) -> Recover
 
 
 def ledger_cash_flow(connection: Connection, broker_name: str) -> float:
-    """Cash that all fills of a broker brought (positive) or took, commissions included."""
+    """Cash that all fills of a broker and its payments for fractions brought (positive) or took, commissions included."""
     f, i = t.fills.c, t.intents.c
     rows = connection.execute(
         select(f.side, f.quantity, f.price, f.commission, i.content["meta"]["multiplier"].as_float().label("multiplier"))
@@ -239,7 +239,9 @@ def ledger_cash_flow(connection: Connection, broker_name: str) -> float:
         .where(t.orders.c.broker == broker_name)
         .order_by(f.recorded_wall, f.id)
     )
-    return sum(portfolio.cash_flow(Side(r.side), r.quantity, r.price, r.commission, r.multiplier) for r in rows)
+    p = action_tables.position_adjustments.c
+    in_lieu = connection.execute(select(func.sum(p.cash_in_lieu)).where(p.broker == broker_name)).scalar() or 0.0
+    return in_lieu + sum(portfolio.cash_flow(Side(r.side), r.quantity, r.price, r.commission, r.multiplier) for r in rows)
 
 
 def note_cash_baseline(engine: Engine, broker: Broker, clock: Callable[[], int]) -> None:

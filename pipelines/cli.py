@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from pipelines import cli_actions, cli_data, cli_feeds, cli_inbox, cli_lake, cli_plans, cli_quality, cli_research
 from pipelines.cli_support import (
     UNREACHABLE,
     WRONG,
@@ -36,16 +37,24 @@ from trading.timeframes import iso
 if TYPE_CHECKING:
     from resources.config import Config
     from resources.ledger.store import Ledger
+    from trading.config_text import Problem
 
 app = typer.Typer(help="Tapeline's trading desk from a terminal.", no_args_is_help=True, add_completion=False)
 audit_app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 strategies_app = typer.Typer(help="Strategy files.", no_args_is_help=True)
-plans_app = typer.Typer(help="Trade plan files.", no_args_is_help=True)
+plans_app = cli_plans.app
 config_app = typer.Typer(help="Every file people edit.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 app.add_typer(strategies_app, name="strategies")
 app.add_typer(plans_app, name="plans")
 app.add_typer(config_app, name="config")
+app.add_typer(cli_actions.app, name="actions")
+app.add_typer(cli_feeds.app, name="feeds")
+app.add_typer(cli_lake.app, name="lake")
+app.add_typer(cli_research.app, name="research")
+app.add_typer(cli_quality.app, name="quality")
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_inbox.app, name="inbox")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 Session = Annotated[str | None, typer.Option(help="Only this session, e.g. 2017-12-29")]
@@ -140,13 +149,13 @@ def trace(
     markdown: Annotated[bool, typer.Option("--markdown", help="As markdown")] = False,
 ) -> None:
     """The whole chain of an id: bars and hashes, signal, gates, decision, orders with events, fills, position, report."""
-    from resources.lake import Lake
+    from resources.lake import open_lake
     from resources.trace import TraceError
     from resources.trace import trace as find
 
     with open_ledger() as ledger:
         try:
-            found = find(ledger.engine, Lake(own_settings().lake_dir), any_id)
+            found = find(ledger.engine, open_lake(own_settings()), any_id)
         except TraceError as error:
             fail(str(error), WRONG)
     banner()
@@ -250,36 +259,58 @@ def audit_verify() -> None:
 
 
 @strategies_app.command("check")
-def strategies_check() -> None:
-    """Read every strategy file; every problem with file and line."""
-    _check("strategies/", lambda config: sorted(config.strategies))
+def strategies_check(
+    bars: Annotated[bool, typer.Option("--bars", help="Try the rules on the newest bars of the lake, too")] = False,
+) -> None:
+    """Read every strategy file and plug-in; every error and warning with file and line."""
+    _check(("strategies/", "plugins/", "package:"), lambda config: sorted(config.strategies), _on_bars if bars else None)
+
+
+def _on_bars(config: Config) -> list[Problem]:
+    from resources.lake import Lake
+    from resources.strategy_samples import sample_problems
+
+    own = own_settings()
+    found, untried = sample_problems(config, Lake(own.lake_dir), own.config)
+    for why in untried:
+        typer.echo(f"not tried on bars: {why}")
+    return found
 
 
 @plans_app.command("check")
 def plans_check() -> None:
     """Read every trade plan file; every problem with file and line."""
-    _check("plans/", lambda config: sorted(config.plans))
+    _check(("plans/",), lambda config: sorted(config.plans))
 
 
 @config_app.command("check")
 def config_check() -> None:
     """Read universe, strategies, plans and risk limits; every problem with file and line."""
-    _check("", lambda config: [f"{f.path} ({f.kind} {f.name}@{f.revision})" for f in config.files if not f.problems])
+    _check(("",), lambda config: [f"{f.path} ({f.kind} {f.name}@{f.revision})" for f in config.files if not f.problems])
 
 
-def _check(below: str, good: Callable[[Config], Sequence[str]]) -> NoReturn:
+def _check(
+    below: tuple[str, ...], good: Callable[[Config], Sequence[str]], more: Callable[[Config], list[Problem]] | None = None
+) -> NoReturn:
     from resources.config import ConfigInvalid, load_config
+    from trading.config_text import errors, warnings
 
     try:
         config = load_config(own_settings())
-        problems, names = [p for p in config.problems if p.file.startswith(below) or not below], list(good(config))
+        problems, names = [p for p in config.problems if p.file.startswith(below)], list(good(config))
+        warned = [w for w in config.warnings if w.file.startswith(below)]
+        seen = more(config) if more is not None else []
+        problems, warned = problems + errors(seen), warned + warnings(seen)
     except ConfigInvalid as error:
-        problems, names = error.problems, []
+        problems, names, warned = error.problems, [], []
     for name in names:
         typer.echo(f"good     {name}")
     for problem in problems:
         typer.echo(f"PROBLEM  {problem}")
-    typer.echo(f"{len(names)} good, {len(problems)} problem(s) in {own_settings().config}")
+    for warning in warned:
+        typer.echo(f"warning  {warning}")
+    said = f", {len(warned)} warning(s)" if warned else ""
+    typer.echo(f"{len(names)} good, {len(problems)} problem(s){said} in {own_settings().config}")
     raise typer.Exit(WRONG if problems else 0)
 
 

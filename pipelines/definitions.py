@@ -9,19 +9,47 @@ import dagster as dg
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies: their behaviour is pinned by the lock file
 
-from assets import features, market_data, models, reports, research, trading
+from assets import (
+    backfill,
+    corporate_actions,
+    features,
+    inbox,
+    lake_retention,
+    market_data,
+    models,
+    quotes,
+    reports,
+    research,
+    research_checks,
+    research_results,
+    trading,
+    upstream,
+)
 from assets.common import session_partitions_def
 from assets.quality import checks as quality
+from assets.quality import feed_live
 from resources.dagster_resources import resource_definitions
 from sensors.end_of_session import session_ended
 from sensors.failures import failed_runs
+from sensors.feed_health import SENSORS as feed_sensors
 from sensors.fresh_bars import fresh_bars
+from sensors.inbox import SENSORS as inbox_sensors
+from sensors.lake_upkeep import SENSORS as lake_sensors
+from sensors.stale import stale_partitions
 
-_ASSETS = [*market_data.ASSETS, *features.ASSETS, *models.ASSETS, *research.ASSETS, *trading.ASSETS, *reports.ASSETS]
-_CHECKS = [*quality.CHECKS, *features.CHECKS, *models.CHECKS, *research.CHECKS, *reports.CHECKS]
+_ASSETS = [
+    *market_data.ASSETS, *corporate_actions.ASSETS, *quotes.ASSETS, *backfill.ASSETS, *inbox.ASSETS, *lake_retention.ASSETS,
+    *features.ASSETS, *models.ASSETS, *research.ASSETS, *research_results.ASSETS,
+    *research_checks.ASSETS, *trading.ASSETS, *reports.ASSETS,
+]  # fmt: skip
+_CHECKS = [
+    *quality.CHECKS, *feed_live.CHECKS, *features.CHECKS, *models.CHECKS, *research.CHECKS,
+    *research_checks.CHECKS, *reports.CHECKS, *upstream.CHECKS,
+    *corporate_actions.CHECKS,
+]  # fmt: skip
 
 _LIVE_CHECKS = dg.AssetSelection.checks(
-    *(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE),
+    *(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE), *feed_live.CHECK_KEYS
 )
 _HISTORY = dg.AssetSelection.groups("market_data", "features")
 
@@ -54,9 +82,15 @@ train = dg.define_asset_job(
 )
 research_job = dg.define_asset_job(
     "research",
-    selection=dg.AssetSelection.groups("research") | dg.AssetSelection.assets("strategies"),
+    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.LIGHT),
     executor_def=dg.in_process_executor,
-    description="Backtests of the strategies and plans over the history in the lake.",
+    description="Backtests of the strategies and plans over the history in the lake, their baselines, how much of them is luck.",
+)
+research_deep = dg.define_asset_job(
+    "research_deep",
+    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.ASSETS),
+    executor_def=dg.in_process_executor,
+    description="All of research: parameter grids, walk-forward, perturbed bars too. Minutes to hours.",
 )
 
 weekly_training = dg.ScheduleDefinition(
@@ -71,8 +105,11 @@ weekly_training = dg.ScheduleDefinition(
 defs = dg.Definitions(
     assets=_ASSETS,
     asset_checks=_CHECKS,
-    jobs=[ingest, trade, end_of_session, train, research_job],
-    schedules=[weekly_training],
-    sensors=[fresh_bars, session_ended, failed_runs],
+    jobs=[
+        ingest, trade, end_of_session, train, research_job, research_deep, upstream.recompute_stale, *research_checks.JOBS,
+        *backfill.JOBS, *inbox.JOBS, *lake_retention.JOBS,
+    ],
+    schedules=[weekly_training, *research_checks.SCHEDULES],
+    sensors=[fresh_bars, session_ended, failed_runs, stale_partitions, *feed_sensors, *inbox_sensors, *lake_sensors],
     resources=resource_definitions(),
 )

@@ -19,7 +19,7 @@ from typing import Any
 from pipelines.graphql import DagsterApi, DagsterApiError, RunState
 from resources.config import ConfigInvalid, load_config
 from resources.desk_client import DeskClient, DeskError
-from resources.lake import Lake
+from resources.lake import Lake, open_lake
 from resources.ledger.store import Ledger
 from resources.secrets import read_secret
 from resources.settings import Settings, settings
@@ -107,6 +107,9 @@ class MainJob:
 
     def live_day(self) -> None:
         """Start the replay of the last sessions and tell how far it is until it is over."""
+        if self._live_until() is not None:
+            self._say("live day: the desk listens to the live feeds of the universe (`tapeline feeds list`)")
+            return
         count = self._settings.replay_sessions
         if count == 0:
             self._say("no live day: REPLAY_SESSIONS is 0")
@@ -133,10 +136,24 @@ class MainJob:
         universe = load_config(self._settings).universe
         live = replay_sessions(universe, self._settings.replay_sessions)
         end = universe.history_end.isoformat() if universe.history_end else date.today().isoformat()  # noqa: DTZ011
+        if (until := self._live_until()) is not None:  # the desk writes the sessions under way, no run does
+            live, end = [], until
         keys = [key for key in self._api.partition_keys("ingest") if key <= end and not (live and key >= live[0].isoformat())]
         if not keys:
             raise MainJobError(f"universe {universe.name} has no session before the live day: set REPLAY_SESSIONS lower")
         return Wanted(universe.name, universe.revision, keys[0], keys[-1]), keys
+
+    def _live_until(self) -> str | None:
+        """ISO date of the newest session that is over, when the desk listens to live feeds; None when it replays."""
+        from desk.live_feed import ended_sessions_until, live_feeds, market_clock
+        from resources.feeds.protocol import FeedError
+
+        universe = load_config(self._settings).universe
+        try:
+            feeds = live_feeds(universe, self._settings)
+            return ended_sessions_until(universe, market_clock(feeds)()) if feeds else None
+        except FeedError as error:
+            raise MainJobError(f"no live feed: {error}") from error
 
     def _held(self, wanted: Wanted) -> dict[str, int]:
         """How many (session, symbol) partitions of the wanted range the lake holds, by dataset."""
@@ -226,7 +243,7 @@ def main() -> int:
 
     try:
         with DagsterApi(own.webserver_url) as api:
-            job = MainJob(api, Ledger.at(own.ledger_url()), Lake(own.lake_dir), own, say)
+            job = MainJob(api, Ledger.at(own.ledger_url()), open_lake(own), own, say)
             job.history()
             job.live_day()
     except (MainJobError, DagsterApiError, DeskError, ConfigInvalid) as error:

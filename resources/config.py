@@ -1,4 +1,4 @@
-"""The files people edit, loaded together: universe, strategies, plans and risk limits.
+"""The files people edit, loaded together: universe, strategies, plug-ins, plans and risk limits.
 
 One bad file never stops the others: it becomes problems, its strategy does not trade. Only a bad universe stops
 everything, because nothing can be known without instruments.
@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
+from resources.plugin_files import load_plugins
 from resources.settings import Settings
-from trading.config_text import Problem, load_yaml, nearest
+from trading.calendar_files import describe_calendar
+from trading.calendars import Described, define
+from trading.config_text import Problem, errors, load_yaml, nearest, warnings
+from trading.conflicts import check_together
+from trading.ensembles import Ensemble, bind
 from trading.ids import file_revision
-from trading.limits import Limits, parse_limits
+from trading.limits import Limits, StrategyLimits, parse_limits
 from trading.name_checks import other_universe
 from trading.plans import Plan, parse_plan
+from trading.quality_thresholds import SharedThresholds, parse_quality
 from trading.strategy import Evaluable, Strategy, parse_strategy
 from trading.universe import Universe, parse_universe
 
@@ -36,6 +46,7 @@ class ConfigFile:
     """One file as it was read: path relative to the config folder, kind, name inside ("" when it does not validate).
 
     other_universe: the universe it is written for, when that is not the loaded one and the file is therefore not used.
+    problems: what keeps it from being used; warnings: what somebody should look at all the same.
     """
 
     path: str
@@ -44,6 +55,7 @@ class ConfigFile:
     revision: str
     problems: tuple[Problem, ...] = ()
     other_universe: str = ""
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +63,8 @@ class Config:
     """Everything the edited files say: strategies and plans by name, those without problems.
 
     limits: without any limit when the risk file is missing or unreadable, so that every order is refused with
-    LIMIT_MISSING. problems: of all files. files: every file read, the unused ones included.
+    LIMIT_MISSING; limits that strategy files state are in it. problems: of all files. files: every file read, the unused
+    ones included.
     """
 
     universe: Universe
@@ -60,6 +73,11 @@ class Config:
     limits: Limits
     problems: list[Problem]
     files: list[ConfigFile] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """Of all files: they are used, and somebody should look."""
+        return [warning for file in self.files for warning in file.warnings]
 
     def evaluables(self) -> dict[str, Evaluable]:
         """Strategies and plans by name."""
@@ -74,19 +92,43 @@ def load_config(settings: Settings) -> Config:
     """Read and check every file below settings.config. Raises ConfigInvalid when the universe is missing or bad."""
     folder = settings.config
     files: list[ConfigFile] = []
-    universe = _universe(folder, settings.universe, files)
-    strategies = _load(folder, "strategies", universe, parse_strategy, files)
-    plans = _load(folder, "plans", universe, parse_plan, files)
+    broken = define_calendars(folder, files)
+    try:
+        universe = _universe(folder, settings, files)
+    except ConfigInvalid as error:  # a calendar that cannot be read may be why
+        raise ConfigInvalid([*broken, *error.problems]) from None
+    strategies = _plugins(folder, universe, files)  # first: files may name what plug-ins register
+    strategies |= _load(folder, "strategies", universe, parse_strategy, files)
+    plans = _load(folder, "plans", universe, partial(parse_plan, templates=_templates(folder), today=_today(universe)), files)
     limits = _limits(folder, files)
     taken = _twice(files)
+    usable = {s.name: s for path, s in strategies.items() if path not in taken}
+    _bind(folder, usable, files)
+    _opposites(usable, files)
+    planned = {p.name: p for path, p in plans.items() if path not in taken}
     return Config(
         universe,
-        {s.name: s for path, s in strategies.items() if path not in taken},
-        {p.name: p for path, p in plans.items() if path not in taken},
-        limits,
+        usable,
+        planned,
+        _with_own_limits(limits, [*usable.values(), *planned.values()]),
         [problem for file in files for problem in file.problems],
         files,
     )
+
+
+def _templates(folder: Path) -> dict[str, tuple[str, str]]:
+    """(file, text) of every plan template, by the name of its file; a plan that names a bad one says why."""
+    found: dict[str, tuple[str, str]] = {}
+    for path in _yaml_files(folder / "plans" / "templates"):
+        shown = f"plans/templates/{path.name}"
+        text, _ = _read(path, shown)
+        found[path.stem] = (shown, text or "")
+    return found
+
+
+def _today(universe: Universe) -> date | None:
+    """The day plans' sessions are held against; None where the history ends somewhere and is replayed."""
+    return datetime.now(UTC).date() if universe.history_end is None and not universe.simulated else None
 
 
 def _read(path: Path, shown: str) -> tuple[str | None, list[Problem]]:
@@ -98,11 +140,83 @@ def _read(path: Path, shown: str) -> tuple[str | None, list[Problem]]:
         return None, [Problem(shown, 0, "", f"cannot be read: {error.strerror}", "a readable file")]
 
 
+def _plugins(folder: Path, universe: Universe, files: list[ConfigFile]) -> dict[str, Strategy]:
+    """Python strategies by their path."""
+    good: dict[str, Strategy] = {}
+    for plugin in load_plugins(folder / "plugins", universe):
+        if plugin.strategy is not None:
+            good[plugin.path] = plugin.strategy
+        name = plugin.strategy.name if plugin.strategy is not None else ""
+        wrong = errors(plugin.problems)
+        elsewhere = plugin.other_universe
+        if elsewhere and elsewhere not in _universes(folder):
+            known = _universes(folder)
+            expected = "one of " + ", ".join(known)
+            wrong.append(
+                Problem(plugin.path, 1, "universe", f"no universe {elsewhere!r}", expected, nearest(elsewhere, known))
+            )
+        noted = tuple(warnings(plugin.problems))
+        files.append(ConfigFile(plugin.path, "plugins", name, plugin.revision, tuple(wrong), elsewhere, noted))
+    return good
+
+
+def _bind(folder: Path, strategies: dict[str, Strategy], files: list[ConfigFile]) -> None:
+    """Give ensembles their members; one whose members are not all in use is not used either."""
+    for name in [n for n, s in strategies.items() if isinstance(s, Ensemble)]:
+        at = next(i for i, f in enumerate(files) if f.name == name)
+        text, _ = _read(folder / files[at].path, files[at].path)
+        ensemble = strategies.pop(name)
+        assert isinstance(ensemble, Ensemble)
+        bound, wrong = bind(ensemble, strategies, load_yaml(text or "", files[at].path))
+        files[at] = replace(files[at], problems=(*files[at].problems, *wrong))
+        if bound is not None:
+            strategies[name] = bound
+
+
+def _opposites(strategies: dict[str, Strategy], files: list[ConfigFile]) -> None:
+    """Note on its file every strategy that always wants the opposite of another."""
+    paths = {f.name: f.path for f in files if f.kind == "strategies" and f.name}
+    for problem in check_together([s for s in strategies.values() if s.name in paths], paths):
+        at = next(i for i, f in enumerate(files) if f.path == problem.file)
+        files[at] = replace(files[at], warnings=(*files[at].warnings, problem))
+
+
+def _with_own_limits(limits: Limits, evaluables: list[Any]) -> Limits:
+    """`limits` with those that strategy and plan files state for themselves; of two the tighter one counts."""
+    own = dict(limits.strategies)
+    for evaluable in evaluables:
+        stated = getattr(evaluable.rules, "limits", None)
+        if stated is None:
+            continue
+        base = own.get(evaluable.name)
+        own[evaluable.name] = stated if base is None else _tighter_of(base, stated)
+    return limits if own == limits.strategies else limits.model_copy(update={"strategies": own})
+
+
+def _tighter_of(one: StrategyLimits, other: StrategyLimits) -> StrategyLimits:
+    """The tighter of each limit of two; a group of limits (a daily loss) likewise within."""
+    return one.model_copy(update=_tighter_values(one, other))
+
+
+def _tighter_values(one: Any, other: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in type(one).model_fields:
+        a, b = getattr(one, name), getattr(other, name)
+        if a is None or b is None:
+            values[name] = b if a is None else a
+        elif isinstance(a, BaseModel):
+            values[name] = a.model_copy(update=_tighter_values(a, b))
+        elif isinstance(a, (int, float)) and not isinstance(a, bool):
+            values[name] = max(a, b) if name.endswith("_minutes") else min(a, b)  # the longer pause is the tighter one
+    return values
+
+
 def _yaml_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.suffix in (".yaml", ".yml") and not p.name.startswith("."))
 
 
-def _universe(folder: Path, name: str, files: list[ConfigFile]) -> Universe:
+def _universe(folder: Path, settings: Settings, files: list[ConfigFile]) -> Universe:
+    name = settings.universe
     path, shown = folder / "universe" / f"{name}.yaml", f"universe/{name}.yaml"
     if not path.is_file():
         known = _universes(folder)
@@ -111,14 +225,69 @@ def _universe(folder: Path, name: str, files: list[ConfigFile]) -> Universe:
     text, unreadable = _read(path, shown)
     if text is None:
         raise ConfigInvalid(unreadable)
-    universe, problems = parse_universe(text, shown)
+    universe, problems = parse_universe(text, shown, _shared_thresholds(folder, files))
     if universe is None:
         raise ConfigInvalid(problems)
     if universe.name != name:
         line = load_yaml(text, shown).line_of(("name",))
         raise ConfigInvalid([Problem(shown, line, "name", f"is {universe.name!r}", f"the file's name, {name}")])
+    hidden = _simulated_feeds(universe, settings)
+    if hidden and not universe.simulated:
+        line = load_yaml(text, shown).line_of(("simulated",))
+        said = f"is false, and the prices of {', '.join(hidden)} are simulated: they must never pass for real ones"
+        raise ConfigInvalid([Problem(shown, line, "simulated", said, "true")])
     files.append(ConfigFile(shown, "universe", universe.name, file_revision(text)))
     return universe
+
+
+def define_calendars(folder: Path, files: list[ConfigFile] | None = None) -> list[Problem]:
+    """Make the calendars of folder/calendars known to this process; returns what is wrong with the others."""
+    found: dict[str, Described] = {}
+    problems: list[Problem] = []
+    for path in _yaml_files(folder / "calendars"):
+        shown = f"calendars/{path.name}"
+        text, wrong = _read(path, shown)
+        made = None
+        if text is not None:
+            made, wrong = describe_calendar(text, shown)
+        if made is not None and made.name in found:
+            wrong = [Problem(shown, load_yaml(text or "", shown).line_of(("name",)), "name", f"another file is {made.name} too")]
+        elif made is not None:
+            found[made.name] = made
+        problems += wrong
+        if files is not None:
+            files.append(ConfigFile(shown, "calendars", made.name if made else "", file_revision(text or ""), tuple(wrong)))
+    define(found.values())
+    return problems
+
+
+def _shared_thresholds(folder: Path, files: list[ConfigFile]) -> SharedThresholds | None:
+    """Quality thresholds of every universe, None without such a file. Raises ConfigInvalid: a universe is judged by them."""
+    path, shown = folder / "quality" / "default.yaml", "quality/default.yaml"
+    if not path.exists():
+        return None
+    text, unreadable = _read(path, shown)
+    if text is None:
+        raise ConfigInvalid(unreadable)
+    shared, problems = parse_quality(text, shown)
+    if shared is None:
+        raise ConfigInvalid(problems)
+    files.append(ConfigFile(shown, "quality", path.stem, shared.revision))
+    return shared
+
+
+def _simulated_feeds(universe: Universe, settings: Settings) -> list[str]:
+    """Symbols of `universe` whose feed is simulated. A feed that cannot be made is told when it is read."""
+    from resources.feeds import get_feed
+    from resources.feeds.protocol import FeedError
+
+    simulated: dict[str, bool] = {}
+    for name in {i.feed for i in universe.instruments.values()}:
+        try:
+            simulated[name] = get_feed(name, settings).capabilities().simulated
+        except FeedError:
+            simulated[name] = False
+    return [symbol for symbol, i in universe.instruments.items() if simulated[i.feed]]
 
 
 def _universes(folder: Path) -> list[str]:
@@ -151,10 +320,11 @@ def _load(
                         ("universe",), f"no universe {elsewhere!r}", "one of " + ", ".join(known), nearest(elsewhere, known)
                     ),
                 ]
-        if parsed is not None and not found:
+        if parsed is not None and not errors(found):
             good[shown] = parsed
         name = getattr(parsed, "name", "")
-        files.append(ConfigFile(shown, kind, name, file_revision(text or ""), tuple(found), elsewhere))
+        noted = tuple(warnings(found))
+        files.append(ConfigFile(shown, kind, name, file_revision(text or ""), tuple(errors(found)), elsewhere, noted))
     return good
 
 
@@ -165,7 +335,7 @@ def _twice(files: list[ConfigFile]) -> set[str]:
     """
     by_name: dict[str, list[int]] = {}
     for at, file in enumerate(files):
-        if file.name and file.kind in ("strategies", "plans"):
+        if file.name and file.kind in ("strategies", "plans", "plugins"):
             by_name.setdefault(file.name, []).append(at)
     taken: set[str] = set()
     for name, places in by_name.items():

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=8)
-def _lake(root: Path, pid: int) -> Lake:
-    from resources.lake import Lake
+def _lake(location: Path | str, pid: int) -> Lake:
+    from resources.lake import open_lake
 
-    return Lake(root)
+    return open_lake(settings())
 
 
 @lru_cache(maxsize=8)
@@ -40,10 +40,10 @@ def _ledger(url: str, pid: int) -> Ledger:
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Bars and features as Parquet files below the data folder."""
+    """Bars, quotes and features as Parquet files, in the data folder or in an object store."""
 
     def lake(self) -> Lake:
-        return _lake(settings().lake_dir, os.getpid())
+        return _lake(settings().lake_location, os.getpid())
 
 
 class LedgerResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -13,8 +13,9 @@ from typing import Any
 
 from resources import report
 from resources.ledger import tables as t
+from resources.ledger.actions import position_adjustments
 from resources.ledger.store import Ledger
-from resources.report_health import latency_of, quality_of
+from resources.report_health import latency_of, quality_of, score_note
 from resources.report_model import ChainRow, FillRow, OrderRow, PnlRow, QualityRow, SessionReport, SignalRow, TradeRow
 from resources.report_sources import Sources, charts_of
 from trading.bars import Bars
@@ -33,6 +34,14 @@ def collect(ledger: Ledger, session: date, sources: Sources) -> SessionReport:
     return _Collector(ledger, session, sources).collect()
 
 
+def _after_split(position: Position, split: Row, multiplier: float) -> Position:
+    """`position` with the split's units; the fraction that was paid out in cash is realised."""
+    paid_for = split["quantity_before"] * split["average_before"] - split["quantity_after"] * split["average_after"]
+    realised = position.realized_pnl + split["cash_in_lieu"] - paid_for * multiplier
+    average = split["average_after"] if split["quantity_after"] else 0.0
+    return Position(split["quantity_after"], average, realised, position.commission)
+
+
 class _Collector:
     """One report in the making: the session's rows, read once."""
 
@@ -43,6 +52,7 @@ class _Collector:
         self.notes: list[str] = []
         self.all_fills = [f for f in ledger.fills() if f["session"] <= self.key]
         self.fills = [f for f in self.all_fills if f["session"] == self.key]
+        self.splits = [a for a in position_adjustments(ledger.engine) if a["session"] <= self.key]
         self.orders = ledger.orders(self.key)
         self.intents = ledger.intents(self.key)
         self.signals = ledger.signals(session=self.key)
@@ -95,6 +105,8 @@ class _Collector:
         last = self.account[-1] if self.account else None
         problems = tuple(p["message"] for p in self.ledger.config_problems())
         self._judge(pnl, quality, problems)
+        if note := score_note(self.ledger.engine, self.key):
+            self.notes.append(note)
         made = SessionReport(
             session=self.session, state=self.open_session["state"] if self.open_session else "not traded",
             mode=self.src.mode.upper(), simulated=self.src.simulated, universe=self.src.universe,
@@ -148,10 +160,17 @@ class _Collector:
         before: dict[tuple[str, str], Position] = {}
         after: dict[tuple[str, str], Position] = {}
         opened: dict[tuple[str, str], int] = {}
-        for fill in self.all_fills:
+        # A split changes quantity and average between two fills; replayed in the order things happened.
+        happened = [(f["fill_time"], f) for f in self.all_fills] + [(a["adjusted_time"], a) for a in self.splits]
+        for _, fill in sorted(happened, key=lambda e: e[0]):
             key = (fill["strategy"], fill["symbol"])
             instrument = self.src.instruments.get(fill["symbol"])
             if instrument is None:
+                continue
+            if "factor" in fill:
+                after[key] = _after_split(after.get(key, Position()), fill, float(instrument.multiplier))
+                if fill["session"] < self.key:
+                    before[key] = after[key]
                 continue
             position = apply_fill(
                 after.get(key, Position()), Side(fill["side"]), fill["quantity"], fill["price"], fill["commission"],
@@ -213,16 +232,22 @@ class _Collector:
             entry_side = fills[0]["side"]
             entries = [f for f in fills if f["side"] == entry_side]
             exits = [f for f in fills if f["side"] != entry_side]
-            size, left = (math.fsum(f["quantity"] for f in part) for part in (entries, exits))
-            closed = exits and math.isclose(size, left, rel_tol=1e-9)
+            splits = [a for a in self.splits if a["trade_id"] == trade]
+            bought, size = (math.fsum(f["quantity"] for f in part) for part in (entries, exits))
+            changed = math.fsum(a["quantity_after"] - a["quantity_before"] for a in splits) * Side(entry_side).sign
+            closed = exits and math.isclose(bought + changed, size, rel_tol=1e-9)
             instrument = self.src.instruments.get(fills[0]["symbol"])
             if not closed or exits[-1]["session"] != self.key or instrument is None:
                 continue
-            entry, leave = (math.fsum(f["quantity"] * f["price"] for f in part) / size for part in (entries, exits))
+            cost, proceeds = (math.fsum(f["quantity"] * f["price"] for f in part) for part in (entries, exits))
+            leave = proceeds / size
+            # In units of after the splits, so that entry, exit and quantity of one line speak of the same units.
+            entry = cost / bought / math.prod(a["factor"] for a in splits)
             multiplier = float(instrument.multiplier)
-            pnl = size * (leave - entry) * Side(entry_side).sign * multiplier - math.fsum(f["commission"] for f in fills)
+            pnl = (proceeds - cost) * Side(entry_side).sign * multiplier - math.fsum(f["commission"] for f in fills)
+            pnl += math.fsum(a["cash_in_lieu"] for a in splits)
             stop = self._first_stop(trade)
-            risk = abs(entry - stop) * size * multiplier if stop is not None else 0.0
+            risk = abs(cost / bought - stop) * bought * multiplier if stop is not None else 0.0
             rows.append(
                 TradeRow(
                     trade, fills[0]["strategy"], fills[0]["symbol"], "long" if entry_side == "buy" else "short", size,

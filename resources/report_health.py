@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
+from sqlalchemy import Engine
 
+from resources.ledger.scores import scores
 from resources.ledger.store import VerdictRow
 from resources.report_model import QualityFailure, QualityRow, StageRow
 from trading.timeframes import Timeframe
@@ -84,3 +86,16 @@ def quality_of(
 
 def _example(verdict: VerdictRow) -> str:
     return ", ".join(f"{k}={v}" for k, v in verdict.examples[0].items()) if verdict.examples else ""
+
+
+def score_note(engine: Engine, session: str) -> str:
+    """One sentence on the scorecards of the session's partitions; empty when none was scored."""
+    rows = scores(engine, session=session, limit=1000)
+    if not rows:
+        return ""
+    worst = max(rows, key=lambda row: (row["fault_share"], row["dataset"], row["symbol"]))
+    share = sum(row["fault_share"] for row in rows) / len(rows)
+    text = f"Data: {share:.3%} of the bars of {len(rows)} partitions missing or wrong"
+    if worst["fault_share"] > 0:
+        text += f", most in {worst['dataset']} {worst['symbol']} ({worst['fault_share']:.2%})"
+    return text + "."

@@ -28,7 +28,46 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="Home of everything written: lake, postgres, mlflow, dagster, reports")
     config_dir: Path = Field(Path("data/config"), description="Strategies, plans, universe and risk files edited by people")
+    lake_url: str = Field(
+        "", description="Lake in an object store, s3://bucket/prefix?endpoint_override=host:port&scheme=http&region=name; "
+        "empty: the folder lake in the data folder",
+    )  # fmt: skip
+    lake_access_key: SecretStr | None = Field(
+        None, description="Key of the lake's object store; unset: AWS_ACCESS_KEY_ID, a profile or the machine's role"
+    )
+    lake_secret_key: SecretStr | None = Field(None, description="Secret that belongs to lake_access_key")
     lean_data: Path | None = Field(None, description="LEAN Data folder; needed by universes whose feed is lean")
+
+    fmp_api_key: SecretStr | None = Field(None, description="Key of Financial Modeling Prep, for universes whose feed is fmp")
+    fmp_url: str = Field("https://financialmodelingprep.com/stable/", description="Where Financial Modeling Prep answers")
+    fmp_requests_per_minute: int = Field(300, ge=0, description="Requests a minute of your FMP plan; 0: no limit")
+    fmp_requests_per_day: int = Field(250, ge=0, description="Requests a day of your FMP plan (250: the free one); 0: no limit")
+    fmp_timeout_seconds: float = Field(20.0, gt=0, description="Longest wait for one answer of Financial Modeling Prep")
+    fmp_max_wait_seconds: float = Field(65.0, ge=0, description="Longest wait for the request budget before a read is refused")
+
+    live_feed: Literal["auto", "on", "off"] = Field(
+        "auto", description="Whether the desk listens to live feeds: auto when the universe's feeds are live, else it replays"
+    )
+    live_grace_seconds: float = Field(
+        2.0, ge=0, description="How long a bar close waits for stragglers of the same moment before it is processed without them"
+    )
+    live_stale_seconds: float = Field(
+        10.0, gt=0, description="A bar missing this long after it was due means a stale feed: no new risk on its instrument"
+    )
+    live_silence_seconds: float = Field(
+        30.0, gt=0, description="A live connection that says nothing for this long while its venue is open is made anew"
+    )
+    simulated_seed: int = Field(7, ge=0, description="Seed of the simulated exchange: the same seed, the same market")
+    simulated_speed: float = Field(
+        1.0, gt=0, le=3600, description="Simulated seconds per real second, until the simulated market has reached real time"
+    )
+    simulated_start: str = Field(
+        "", description="Where the simulated market begins at its first start, like 2026-03-02T14:00:00Z; empty: now"
+    )
+    simulated_dirt: str = Field(
+        "", description="What goes wrong on the simulated wire, as shares: gaps=0.01,duplicates=0.01,late=0.01,spikes=0.001,"
+        "crossed=0.01,cuts=0.002",
+    )  # fmt: skip
 
     host: str = Field("127.0.0.1", description="Address every server binds to")
     webserver_port: int = Field(3000, ge=1, le=65535, description="Dagster UI")
@@ -78,6 +117,11 @@ class Settings(BaseSettings):
     @property
     def lake_dir(self) -> Path:
         return self.path("lake")
+
+    @property
+    def lake_location(self) -> Path | str:
+        """Where the lake is: its folder, or the URL of an object store."""
+        return self.lake_url or self.lake_dir
 
     @property
     def run_host_socket(self) -> Path:

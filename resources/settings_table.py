@@ -40,7 +40,7 @@ def _may_be(annotation: Any, metadata: list[Any]) -> str:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
     parts = [part for part in typing.get_args(annotation) if part is not type(None)] or [annotation]
     words = {str: "text", int: "whole number", float: "number", Path: "folder", bool: "`true`, `false`"}
-    kind = words.get(parts[0], "URL" if parts[0].__name__ == "SecretStr" else parts[0].__name__)
+    kind = words.get(parts[0], "secret" if parts[0].__name__ == "SecretStr" else parts[0].__name__)
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = [f"{word} {getattr(mark, sign):g}" for mark in metadata for sign, word in signs.items() if hasattr(mark, sign)]
     return ", ".join([kind, *bounds])

@@ -19,6 +19,8 @@ Row = dict[str, Any]
 MATCHES: Final = "same"
 DIFFERS: Final = "differs"
 MISSING: Final = "missing"
+READABLE: Final = "readable"
+GONE: Final = "not kept"
 
 
 class TraceError(Exception):
@@ -30,6 +32,8 @@ class BarsReader(Protocol):
 
     def read_bars(self, dataset: str, symbol: str, start: date | None = None, end: date | None = None) -> Bars: ...
 
+    def read_version(self, dataset: str, symbol: str, session: date, content_hash: str) -> Bars: ...
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionLink:
@@ -37,6 +41,7 @@ class PartitionLink:
 
     content_hash: then, of the bars known at the signal's close. today: the lake's hash of the same rows now, empty when
     there are none; state: ``same``, ``differs`` or ``missing``. failed: quality checks that stop trading and did not pass.
+    then: can the bars that were traded on still be read (Lake.read_version)? ``readable`` or ``not kept``.
     """
 
     dataset: str
@@ -47,6 +52,7 @@ class PartitionLink:
     state: str
     checks: int
     failed: tuple[str, ...]
+    then: str = READABLE
 
     @property
     def name(self) -> str:
@@ -229,7 +235,17 @@ def _link(c: Connection, lake: BarsReader, ref: Mapping[str, str], close_time: i
     except Exception as error:  # noqa: BLE001 - a torn file is something the trace shows, not something that hides the rest
         today, failed = "", (*failed, f"{type(error).__name__}")
     state = MISSING if not today else MATCHES if today == ref["content_hash"] else DIFFERS
-    return PartitionLink(ref["dataset"], ref["session"], ref["symbol"], ref["content_hash"], today, state, len(verdicts), failed)
+    then = READABLE if state == MATCHES or _kept(lake, ref, day) else GONE
+    return PartitionLink(
+        ref["dataset"], ref["session"], ref["symbol"], ref["content_hash"], today, state, len(verdicts), failed, then
+    )  # fmt: skip
+
+
+def _kept(lake: BarsReader, ref: Mapping[str, str], day: date) -> bool:
+    try:
+        return len(lake.read_version(ref["dataset"], ref["symbol"], day, ref["content_hash"])) > 0
+    except Exception:  # noqa: BLE001 - not there, or its file is torn: either way the bars cannot be shown
+        return False
 
 
 def _row(c: Connection, table: Table, name: str) -> Row | None:
@@ -260,8 +276,8 @@ def _chain_markdown(chain: Chain) -> Iterable[str]:
     yield f"**Bars** (hash then, and the lake's hash of the same rows today), features version `{s['features_version']}`"
     yield ""
     yield from _table(
-        ["partition", "hash", "today", "checks", "failed"],
-        [[f"`{p.name}`", f"`{p.content_hash[:16]}`", p.state, p.checks, ", ".join(p.failed)] for p in chain.partitions],
+        ["partition", "hash", "then", "today", "checks", "failed"],
+        [[f"`{p.name}`", f"`{p.content_hash[:16]}`", p.then, p.state, p.checks, ", ".join(p.failed)] for p in chain.partitions],
     )
     yield ""
     yield f"**Signal** `{s['id']}` {s['action']} {s['symbol']} by {s['strategy']}@{s['strategy_revision']}"
@@ -312,7 +328,7 @@ def _chain_lines(chain: Chain) -> Iterable[str]:
     s = chain.signal
     for p in chain.partitions:
         checks = f"{p.checks} checks" + (f", failed {', '.join(p.failed)}" if p.failed else " passed" if p.checks else "")
-        yield f"bars      {p.name}  {p.content_hash[:16]}  today: {p.state}  ({checks})"
+        yield f"bars      {p.name}  {p.content_hash[:16]}  then: {p.then}  today: {p.state}  ({checks})"
     yield f"features  {s['features_version']}"
     yield f"signal    {s['id']}  {s['strategy']}@{s['strategy_revision']}  {s['action']} {s['symbol']}  {iso(s['close_time'])}"
     if s["content"].get("reason"):

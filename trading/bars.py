@@ -96,6 +96,11 @@ class Bars:
         return Bars(symbol, timeframe, np.empty(0, np.int64), np.empty(0, np.int32), f, f, f, f, f)
 
 
+def quantise_turnover(turnover: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`turnover` (price x volume, quote currency) on the grid of TURNOVER_QUANTUM, halves to even; NaN stays NaN."""
+    return np.asarray(np.rint(np.asarray(turnover, np.float64) / TURNOVER_QUANTUM) * TURNOVER_QUANTUM, np.float64)
+
+
 def concat(parts: list[Bars]) -> Bars:
     """Bars of one symbol and timeframe joined in order of close_time. Raises ValueError on overlap or mixed parts."""
     if not parts:

@@ -1,12 +1,18 @@
 """Venue calendars: which sessions exist and when each opens and closes, in UTC microseconds.
 
 XNYS, CMES, XBOM, XEUR and the like come from exchange-calendars. FX (17:00 to 17:00 New York, Sunday evening to
-Friday) and 24/7 crypto weeks are ours, because that library knows no continuous venues of their kind.
+Friday) and 24/7 crypto weeks are ours, because that library knows no continuous venues of their kind. Others are what
+data/config/calendars says (trading/calendar_files.py); `define` makes them known to this process.
+
+A session belongs to the day it trades for: the CME's Monday opens on Sunday evening. A lunch break (Tokyo, Hong Kong) is
+no gap: whoever counts missing bars leaves out those that would close inside it (`Calendar.in_break`), and whoever cuts
+bars at the session open ends one when the break begins and starts the grid anew when it ends (trading/resample.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -20,6 +26,10 @@ FIRST_DAY = date(1990, 1, 1)
 LAST_DAY = date(2035, 12, 31)
 
 
+def _no_breaks() -> NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
 class UnknownCalendar(ValueError):
     """No calendar of that name."""
 
@@ -29,7 +39,8 @@ class Calendar:
     """S sessions of one venue, ascending.
 
     number: int32 (S,), session numbers. open_time, close_time: int64 (S,), UTC us. timezone: the venue's zone name,
-    for display. early: bool (S,), the session closes before its usual wall-clock time.
+    for display. early: bool (S,), the session closes before its usual wall-clock time. break_start, break_end: int64 (S,),
+    UTC us, nobody trades from break_start until break_end; both 0 where the session has no break.
     """
 
     name: str
@@ -38,6 +49,17 @@ class Calendar:
     open_time: NDArray[np.int64]
     close_time: NDArray[np.int64]
     early: NDArray[np.bool_]
+    break_start: NDArray[np.int64] = field(default_factory=_no_breaks)
+    break_end: NDArray[np.int64] = field(default_factory=_no_breaks)
+
+    def __post_init__(self) -> None:
+        for name in ("break_start", "break_end"):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.zeros(len(self.number), np.int64))
+
+    @property
+    def has_breaks(self) -> bool:
+        return bool(self.break_end.any())
 
     def sessions(self, start: date, end: date) -> list[date]:
         """Session dates in [start, end]."""
@@ -69,10 +91,25 @@ class Calendar:
         inside &= self.open_time[j] < close_time
         return np.where(inside, self.number[j], -1).astype(np.int32)
 
+    def breaks(self, session: date | int) -> tuple[int, int] | None:
+        """(start, end) in UTC us of the lunch break of `session`, None without one. Raises KeyError when it is none."""
+        i = self.position(session)
+        return (int(self.break_start[i]), int(self.break_end[i])) if self.break_end[i] else None
+
+    def in_break(self, close_time: NDArray[np.int64], session: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """bool (T,): the bar closes inside its session's break (start < close_time <= end), so nobody expects it.
+
+        A bar that closes right at the start of the break is the last one before it. Sessions must be of this calendar.
+        """
+        row = np.minimum(np.searchsorted(self.number, session), max(0, len(self.number) - 1))
+        return np.asarray((self.break_start[row] < close_time) & (close_time <= self.break_end[row]), np.bool_)
+
     def is_open(self, time_us: int) -> bool:
-        """Is the venue in session at `time_us` (open <= t < close)?"""
+        """Is the venue trading at `time_us` (open <= t < close, outside the break)?"""
         i = int(np.searchsorted(self.close_time, time_us, side="right"))
-        return i < len(self.number) and int(self.open_time[i]) <= time_us
+        if i >= len(self.number) or int(self.open_time[i]) > time_us:
+            return False
+        return not int(self.break_start[i]) <= time_us < int(self.break_end[i])
 
 
 def _days(start: date, end: date) -> list[date]:
@@ -98,12 +135,58 @@ def _crypto() -> Calendar:
     return Calendar("CRYPTO", "UTC", numbers, opens, opens + 86_400_000_000, np.zeros(len(numbers), bool))
 
 
-@lru_cache(maxsize=32)
-def calendar(name: str) -> Calendar:
-    """Calendar `name`: ``FX``, ``CRYPTO``, or an exchange-calendars code such as ``XNYS``. Cached per process.
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A calendar that is built when somebody asks for it. build raises ValueError with what is wrong."""
 
-    Raises UnknownCalendar.
+    name: str
+    build: Callable[[], Calendar]
+
+
+_defined: dict[str, Calendar | Described] = {}
+
+
+def define(calendars: Iterable[Calendar | Described]) -> None:
+    """Make `calendars` known to this process, instead of those defined before."""
+    found = {c.name: c for c in calendars}
+    _defined.update(found)  # never empty in between: other threads ask meanwhile
+    for name in _defined.keys() - found.keys():
+        del _defined[name]
+
+
+def defined() -> list[str]:
+    """Names of the calendars that `define` made known."""
+    return sorted(_defined)
+
+
+def calendar(name: str) -> Calendar:
+    """Calendar `name`: ``FX``, ``CRYPTO``, an exchange-calendars code such as ``XNYS``, or one of data/config/calendars.
+
+    Built once per process. Raises UnknownCalendar.
     """
+    own = _defined.get(name)
+    if own is None:
+        return _built_in(name)
+    if isinstance(own, Calendar):
+        return own
+    try:
+        made = own.build()
+    except ValueError as error:
+        raise UnknownCalendar(f"calendar {name} cannot be used: {error}") from error
+    if _defined.get(name) is own:
+        _defined[name] = made
+    return made
+
+
+def is_built_in(name: str) -> bool:
+    """Is `name` one of ours or of exchange-calendars (aliases included)?"""
+    import exchange_calendars
+
+    return name in ("FX", "CRYPTO") or name in exchange_calendars.get_calendar_names(include_aliases=True)
+
+
+@lru_cache(maxsize=32)
+def _built_in(name: str) -> Calendar:
     if name == "FX":
         # Jan 1 and Dec 25 are sessions only in part, and vendors disagree on them: their bars count, but no bar is
         # missed when there is none. They stay sessions; the gap rule knows them as thin days.
@@ -116,7 +199,9 @@ def calendar(name: str) -> Calendar:
     try:
         cal = exchange_calendars.get_calendar(name, start=FIRST_DAY.isoformat())
     except InvalidCalendarName as error:
-        raise UnknownCalendar(f"no calendar {name!r}: expected FX, CRYPTO or an exchange-calendars code") from error
+        raise UnknownCalendar(
+            f"no calendar {name!r}: expected FX, CRYPTO, an exchange-calendars code or one of data/config/calendars"
+        ) from error
     except ValueError:
         # Some venues' holidays are recorded only since later (XBOM: 1997): take what there is.
         bound = exchange_calendars.get_calendar(name).bound_min()
@@ -127,8 +212,12 @@ def calendar(name: str) -> Calendar:
     days = schedule.index.to_numpy().astype("datetime64[D]").astype(np.int64).astype(np.int32)
     opens = schedule["open"].dt.tz_convert(None).to_numpy().astype("datetime64[us]").astype(np.int64)
     closes = schedule["close"].dt.tz_convert(None).to_numpy().astype("datetime64[us]").astype(np.int64)
+    pauses = []
+    for column in ("break_start", "break_end"):
+        times = schedule[column].dt.tz_convert(None).to_numpy().astype("datetime64[us]")
+        pauses.append(np.where(np.isnat(times), 0, times.astype(np.int64)))
     early_days = cal.early_closes.to_numpy().astype("datetime64[D]").astype(np.int64)
-    return Calendar(name, str(cal.tz), days, opens, closes, np.isin(days, early_days))
+    return Calendar(name, str(cal.tz), days, opens, closes, np.isin(days, early_days), *pauses)
 
 
 FX_THIN_DAYS = frozenset({(12, 24), (12, 25), (12, 26), (12, 31), (1, 1), (1, 2)})

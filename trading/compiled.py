@@ -18,14 +18,14 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def kernel(*uses: ModuleType) -> Callable[[F], F]:
+def kernel(*uses: ModuleType, nogil: bool = False) -> Callable[[F], F]:
     """``@kernel(matching, sizing)``: compiled with an on-disk cache valid for this content of the used modules.
 
-    Under NUMBA_DISABLE_JIT=1 the function stays plain Python.
+    nogil: threads of one process may run it side by side. Under NUMBA_DISABLE_JIT=1 the function stays plain Python.
     """
 
     def decorate(function: F) -> F:
-        compiled = cast(F, njit(cache=True)(function))
+        compiled = cast(F, njit(cache=True, nogil=nogil)(function))
         cache = getattr(compiled, "_cache", None)
         if cache is None:  # plain Python
             return compiled

@@ -1,109 +1,62 @@
-"""Conditions over bars: comparisons of prices, indicators and numbers, nested by all, any and not.
+"""Conditions over bars: comparisons of prices, indicators, patterns and numbers, nested by all, any and not.
 
-The models are the grammar people write; `compile_condition` turns a condition into an expression over arrays: no Python per
-bar. A value of a higher timeframe at a primary bar is that of the last higher bar with close_time <= the primary close,
-never of a forming one. A condition any of whose values is not a number is False, under `not` too.
+The models are the grammar people write; `evaluate` turns a condition into arrays: no Python per bar. A condition any of
+whose values is not a number is False, under `not` too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, model_validator
 
-from trading import indicators
-from trading.bars import Bars
-from trading.config_text import ConfigModel, Count, Number, Text, custom_error, nearest
+from trading import indicators, patterns
+from trading.config_text import ConfigModel, Number, Positive, Text, Whole, custom_error
+from trading.frame import Bools, Floats, Frame, rolling
+from trading.indicators import Indicator
+from trading.operands import MAX_LOOKBACK, Operand, OperandSpec
 from trading.timeframes import Timeframe
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+__all__ = [
+    "KEYS", "MAX_LOOKBACK", "OPERATORS", "Bools", "Condition", "Confluence", "Floats", "Frame", "Operand", "OperandSpec",
+    "context", "evaluate", "merge_warm_up", "scores", "value_of", "warm_up",
+]  # fmt: skip
 
-MAX_LOOKBACK = 5000
-
-
-class Operand(ConfigModel):
-    """One value per bar: a number, a price, or an indicator's output.
-
-    Written as ``70``, ``close``, or a mapping with one of number, price, indicator.
-    """
-
-    number: Number | None = None
-    price: Literal["open", "high", "low", "close", "volume", "hl2", "hlc3", "ohlc4"] | None = None
-    indicator: Text | None = None
-    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the indicator by name")
-    source: Literal["open", "high", "low", "close", "volume", "hl2", "hlc3", "ohlc4"] | None = Field(
-        None, description="what a one-price indicator is computed on; default close"
-    )
-    output: Text | None = Field(None, description="which output of the indicator; default its first")
-    timeframe: Timeframe | None = Field(None, description="a confirm timeframe; default the primary one")
-    lookback: Count = Field(0, le=MAX_LOOKBACK, description="this many bars of its own timeframe before")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Operand:
-        given = [k for k in ("number", "price", "indicator") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise custom_error(f"gives {' and '.join(given) or 'none'} of them", "exactly one of number, price, indicator")
-        if self.indicator is None and (self.params or self.source or self.output):
-            raise custom_error("params, source and output belong to an indicator", "indicator: NAME beside them")
-        if self.number is not None and (self.timeframe or self.lookback):
-            raise custom_error("a number has no timeframe and no lookback", "only the number")
-        return self
-
-    @property
-    def label(self) -> str:
-        """Short text for reasons and reports, such as ``ema(12)@4h``."""
-        if self.number is not None:
-            return f"{self.number:g}"
-        text: str = self.price or ""
-        if self.indicator is not None:
-            known = indicators.INDICATORS.get(self.indicator)
-            values = known.complete(self.params).values() if known else self.params.values()
-            text = f"{self.indicator}({','.join(f'{v:g}' for v in values)})"
-            text += f".{self.output}" if self.output else ""
-            text += f" of {self.source}" if self.source and self.source != "close" else ""
-        text += f"@{self.timeframe}" if self.timeframe else ""
-        return text + (f"[-{self.lookback}]" if self.lookback else "")
-
-
-def _operand_shape(value: Any) -> Any:
-    """The short forms: ``70`` and ``close``."""
-    if isinstance(value, bool) or value is None or isinstance(value, list):
-        raise custom_error(f"is {value!r}", "a number, a price such as close, or a mapping with indicator")
-    if isinstance(value, (int, float)):
-        return {"number": value}
-    if isinstance(value, str):
-        if value not in indicators.SOURCES:
-            valid = (*indicators.SOURCES, *indicators.INDICATORS)
-            hint = "a price (" + ", ".join(indicators.SOURCES) + ") or a mapping such as {indicator: ema, params: {period: 12}}"
-            raise custom_error(f"unknown price {value!r}", hint, nearest(value, valid))
-        return {"price": value}
-    return value
-
-
-class _ShortOperand:
-    """Adds the short forms to the JSON schema."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number"}, {"enum": list(indicators.SOURCES)}, handler(core_schema)]}
-
-
-OperandSpec = Annotated[Operand, BeforeValidator(_operand_shape), _ShortOperand]
 Pair = Annotated[list[OperandSpec], Field(min_length=2, max_length=2)]
 
 OPERATORS = ("cross_above", "cross_below", ">", "<", ">=", "<=", "==")
-KEYS = ("all", "any", "not", *OPERATORS)
+KEYS = ("all", "any", "not", *OPERATORS, "pattern", "confluence")
+_PATTERN_ONLY = ("direction", "params", "timeframe", "symbol", "lookback")
+
+
+class Part(ConfigModel):
+    """One part of a confluence: it counts with its weight where `when` holds."""
+
+    name: Text = Field(min_length=1, max_length=40, description="shown beside its share of the score")
+    weight: Positive = Field(1.0, le=1000)
+    when: Condition
+
+
+class Confluence(ConfigModel):
+    """Weighted parts, often of different timeframes; the score is the weight of those that hold over the weight of all."""
+
+    at_least: Annotated[Number, Field(gt=0, le=1)] = Field(description="least score, 0 to 1")
+    parts: list[Part] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Confluence:
+        if len({p.name for p in self.parts}) < len(self.parts):
+            raise custom_error("two parts have one name", "a name of its own for each part")
+        return self
 
 
 class Condition(ConfigModel):
-    """One of all, any, not, or a comparison of two operands: ``{">": [close, 1.2]}``.
+    """One of all, any, not, a comparison of two operands (``{">": [close, 1.2]}``), a pattern, or a confluence.
 
     cross_above: the left was at or below the right one bar before and is above it now; cross_below the other way.
+    within: it held at this bar or at one of the n - 1 before; for: at this one and all of the n - 1 before.
     """
 
     all: list[Condition] | None = Field(None, min_length=1)
@@ -116,6 +69,17 @@ class Condition(ConfigModel):
     ge: Pair | None = Field(None, alias=">=")
     le: Pair | None = Field(None, alias="<=")
     eq: Pair | None = Field(None, alias="==")
+    pattern: Text | None = Field(None, description="a price-action pattern that points somewhere at the bar")
+    direction: Literal["up", "down"] | None = Field(None, description="where the pattern must point; default: either way")
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the pattern by name")
+    timeframe: Timeframe | None = Field(None, description="of the pattern: a confirm timeframe; default the primary one")
+    symbol: Text | None = Field(None, description="of the pattern: another instrument, read only")
+    lookback: Annotated[Whole, Field(ge=0, le=MAX_LOOKBACK)] = Field(0, description="of the pattern: this many bars before")
+    confluence: Confluence | None = None
+    within: Annotated[Whole, Field(ge=1, le=MAX_LOOKBACK)] | None = Field(None, description="held at one of the last n bars")
+    for_: Annotated[Whole, Field(ge=1, le=MAX_LOOKBACK)] | None = Field(
+        None, alias="for", description="held at each of the last n bars"
+    )
 
     FIELD: ClassVar[dict[str, str]] = {"not": "not_", ">": "gt", "<": "lt", ">=": "ge", "<=": "le", "==": "eq"}
 
@@ -125,17 +89,44 @@ class Condition(ConfigModel):
         if len(given) != 1:
             what = f"gives {' and '.join(given) or 'none'} of them (several go under all: or any:)"
             raise custom_error(what, "exactly one of " + ", ".join(KEYS))
+        loose = [k for k in _PATTERN_ONLY if getattr(self, k)]
+        if self.pattern is None and loose:
+            raise custom_error(f"{loose[0]} belongs to a pattern or to an operand", "pattern: NAME beside it, or no " + loose[0])
+        if self.within is not None and self.for_ is not None:
+            raise custom_error("gives both within and for", "one of them")
+        if self.not_ is not None and any(c.confluence for c in self.not_.walk()):
+            raise custom_error("a confluence cannot stand under not", "the confluence itself, or its parts negated")
         return self
+
+    def walk(self) -> Iterator[Condition]:
+        """This condition and every one below it."""
+        yield self
+        for child in self.children():
+            yield from child.walk()
+
+    def children(self) -> list[Condition]:
+        parts = [p.when for p in self.confluence.parts] if self.confluence is not None else []
+        return [*(self.all or ()), *(self.any or ()), *((self.not_,) if self.not_ else ()), *parts]
 
     @property
     def label(self) -> str:
         """The condition as text, for a signal's reason."""
+        text = self._label()
+        if self.within is not None:
+            return f"({text}) within {self.within} bars"
+        return f"({text}) for {self.for_} bars" if self.for_ is not None else text
+
+    def _label(self) -> str:
         if self.all is not None:
             return " and ".join(c.label if c.any is None else f"({c.label})" for c in self.all)
         if self.any is not None:
             return " or ".join(c.label if c.all is None else f"({c.label})" for c in self.any)
         if self.not_ is not None:
             return f"not ({self.not_.label})"
+        if self.confluence is not None:
+            return f"confluence of {', '.join(p.name for p in self.confluence.parts)} >= {self.confluence.at_least:g}"
+        if self.pattern is not None:
+            return self._pattern_operand().label + (f" {self.direction}" if self.direction else "")
         operator, (left, right) = self.comparison()
         return f"{left.label} {operator.replace('cross_', 'crosses ')} {right.label}"
 
@@ -147,72 +138,57 @@ class Condition(ConfigModel):
                 return operator, (pair[0], pair[1])
         raise ValueError("not a comparison")
 
+    @property
+    def is_comparison(self) -> bool:
+        return any(getattr(self, self.FIELD.get(o, o)) is not None for o in OPERATORS)
+
+    def _pattern_operand(self) -> Operand:
+        return Operand(
+            pattern=self.pattern, params=self.params, timeframe=self.timeframe, symbol=self.symbol, lookback=self.lookback
+        )
+
     def operands(self) -> Iterator[tuple[Operand, bool]]:
         """Every operand below, and whether a cross needs its value of the bar before, too."""
-        for child in (*(self.all or ()), *(self.any or ()), *((self.not_,) if self.not_ else ())):
+        for child in self.children():
             yield from child.operands()
-        if self.all is None and self.any is None and self.not_ is None:
+        if self.pattern is not None:
+            yield self._pattern_operand(), False
+        if self.is_comparison:
             operator, pair = self.comparison()
             for operand in pair:
-                yield operand, operator.startswith("cross")
+                for part in operand.with_parts():
+                    yield part, operator.startswith("cross")
 
 
-@dataclass(slots=True)
-class Frame:
-    """Bars of several timeframes seen from the primary one, with what was computed on them kept for reuse."""
+Part.model_rebuild()
+Confluence.model_rebuild()
+Condition.model_rebuild()
 
-    bars: Mapping[Timeframe, Bars]
-    primary: Timeframe
-    _aligned: dict[Timeframe, NDArray[np.int64]] = field(default_factory=dict)
-    _outputs: dict[tuple[Any, ...], tuple[Floats, ...]] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self.bars[self.primary])
+def definition_of(operand: Operand) -> Indicator | None:
+    """The indicator or pattern an operand names, None for a number or a price."""
+    if operand.pattern is not None:
+        return patterns.get(operand.pattern)
+    return indicators.get(operand.indicator) if operand.indicator is not None else None
 
-    def align(self, timeframe: Timeframe) -> NDArray[np.int64]:
-        """int64 (T,): position of the last bar of `timeframe` closed at or before each primary close; -1 = none yet."""
-        if timeframe not in self._aligned:
-            at = np.searchsorted(self.bars[timeframe].close_time, self.bars[self.primary].close_time, side="right") - 1
-            self._aligned[timeframe] = at.astype(np.int64)
-        return self._aligned[timeframe]
 
-    def on_primary(self, values: Floats, timeframe: Timeframe, lookback: int = 0) -> Floats:
-        """`values` of `timeframe`, `lookback` of its bars before, as float64 (T,) over primary bars; NaN where none."""
-        at = self.align(timeframe) - lookback
-        result = np.full(len(self), np.nan)
-        known = at >= 0
-        result[known] = values[at[known]]
-        return result
-
-    def indicator(
-        self, name: str, params: Mapping[str, Any], output: str | None = None, source: str | None = None,
-        timeframe: Timeframe | None = None, lookback: int = 0,
-    ) -> Floats:  # fmt: skip
-        """One output of an indicator over primary bars."""
-        timeframe = timeframe or self.primary
-        definition = indicators.get(name)
-        complete = definition.complete(params)
-        key = (name, tuple(complete.items()), source or "close", timeframe)
-        if key not in self._outputs:
-            self._outputs[key] = definition.compute(self.bars[timeframe], complete, source or "close")
-        outputs = self._outputs[key]
-        return self.on_primary(outputs[definition.outputs.index(output) if output else 0], timeframe, lookback)
-
-    def price(self, name: str, timeframe: Timeframe | None = None, lookback: int = 0) -> Floats:
-        """A price column over primary bars."""
-        timeframe = timeframe or self.primary
-        return self.on_primary(indicators.column(self.bars[timeframe], name), timeframe, lookback)
-
-    def operand(self, operand: Operand) -> Floats:
-        """Values of `operand` over primary bars, float64 (T,)."""
-        if operand.number is not None:
-            return np.full(len(self), operand.number)
-        if operand.price is not None:
-            return self.price(operand.price, operand.timeframe, operand.lookback)
-        assert operand.indicator is not None
-        return self.indicator(
-            operand.indicator, operand.params, operand.output, operand.source, operand.timeframe, operand.lookback
-        )
+def value_of(operand: Operand, frame: Frame) -> Floats:
+    """Values of `operand` over primary bars, float64 (T,), NaN where not known."""
+    if operand.number is not None:
+        return np.full(len(frame), operand.number)
+    timeframe, symbol = operand.timeframe or frame.primary, operand.symbol
+    definition = definition_of(operand)
+    if definition is None:
+        own = indicators.column(frame.series(timeframe, symbol), operand.price or "close")
+    else:
+        own = frame.own_values(definition, operand.params, operand.output, operand.source, timeframe, symbol)
+    for kind, bars in enumerate((operand.highest, operand.lowest, operand.mean)):
+        if bars is not None:
+            own = rolling(own, bars, kind)
+    values = frame.on_primary(own, timeframe, operand.lookback, symbol)
+    if operand.times is not None:
+        values = values * operand.times
+    return values + value_of(operand.plus, frame) if operand.plus is not None else values
 
 
 _COMPARE: dict[str, Callable[[Floats, Floats], Bools]] = {
@@ -233,6 +209,22 @@ def evaluate(condition: Condition | None, frame: Frame) -> Bools:
 
 
 def _evaluate(condition: Condition, frame: Frame) -> tuple[Bools, Bools]:
+    value, valid = _at_bar(condition, frame)
+    bars = condition.within or condition.for_ or 1
+    if bars == 1:
+        return value, valid
+    held = (value & valid).astype(np.int64)
+    count = np.cumsum(held)
+    count[bars:] -= np.cumsum(held)[:-bars]
+    if condition.within is not None:
+        return count > 0, valid
+    full = count == bars
+    valid = valid.copy()
+    valid[: bars - 1] = False
+    return full, valid
+
+
+def _at_bar(condition: Condition, frame: Frame) -> tuple[Bools, Bools]:
     if condition.all is not None or condition.any is not None:
         joined, good = _evaluate((condition.all or condition.any or [])[0], frame)
         for child in (condition.all or condition.any or [])[1:]:
@@ -243,8 +235,16 @@ def _evaluate(condition: Condition, frame: Frame) -> tuple[Bools, Bools]:
     if condition.not_ is not None:
         value, valid = _evaluate(condition.not_, frame)
         return ~value, valid
+    if condition.confluence is not None:
+        score, _ = _score(condition.confluence, frame)
+        # sums of weights are exact only up to float noise: 0.6 must reach 0.6
+        return score >= condition.confluence.at_least - 1e-9, np.ones(len(frame), bool)
+    if condition.pattern is not None:
+        signal = value_of(condition._pattern_operand(), frame)
+        wanted = {"up": signal > 0, "down": signal < 0}.get(condition.direction or "", signal != 0)
+        return wanted, np.isfinite(signal)
     operator, (left_operand, right_operand) = condition.comparison()
-    left, right = frame.operand(left_operand), frame.operand(right_operand)
+    left, right = value_of(left_operand, frame), value_of(right_operand, frame)
     valid = np.isfinite(left) & np.isfinite(right)
     with np.errstate(invalid="ignore"):
         if not operator.startswith("cross"):
@@ -260,6 +260,26 @@ def _evaluate(condition: Condition, frame: Frame) -> tuple[Bools, Bools]:
     return value, crossing_valid
 
 
+def _score(confluence: Confluence, frame: Frame) -> tuple[Floats, dict[str, Floats]]:
+    """(score float64 (T,), each part's share of it). A part that is not known does not count."""
+    total = sum(p.weight for p in confluence.parts)
+    shares: dict[str, Floats] = {
+        p.name: np.where(evaluate(p.when, frame), p.weight / total, 0.0) for p in confluence.parts
+    }
+    held = np.zeros(len(frame))
+    for p in confluence.parts:
+        held = held + (shares[p.name] > 0) * p.weight
+    return held / total, shares
+
+
+def scores(condition: Condition | None, frame: Frame) -> tuple[Floats, dict[str, Floats]] | None:
+    """(score float64 (T,) in 0..1, each part's share) of the first confluence in `condition`; None when it has none."""
+    for one in condition.walk() if condition is not None else ():
+        if one.confluence is not None:
+            return _score(one.confluence, frame)
+    return None
+
+
 def merge_warm_up(into: dict[Timeframe, int], *others: Mapping[Timeframe, int]) -> dict[Timeframe, int]:
     """`into` with the larger need of each timeframe."""
     for other in others:
@@ -268,15 +288,47 @@ def merge_warm_up(into: dict[Timeframe, int], *others: Mapping[Timeframe, int]) 
     return into
 
 
+def operand_warm_up(operand: Operand, crossing: bool, primary: Timeframe) -> dict[Timeframe, int]:
+    """Bars per timeframe, the current one included, before `operand` counts; of its `plus` part not (see with_parts)."""
+    if operand.number is not None:
+        return {}
+    definition = definition_of(operand)
+    bars = 1 if definition is None else definition.warm_up(operand.params)
+    over = operand.highest or operand.lowest or operand.mean or 1
+    return merge_warm_up(
+        {operand.timeframe or primary: bars + over - 1 + operand.lookback + (1 if crossing else 0)},
+        {primary: 2 if crossing else 1},
+    )
+
+
 def warm_up(condition: Condition | None, primary: Timeframe) -> dict[Timeframe, int]:
-    """Bars per timeframe, the current one included, before `condition` counts."""
+    """Bars per timeframe, the current one included, before `condition` counts.
+
+    Series of other instruments count under their timeframe: their windows begin where the instrument's own do.
+    """
+    if condition is None:
+        return {}
     needs: dict[Timeframe, int] = {}
+    for child in condition.children():
+        merge_warm_up(needs, warm_up(child, primary))
+    if condition.pattern is not None or condition.is_comparison:
+        crossing = condition.is_comparison and condition.comparison()[0].startswith("cross")
+        pair = condition.comparison()[1] if condition.is_comparison else (condition._pattern_operand(),)
+        for operand in pair:
+            for part in operand.with_parts():
+                merge_warm_up(needs, operand_warm_up(part, crossing, primary))
+    more = (condition.within or condition.for_ or 1) - 1
+    if more:
+        return {t: bars + more for t, bars in (needs or {primary: 1}).items()}
+    return needs
+
+
+def context(condition: Condition | None, primary: Timeframe) -> dict[tuple[str, Timeframe], int]:
+    """Series of other instruments that `condition` reads, and how many of their bars it needs."""
+    needs: dict[tuple[str, Timeframe], int] = {}
     for operand, crossing in condition.operands() if condition is not None else ():
-        if operand.number is not None:
-            continue
-        timeframe = operand.timeframe or primary
-        bars = 1
-        if operand.indicator is not None:
-            bars = indicators.get(operand.indicator).warm_up(operand.params)
-        merge_warm_up(needs, {timeframe: bars + operand.lookback + (1 if crossing else 0)}, {primary: 2 if crossing else 1})
+        if operand.symbol is not None:
+            key = (operand.symbol, operand.timeframe or primary)
+            bars = operand_warm_up(operand, crossing, primary)[key[1]]
+            needs[key] = max(needs.get(key, 0), bars)
     return needs

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated, Any
 
 import pydantic
@@ -39,7 +40,10 @@ class ConfigModel(pydantic.BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with one file. line is 1-based, 0 = the file as a whole; key is the dotted path."""
+    """One thing wrong with one file. line is 1-based, 0 = the file as a whole; key is the dotted path.
+
+    severity: error, the file is not used; warning, it is used and somebody should look.
+    """
 
     file: str
     line: int
@@ -47,6 +51,7 @@ class Problem:
     message: str
     expected: str = ""
     nearest: str = ""
+    severity: str = "error"
 
     def __str__(self) -> str:
         text = f"{self.file}:{self.line}: {self.key}: {self.message}" if self.key else f"{self.file}:{self.line}: {self.message}"
@@ -55,6 +60,16 @@ class Problem:
         if self.nearest:
             text += f"; did you mean {self.nearest!r}?"
         return text.replace("\n", " ")
+
+
+def errors(problems: Iterable[Problem]) -> list[Problem]:
+    """Those that keep a file from being used."""
+    return [p for p in problems if p.severity == "error"]
+
+
+def warnings(problems: Iterable[Problem]) -> list[Problem]:
+    """Those that do not."""
+    return [p for p in problems if p.severity != "error"]
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
@@ -145,6 +160,10 @@ class YamlDocument:
         """A Problem of this file at `path`."""
         return Problem(self.file, self.line_of(path), dotted(path), message, expected, near)
 
+    def warning(self, path: Path, message: str, expected: str = "", near: str = "") -> Problem:
+        """As `problem`, but the file is used all the same."""
+        return Problem(self.file, self.line_of(path), dotted(path), message, expected, near, "warning")
+
 
 def dotted(path: Path) -> str:
     """``entry.long.all[0].>`` of a path."""
@@ -154,8 +173,12 @@ def dotted(path: Path) -> str:
     return text
 
 
+@lru_cache(maxsize=256)
 def load_yaml(text: str, file: str) -> YamlDocument:
-    """Parse `text` of `file`. Never raises: a syntax error or a duplicate key becomes a problem of the document."""
+    """Parse `text` of `file`. Never raises: a syntax error or a duplicate key becomes a problem of the document.
+
+    Documents are kept, because several checks ask for the same one: nobody may change their data.
+    """
     try:
         loader = _Loader(text)
         try:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from trading import ids
+from trading.freshness import Freshness
 from trading.gates.base import GATES, Gate, Missing, Snapshot, look
 from trading.instruments import Instrument, Mode
 from trading.refusals import refuse
@@ -38,21 +39,36 @@ def build_snapshot(
     session_open: bool,
     min_reward_to_risk: float,
     required_checks: Sequence[str] | None = None,
+    freshness: Sequence[Freshness] | None = None,
+    now_wall: int | None = None,
+    conflict: Mapping[str, Any] | None = None,
+    legs: Mapping[str, str] | None = None,
 ) -> bytes:
     """Canonical bytes of everything the gates may look at.
 
     verdicts: quality verdicts as mappings with dataset, session, symbol, check, passed, severity, content_hash; others
     than those of `required` are left out. required: the partitions the strategy needs, with the content hash they have
     in the lake now. warm: is every indicator past its warm-up? now_time: UTC us. session_open: is the venue in session,
-    or will the next bar's open be in one? required_checks: default trading.quality.ERROR_CHECKS.
+    or will the next bar's open be in one? required_checks: default trading.quality.ERROR_CHECKS. freshness: how old the
+    verdicts on each required partition may be (trading.freshness), None: verdicts do not expire; with it, verdicts carry
+    judged_time, and evaluated_wall where a limit is in real time: then now_wall (UTC us, real clock) is needed. conflict:
+    what became of opposite signals of the close (trading.conflicts.Verdict.plain). legs: of a pair, ``approved`` or why not,
+    by symbol of the other legs. Raises ValueError without now_wall where it is needed.
     """
+    # The real clock is in a snapshot only where a limit depends on it: else the same close gives the same bytes.
+    real_limit = any(f.max_wall_age is not None for f in freshness or ())
+    if real_limit and now_wall is None:
+        raise ValueError("a limit in real time needs now_wall: how old a verdict is depends on it")
     if required_checks is None:
         from trading.quality import ERROR_CHECKS
 
         required_checks = ERROR_CHECKS
     needed = {(ref.dataset, ref.session, ref.symbol) for ref in required}
+    carried: tuple[str, ...] = ("dataset", "session", "symbol", "check", "passed", "severity", "content_hash")
+    if freshness is not None:
+        carried += ("judged_time", "evaluated_wall") if real_limit else ("judged_time",)
     chosen = [
-        {key: verdict.get(key) for key in ("dataset", "session", "symbol", "check", "passed", "severity", "content_hash")}
+        {key: verdict.get(key) for key in carried}
         for verdict in verdicts
         if (verdict.get("dataset"), verdict.get("session"), verdict.get("symbol")) in needed
     ]
@@ -80,6 +96,10 @@ def build_snapshot(
                 "now_time": int(now_time),
                 "session_open": bool(session_open),
                 "min_reward_to_risk": float(min_reward_to_risk),
+                **({} if freshness is None else {"freshness": [f.plain() for f in freshness]}),
+                **({"now_wall": now_wall} if real_limit else {}),
+                **({} if conflict is None else {"conflict": dict(conflict)}),
+                **({} if legs is None else {"legs": dict(legs)}),
             }
         )
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,11 @@ class Evaluation:
     close_time: int64 (T,), UTC us. ready: bool (T,), every input is past its warm-up; where False, all wishes are False.
     enter_long, enter_short, exit_long, exit_short: bool (T,). stop_*, target_*: float64 (T,), price levels an entry
     decided at this bar would use; NaN = none. strength: float64 (T,) in [0, 1].
-    max_bars: close the position at the open after this many closed bars since entry; 0 = never.
+    max_bars: close the position at the open after this many closed bars since entry; 0 = never. scale: float64 (T,), what
+    the amount of the sizing rule is multiplied by at this bar (the hedge ratio of a pair's second leg); None = 1.
+    targets: (share of the quantity, levels float64 (T,)) of the parts a position is closed in, NaN: only the stop guards that
+    part; empty: one target for all of it. parts: float64 (T,) by ``long/NAME`` or ``short/NAME``: what an entry's strength is
+    made of, for people and gates.
     """
 
     symbol: str
@@ -34,3 +39,6 @@ class Evaluation:
     target_short: NDArray[np.float64]
     strength: NDArray[np.float64]
     max_bars: int = 0
+    scale: NDArray[np.float64] | None = None
+    parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    targets: tuple[tuple[float, NDArray[np.float64]], ...] = ()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from inspect import unwrap
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,12 @@ from numpy.typing import NDArray
 from trading import ids, indicators, windows
 from trading.bars import Bars
 from trading.calendars import Calendar
+from trading.timeframes import Timeframe
 
 Floats = NDArray[np.float64]
+
+TIMEFRAMES = (Timeframe.M1, Timeframe.H1, Timeframe.D1)
+"""Timeframes features are made of, as far as the universe has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,45 +38,117 @@ class Feature:
     description: str = ""
 
 
-def _returns(bars: Bars, period: int) -> Floats:
-    close = indicators.column(bars, "close")
-    result = np.full(len(close), np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result[period:] = close[period:] / close[:-period] - 1.0
-    return result
+class Window:
+    """The bars one computation sees: its columns, how far each can be used, and every TA-Lib result once."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.n = len(bars)
+        self._bars = bars
+        self._columns: dict[str, Floats] = {}
+        self._good: dict[tuple[str, ...], int] = {}
+        self._results: dict[int, tuple[Floats, ...]] = {}
+
+    def column(self, name: str) -> Floats:
+        found = self._columns.get(name)
+        if found is None:
+            found = self._columns[name] = indicators.column(self._bars, name)
+        return found
+
+    def good(self, names: tuple[str, ...]) -> int:
+        """Rows before the first one in which one of the columns is not finite: TA-Lib would carry it along unseen."""
+        found = self._good.get(names)
+        if found is None:
+            if len(names) == 1:
+                finite = np.isfinite(self.column(names[0]))
+                found = self.n if finite.all() else int(np.argmin(finite))
+            else:
+                found = min(self.good((name,)) for name in names)
+            self._good[names] = found
+        return found
+
+    def call(self, call: _Call) -> tuple[Floats, ...]:
+        """The outputs of a TA-Lib function over the good rows; only those from its lookback on mean anything."""
+        found = self._results.get(id(call))  # calls are made once and kept (_Call.of)
+        if found is None:
+            good = self.good(call.inputs)
+            columns = [self.column(name) for name in call.inputs]
+            if good < self.n:
+                columns = [c[:good] for c in columns]
+            result = call.function(*columns, **call.arguments)
+            found = self._results[id(call)] = result if isinstance(result, tuple) else (result,)
+        return found
 
 
-def _log_volatility(bars: Bars, period: int) -> Floats:
-    close = indicators.column(bars, "close")
-    good = int(np.argmin(close > 0)) if not bool(np.all(close > 0)) else len(close)
-    result = np.full(len(close), np.nan)
-    if good <= period:
-        return result
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """One TA-Lib function with its inputs and arguments."""
+
+    function: Callable[..., Any]
+    inputs: tuple[str, ...]
+    arguments: dict[str, float]
+    lookback: int
+
+    @staticmethod
+    @cache  # as many as there are features
+    def of(source: str, params: tuple[tuple[str, Any], ...]) -> _Call:
+        indicator = indicators.get(source)
+        complete = indicator.complete(dict(params))
+        inputs = tuple("close" if name == "source" else name for name in indicator.inputs)
+        # kwargs, because TA-Lib's parameters have a fixed order that ours need not follow
+        arguments = {p.talib_name: complete[p.name] for p in indicator.parameters}
+        # without the wrapper that looks for data frames among the arguments
+        function = unwrap(getattr(talib, indicator.function))
+        return _Call(function, inputs, arguments, indicator.lookback(complete))
+
+
+Formula = Callable[[Window, int, int, Floats], int]
+"""(window, period, first row wanted, out): writes rows first.. into out and returns the first row it has no value for."""
+
+
+def _returns(window: Window, period: int, first: int, out: Floats) -> int:
+    close = window.column("close")
+    np.divide(close[first:], close[first - period : window.n - period], out=out)
+    np.subtract(out, 1.0, out=out)
+    return window.n
+
+
+def _log_volatility(window: Window, period: int, first: int, out: Floats) -> int:
+    close = window.column("close")
+    positive = close > 0
+    good = window.n if bool(positive.all()) else int(np.argmin(positive))
+    if good <= max(period, first):
+        return first
     # TA-Lib's logarithm, not numpy's: numpy's vector lanes may round differently from its scalar tail
     logs = talib.LN(close[:good])
-    result[1:good] = talib.STDDEV(np.ascontiguousarray(logs[1:] - logs[:-1]), timeperiod=period)
-    return result
+    out[: good - first] = talib.STDDEV(logs[1:] - logs[:-1], timeperiod=period)[first - 1 :]
+    return good
 
 
-def _band_width(bars: Bars, period: int) -> Floats:
-    upper, middle, lower = indicators.get("bollinger").compute(bars, {"period": period})
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (upper - lower) / middle
+def _band_width(window: Window, period: int, first: int, out: Floats) -> int:
+    call = _Call.of("bollinger", (("period", period), ("deviations_up", 2.0), ("deviations_down", 2.0)))
+    good = window.good(call.inputs)
+    if good <= max(call.lookback, first):
+        return first
+    upper, middle, lower = (values[first:good] for values in window.call(call))
+    np.divide(upper - lower, middle, out=out[: good - first])
+    return good
 
 
-def _obv_change(bars: Bars, period: int) -> Floats:
-    (obv,) = indicators.get("obv").compute(bars)
-    result = np.full(len(obv), np.nan)
-    if len(obv) <= period:
-        return result
-    total = talib.SUM(indicators.column(bars, "volume"), timeperiod=period)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result[period:] = (obv[period:] - obv[:-period]) / total[period:]
-    return np.where(np.isfinite(result), result, np.nan)
+def _obv_change(window: Window, period: int, first: int, out: Floats) -> int:
+    call = _Call.of("obv", ())
+    good = window.good(call.inputs)
+    if good <= max(period, first):
+        return first
+    (obv,) = window.call(call)
+    total = talib.SUM(window.column("volume"), timeperiod=period)
+    part = out[: good - first]
+    np.divide(obv[first:good] - obv[first - period : good - period], total[first:good], out=part)
+    part[~np.isfinite(part)] = np.nan
+    return good
 
 
-# formula -> (function of bars and period, bars it needs for a period)
-FORMULAS: dict[str, tuple[Callable[[Bars, int], Floats], Callable[[int], int]]] = {
+# formula -> (its function, bars it needs for a period)
+FORMULAS: dict[str, tuple[Formula, Callable[[int], int]]] = {
     "return": (_returns, lambda n: n + 1),
     "log_volatility": (_log_volatility, lambda n: n + 1),
     "bollinger_width": (_band_width, lambda n: n),
@@ -136,31 +214,63 @@ WARM_UP: int = max(warm_up_of(f) for f in FEATURES)
 """Bars after which every feature has a value."""
 
 
-def compute(bars: Bars) -> tuple[list[str], Floats]:
-    """(names, float64 (T, F)) over exactly the bars given; NaN where a feature is not known yet."""
-    values = np.full((len(bars), len(FEATURES)), np.nan)
-    computed: dict[tuple[Any, ...], tuple[Floats, ...]] = {}
+@cache
+def _plan() -> list[tuple[int, int, _Call | None, int, str, int]]:
+    """Per column: (column, first row with a value, TA-Lib call or None, its output, formula, period)."""
+    plan: list[tuple[int, int, _Call | None, int, str, int]] = []
     for at, feature in enumerate(FEATURES):
-        key = (feature.source, tuple(feature.params.items()))
-        if key not in computed:
-            if feature.source in FORMULAS:
-                computed[key] = (FORMULAS[feature.source][0](bars, int(feature.params["period"])),)
-            else:
-                computed[key] = indicators.get(feature.source).compute(bars, feature.params)
-        outputs = () if feature.source in FORMULAS else indicators.get(feature.source).outputs
-        column = computed[key][outputs.index(feature.output) if outputs else 0]
         known = warm_up_of(feature) - 1
-        values[known:, at] = column[known:]
-    return list(NAMES), values
+        if feature.source in FORMULAS:
+            plan.append((at, known, None, 0, feature.source, int(feature.params["period"])))
+        else:
+            call = _Call.of(feature.source, tuple(feature.params.items()))
+            plan.append((at, known, call, indicators.get(feature.source).outputs.index(feature.output), "", 0))
+    return plan
+
+
+def _fill(bars: Bars, first: int, out: Floats) -> None:
+    """Write rows `first` and later of every feature over `bars` into `out` (F, T - first)."""
+    window = Window(bars)
+    n = window.n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for at, known, call, output, formula, period in _plan():
+            row = out[at]
+            begin = known if known > first else first
+            good = begin
+            if begin < n:
+                if call is None:
+                    good = FORMULAS[formula][0](window, period, begin, row[begin - first :])
+                elif (good := window.good(call.inputs)) > begin:
+                    row[begin - first : good - first] = window.call(call)[output][begin:good]
+                good = max(good, begin)
+            if begin > first:
+                row[: begin - first] = np.nan
+            if good < n:
+                row[good - first :] = np.nan
+
+
+def compute(bars: Bars) -> tuple[list[str], Floats]:
+    """(names, float64 (T, F)) over exactly the bars given; NaN where a feature is not known yet.
+
+    The values lie column by column in memory, which is how they are computed, stored and learnt from.
+    """
+    columns = np.empty((len(FEATURES), len(bars)))
+    _fill(bars, 0, columns)
+    return list(NAMES), columns.T
 
 
 def compute_anchored(bars: Bars, calendar: Calendar) -> tuple[list[str], Floats]:
     """As `compute`, each row from its anchored window: equal, bit for bit, to computing it live (see trading.windows)."""
-    values = np.full((len(bars), len(FEATURES)), np.nan)
+    columns = np.empty((len(FEATURES), len(bars)))
+    spans: list[tuple[int, int, int]] = []
     for start, lo, hi in windows.blocks(bars.session, bars.timeframe, WARM_UP, calendar):
-        _, block = compute(bars.rows(slice(start, hi)))
-        values[lo:hi] = block[lo - start :]
-    return list(NAMES), values
+        if spans and spans[-1][0] == start:  # what comes later changes no row: one computation serves both
+            spans[-1] = (start, spans[-1][1], hi)
+        else:
+            spans.append((start, lo, hi))
+    for start, lo, hi in spans:
+        _fill(bars.rows(slice(start, hi)), lo - start, columns[:, lo:hi])
+    return list(NAMES), columns.T
 
 
 def definitions() -> list[dict[str, Any]]:

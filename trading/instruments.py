@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal
 from enum import Enum
 
@@ -34,13 +35,84 @@ class Mode(str, Enum):
         return self.value
 
 
+class RollRule(str, Enum):
+    """When a continuous future passes to the next contract (trading/rolls.py)."""
+
+    CALENDAR = "calendar"  # a number of sessions before expiry
+    VOLUME = "volume"  # the session after the next contract traded more
+    OPEN_INTEREST = "open_interest"  # the session after the next contract was held more
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class ExpiryRule(str, Enum):
+    """Which day of its contract month a future of the root ends on (the session before it when that day is none)."""
+
+    THIRD_FRIDAY = "third_friday"  # index futures of CME and Eurex
+    LAST_BUSINESS_DAY = "last_business_day"
+    THIRD_LAST_BUSINESS_DAY = "third_last_business_day"  # COMEX and NYMEX metals
+    LAST_THURSDAY = "last_thursday"  # NSE index and stock futures
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class FutureTerms:
+    """root: the product (ES). expiry: last day of this contract, None for the continuous series of the root, which rolls
+    by `roll`, at the latest `roll_days` sessions before expiry. expiry_rule: None where the root's is known
+    (trading/rolls.py)."""
+
+    root: str
+    expiry: date | None = None
+    roll: RollRule = RollRule.VOLUME
+    roll_days: int = 1
+    expiry_rule: ExpiryRule | None = None
+
+    @property
+    def continuous(self) -> bool:
+        return self.expiry is None
+
+
+class OptionRight(str, Enum):
+    CALL = "call"
+    PUT = "put"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class OptionTerms:
+    """underlying: its symbol. expiry: last trading day. strike in the quote currency."""
+
+    underlying: str
+    expiry: date
+    right: OptionRight
+    strike: Decimal
+
+
+class ActionSource(str, Enum):
+    """Where corporate actions of an instrument come from, beside data/config/actions, which always counts."""
+
+    NONE = "none"
+    LEAN = "lean"  # factor and map files of the LEAN Data folder
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
     """One tradable (or only observed) thing of the universe.
 
     tick_size: price grid in quote currency; multiplier: currency per price point and unit of quantity;
     lot_size: smallest quantity step; feed: name of the feed that delivers its native bars; native_timeframe:
-    the timeframe the feed delivers, higher ones are derived; tradable_in: modes in which orders are allowed.
+    the timeframe the feed delivers, higher ones are derived; tradable_in: modes in which orders are allowed;
+    quotes: its quote bars are kept as well (dataset quotes_1m); sector: for exposure rules, "" when not said; future,
+    option: contract terms; actions: where its corporate actions come from; second_feed: a feed whose bars its own are
+    compared with, "" when there is none.
     """
 
     symbol: str
@@ -57,6 +129,13 @@ class Instrument:
     tradable_in: frozenset[Mode] = field(default_factory=frozenset)
     has_volume: bool = True
     broker_ids: tuple[tuple[str, str], ...] = ()
+    quotes: bool = False
+    sector: str = ""
+    future: FutureTerms | None = None
+    option: OptionTerms | None = None
+    actions: ActionSource = ActionSource.NONE
+    second_feed: str = ""
+    second_feed_symbol: str = ""
 
     @property
     def price_scale(self) -> int:

@@ -12,6 +12,8 @@ Rules, the same in research, paper and parity tests:
   taken (`bracket_ambiguous` counts such bars).
 - An entry at a bar's open is in the market for the whole bar: its stop and target count in it. An entry by a limit or
   stop inside a bar: its stop counts in that bar, its target not before the next.
+- An order under a participation cap fills at most that share of the bar's volume, in whole lots. The rest of a market
+  order or of a stop that was reached fills as a market order at the next open; the rest of a limit goes on working.
 - NaN anywhere (no bar, no level) fills nothing.
 
 A fill price is always inside [low, high]; slippage is added afterwards, against the trader, never to limit fills.
@@ -39,7 +41,8 @@ ORDER_TYPE_CODES: Final = {
 
 SLIPPAGE_NONE: Final = 0
 SLIPPAGE_FIXED: Final = 1
-SLIPPAGE_VOLUME: Final = 2
+SLIPPAGE_VOLUME: Final = 2  # and every kind above it: reads the bar's volume
+SLIPPAGE_SQRT: Final = 3
 
 COMMISSION_PER_SHARE: Final = 0
 COMMISSION_PER_CONTRACT: Final = 1
@@ -171,6 +174,14 @@ def trail(position_side: int, stop_price: float, distance: float, h: float, l: f
 
 
 @njit(cache=True)
+def trail_on_grid(
+    position_side: int, stop_price: float, distance: float, tick: float, h: float, l: float  # noqa: E741
+) -> float:
+    """`trail`, its level put on the tick grid away from the price: the one way a trailing stop moves."""
+    return snap_against(trail(position_side, stop_price, distance, h, l), -position_side, tick)
+
+
+@njit(cache=True)
 def snap_against(price: float, side: int, tick: float) -> float:
     """`price` on the tick grid, rounded against the trader: up for a buy, down for a sell.
 
@@ -193,17 +204,39 @@ def with_slippage(
 ) -> float:
     """Fill price after slippage, worse for the trader and on the tick grid. Never call it for limit fills.
 
-    SLIPPAGE_NONE: `price` unchanged. SLIPPAGE_FIXED: `value` ticks. SLIPPAGE_VOLUME: price * value * participation,
-    participation = quantity / volume of the bar, at most 1; a bar without volume counts as participation 1.
+    SLIPPAGE_NONE: `price` unchanged. SLIPPAGE_FIXED: `value` ticks. SLIPPAGE_VOLUME (linear impact): price * value *
+    participation; SLIPPAGE_SQRT (square-root impact): price * value * sqrt(participation). participation = quantity /
+    volume of the bar, at most 1; a bar without volume counts as participation 1.
     """
     if kind == SLIPPAGE_FIXED:
         return snap_against(price + side * value * tick, side, tick)
-    if kind == SLIPPAGE_VOLUME:
+    if kind >= SLIPPAGE_VOLUME:
         participation = 1.0
         if volume > 0.0 and quantity < volume:
             participation = quantity / volume
+        if kind == SLIPPAGE_SQRT:
+            participation = math.sqrt(participation)
         return snap_against(price + side * abs(price) * value * participation, side, tick)
     return price
+
+
+@njit(cache=True)
+def fillable(quantity: float, participation: float, volume: float, lot: float) -> float:
+    """How much of `quantity` (unsigned) one order may fill in a bar: at most `participation` of its volume, in whole lots.
+
+    participation 0: no cap. A bar without volume fills nothing of a capped order.
+    """
+    if not (participation > 0.0):
+        return quantity
+    if not (volume > 0.0):
+        return 0.0
+    lots = participation * volume / lot
+    lots = np.floor(lots + 1e-9 * (1.0 + lots))
+    inverse = 1.0 / lot
+    scale = float(round(inverse))
+    whole = scale >= 1.0 and abs(inverse - scale) <= 1e-9 * scale
+    most = lots / scale if whole else lots * lot
+    return quantity if quantity <= most * (1.0 + 1e-12) else most
 
 
 @njit(cache=True)

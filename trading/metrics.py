@@ -1,4 +1,4 @@
-"""Performance figures of an equity curve and its trades, each with its formula.
+"""Performance figures of an equity curve and its trades, each with its formula. Single trades: trading/trade_metrics.py.
 
 Annualisation is never guessed: `periods_per_year` says how many equity values make a year (252 for daily bars of a
 stock, 252 * 390 for its minutes). Rates without a value (no trades, no variance, no drawdown) are NaN, not 0.
@@ -10,9 +10,13 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+_NO_VARIANCE = 1e-15
+"""A constant series keeps a rounding residue of this size relative to its values; that is no variance."""
 
 
 def simple_returns(equity: Floats, start: float) -> Floats:
@@ -42,8 +46,7 @@ def sharpe(returns: Floats, periods_per_year: float) -> float:
     if len(returns) < 2:
         return math.nan
     deviation = float(np.std(returns, ddof=1))
-    # A constant series keeps a rounding residue; that is no variance.
-    if not deviation > 1e-15 * max(1.0, float(np.max(np.abs(returns)))):
+    if not deviation > _NO_VARIANCE * max(1.0, float(np.max(np.abs(returns)))):
         return math.nan
     return float(np.mean(returns)) / deviation * math.sqrt(periods_per_year)
 
@@ -79,10 +82,53 @@ def calmar(annual_return: float, drawdown: float) -> float:
     return annual_return / drawdown if drawdown > 0 else math.nan
 
 
+@njit(cache=True, nogil=True)
+def _curve(equity: Floats, start: float) -> tuple[int, float, float, float, float, float, int, float]:
+    """One walk over an equity curve of finite values: how many returns, their mean, deviation (ddof 1), largest size, downside
+    deviation; deepest drawdown, longest time below a high; mean equity."""
+    count, total, largest, downside, sum_equity, squares = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+    peak, lowest, high_at, deepest, longest, before = start, start, -1, 0.0, 0, start
+    for i in range(len(equity)):
+        value = equity[i]
+        sum_equity += value
+        if before > 0.0:
+            r = value / before - 1.0
+            count += 1
+            total += r
+            squares += r * r
+            largest = max(largest, abs(r))
+            loss = min(r, 0.0)
+            downside += loss * loss
+        before = value
+        if value >= peak:
+            if lowest < peak:
+                deepest = max(deepest, 1.0 - lowest / peak)
+            longest = max(longest, i - high_at - 1)
+            peak, lowest, high_at = value, value, i
+        lowest = min(lowest, value)
+    if lowest < peak:
+        deepest = max(deepest, 1.0 - lowest / peak)
+    longest = max(longest, len(equity) - high_at - 1)
+    mean = total / count if count else math.nan
+    spread = squares - count * mean * mean
+    if not (spread > 1e-6 * squares):  # the mean is nearly all of it: sum the deviations themselves
+        spread, before = 0.0, start
+        for i in range(len(equity)):
+            value = equity[i]
+            if before > 0.0:
+                r = value / before - 1.0
+                spread += (r - mean) * (r - mean)
+            before = value
+    deviation = math.sqrt(spread / (count - 1)) if count > 1 else math.nan
+    down = math.sqrt(downside / count) if count > 1 else math.nan
+    return count, mean, deviation, largest, down, deepest, longest, sum_equity / len(equity) if len(equity) else math.nan
+
+
 @dataclass(frozen=True, slots=True)
 class TradeFigures:
     """Of closed trades' net P&L: count, win_rate = wins / trades, average_win, average_loss (negative),
-    profit_factor = sum of wins / -sum of losses, expectancy = mean P&L. A P&L of exactly 0 is neither win nor loss."""
+    profit_factor = sum of wins / -sum of losses, expectancy = mean P&L, net_profit = their sum. A P&L of exactly 0 is
+    neither win nor loss."""
 
     trades: int
     win_rate: float
@@ -90,6 +136,7 @@ class TradeFigures:
     average_loss: float
     profit_factor: float
     expectancy: float
+    net_profit: float = 0.0
 
 
 def trade_figures(pnl: Floats) -> TradeFigures:
@@ -104,6 +151,7 @@ def trade_figures(pnl: Floats) -> TradeFigures:
         average_loss=float(losses.mean()) if len(losses) else math.nan,
         profit_factor=float(wins.sum() / -losses.sum()) if len(losses) else math.nan,
         expectancy=float(pnl.mean()),
+        net_profit=float(pnl.sum()),
     )
 
 
@@ -112,7 +160,7 @@ class Metrics:
     """Figures of one backtest. Returns and drawdown as fractions, duration in bars, money in account currency.
 
     exposure: share of bars with an open position, averaged over the slots; turnover: traded value over mean equity,
-    per year.
+    per year; net_profit: of the closed trades, profit: equity at the end less the start, open positions included.
     """
 
     total_return: float
@@ -131,6 +179,8 @@ class Metrics:
     exposure: float
     turnover: float
     periods_per_year: float
+    net_profit: float = 0.0
+    profit: float = 0.0
 
     def to_dict(self) -> dict[str, float | int]:
         return asdict(self)
@@ -153,18 +203,19 @@ def measure(
     """
     if not periods_per_year > 0:
         raise ValueError(f"periods_per_year {periods_per_year!r}: expected how many equity values make a year")
-    returns = simple_returns(equity, start)
-    returns = returns[np.isfinite(returns)]
+    curve = np.ascontiguousarray(equity, np.float64)
+    count, mean, deviation, largest, downside, deepest, longest, mean_equity = _curve(curve, float(start))
     annual = cagr(equity, start, periods_per_year)
-    deepest, longest = max_drawdown(equity, start)
     figures = trade_figures(pnl)
-    mean_equity = float(equity.mean()) if len(equity) else math.nan
     years = len(equity) / periods_per_year
+    root = math.sqrt(periods_per_year)
+    varies = count > 1 and deviation > _NO_VARIANCE * max(1.0, largest)
+    deepest = deepest if len(equity) else math.nan
     return Metrics(
         total_return=total_return(equity, start),
         cagr=annual,
-        sharpe=sharpe(returns, periods_per_year),
-        sortino=sortino(returns, periods_per_year),
+        sharpe=mean / deviation * root if varies else math.nan,
+        sortino=mean / downside * root if count > 1 and downside > 0 else math.nan,
         calmar=calmar(annual, deepest),
         max_drawdown=deepest,
         max_drawdown_bars=longest,
@@ -177,4 +228,6 @@ def measure(
         exposure=bars_held / bars_total if bars_total else math.nan,
         turnover=traded_value / mean_equity / years if mean_equity > 0 and years > 0 else math.nan,
         periods_per_year=periods_per_year,
+        net_profit=figures.net_profit,
+        profit=float(equity[-1] - start) if len(equity) else 0.0,
     )

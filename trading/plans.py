@@ -1,32 +1,49 @@
-"""Trade plans: files for one idea on one instrument: entry, stop and target, each a level or an execution function.
+"""Trade plans: files for one idea on one instrument: entry, stop and targets, each a level or an execution function.
 
 A plan enters once. Its entry fires at the bar close where the trigger begins to hold within the plan's sessions: when it
-holds already at the first of them, that bar fires; while it goes on holding, nothing fires again.
+holds already at the first of them, that bar fires; while it goes on holding, nothing fires again. Once its invalidation
+has held in one of its sessions, nothing fires any more. How the open trade is managed: trading.plan_management.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, WrapValidator, model_validator
 
-from trading import conditions
+from trading import conditions, execution_functions
 from trading.bars import Bars
 from trading.conditions import Frame
-from trading.config_text import ConfigModel, Count, IsoDate, Problem, Text, YamlDocument, custom_error, load_yaml, validate
+from trading.config_text import (
+    ConfigModel,
+    Count,
+    IsoDate,
+    Positive,
+    Problem,
+    Text,
+    custom_error,
+    errors,
+    load_yaml,
+    validate,
+)
 from trading.evaluation import Evaluation
 from trading.execution_functions import ExecutionFunction
-from trading.execution_functions.base import conditions_of
+from trading.execution_functions.base import Floats, conditions_of
+from trading.execution_functions.scale_out import ScaleOut
 from trading.ids import file_revision
 from trading.instruments import Instrument, Mode
 from trading.name_checks import check_names, other_universe
+from trading.plan_checks import check_possible
+from trading.plan_templates import Templates, fill
+from trading.price_grid import on_grid
 from trading.signals import Action
 from trading.strategy import assemble, check_bars, in_windows, readiness
-from trading.strategy_schema import LEVELS, TRIGGERS, Common, all_timeframes, with_indicator_rules
+from trading.strategy_schema import LEVELS, TRIGGERS, Common, all_timeframes, known_now, with_indicator_rules
 from trading.timeframes import Timeframe, session_number
 from trading.universe import Universe
 
@@ -44,17 +61,45 @@ class Validity(ConfigModel):
         return self
 
 
+MANAGERS: Any = Annotated[
+    Union[tuple(execution_functions.managers().values())],  # noqa: UP007
+    Field(discriminator="kind"), WrapValidator(known_now(ExecutionFunction)),
+]  # fmt: skip
+
+
+class TargetPart(ConfigModel):
+    """One of several targets: `share` of the entered quantity is closed `at` this level."""
+
+    share: Positive = Field(le=1)
+    at: LEVELS
+
+
 class PlanFile(Common):
     """A plan file."""
 
     symbol: Text
     direction: Literal["long", "short"]
     valid: Validity
+    notes: Text = Field("", description="for people")
     entry: TRIGGERS
+    invalidation: TRIGGERS | None = Field(None, description="once this has held in one of its sessions, it enters no more")
     stop: LEVELS
-    target: LEVELS | None = None
+    target: LEVELS | None = Field(None, description="of the whole position")
+    targets: list[TargetPart] = Field(default_factory=list, max_length=20, description="several, instead of target")
+    manage: list[MANAGERS] = Field(default_factory=list, description="stop moves, scale-outs and exits of the open trade")
     exit: TRIGGERS | None = Field(None, description="close the position at the next open when this holds")
     max_bars: Count = Field(0, description="close at the open after this many closed bars since entry; 0: never")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PlanFile:
+        if self.target is not None and self.targets:
+            raise custom_error("has both target and targets", "one of them")
+        return self
+
+    @property
+    def scale_outs(self) -> list[ScaleOut]:
+        """Of `manage`, in the file's order."""
+        return [m for m in self.manage if isinstance(m, ScaleOut)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +125,8 @@ class Plan:
     owner: str = ""
     kind: str = "plan"
     once: bool = True
+    resolved: str = field(default="", repr=False)
+    """The file with its template filled in, as JSON: what `parse_plan` makes this plan of again."""
 
     @property
     def direction(self) -> str:
@@ -101,42 +148,89 @@ class Plan:
         holds = ready & valid & in_windows(primary, rules.windows, instrument) & rules.entry.holds(frame)
         begins = holds.copy()
         begins[1:] &= ~holds[:-1]
+        if rules.invalidation is not None:
+            begins &= ~np.maximum.accumulate(ready & valid & rules.invalidation.holds(frame))
         leave = ready & rules.exit.holds(frame) if rules.exit is not None else np.zeros(len(frame), bool)
         never = np.zeros(len(frame), bool)
         long = rules.direction == "long"
-        return assemble(
+        evaluation = assemble(
             frame, instrument, ready, self.max_bars,
             enter_long=begins if long else never, enter_short=never if long else begins,
             exit_long=leave if long else never, exit_short=never if long else leave,
             stop=rules.stop, target=rules.target,
         )  # fmt: skip
+        return _with_parts(evaluation, rules, frame, instrument)
 
     def reason(self, action: Action) -> str:
         """The entry trigger as text."""
         return str(self.rules.entry.label)
 
 
-def parse_plan(text: str, file: str, universe: Universe) -> tuple[Plan | None, list[Problem]]:
-    """Plan of the file's text, or None and every problem it has; None and no problem when it is for another universe."""
-    document = load_yaml(text, file)
+def _with_parts(evaluation: Evaluation, rules: PlanFile, frame: Frame, instrument: Instrument) -> Evaluation:
+    """`evaluation` with the parts a position is closed in: targets first, then scale-outs. What is left has the stop only.
+
+    The one target of the evaluation becomes the parts' mean weighted by share: what reward to risk is measured by. A bar
+    where a target is not known is no entry.
+    """
+    if not rules.targets and not rules.scale_outs:
+        return evaluation
+    side = 1 if rules.direction == "long" else -1
+    close = frame.price("close")
+    risk = np.abs(close - (evaluation.stop_long if side > 0 else evaluation.stop_short))
+    nothing = np.full(len(frame), np.nan)
+    whole = (evaluation.target_long if side > 0 else evaluation.target_short) if rules.target is not None else nothing
+    parts: list[tuple[float, Floats]] = []
+    for part in rules.targets:
+        levels = np.asarray(on_grid(part.at.at(frame, side, close, risk), instrument), np.float64)
+        parts.append((part.share, np.where(levels > 0, levels, np.nan)))
+    scaled = sum(s.share for s in rules.scale_outs)
+    if rules.target is not None and scaled < 1 - 1e-9:
+        parts.append((1.0 - scaled, whole))
+    parts += [(s.share, whole) for s in rules.scale_outs]
+    known = np.ones(len(frame), bool)
+    if rules.targets:
+        weight = sum(p.share for p in rules.targets)
+        mean = sum((share * levels for share, levels in parts[: len(rules.targets)]), np.zeros(len(frame))) / weight
+        known = np.isfinite(mean)
+        evaluation = replace(evaluation, target_long=mean) if side > 0 else replace(evaluation, target_short=mean)
+    return replace(
+        evaluation, enter_long=evaluation.enter_long & known, enter_short=evaluation.enter_short & known,
+        strength=np.where(known, evaluation.strength, 0.0), targets=tuple(parts),
+    )  # fmt: skip
+
+
+def parse_plan(
+    text: str, file: str, universe: Universe, templates: Templates | None = None, today: date | None = None
+) -> tuple[Plan | None, list[Problem]]:
+    """Plan of the file's text, or None and every problem it has; None and no problem when it is for another universe.
+
+    templates: (file, text) by name. today: sessions before it are over, which is a warning.
+    """
+    document, template, problems = fill(load_yaml(text, file), templates or {})
     if other_universe(document, universe):
         return None, list(document.problems)
+    if problems:
+        return None, sorted([*document.problems, *problems], key=lambda p: p.line)
     parsed, problems = validate(PlanFile, document)
     symbol = document.data.get("symbol") if isinstance(document.data, Mapping) else None
     symbols: dict[tuple[str | int, ...], Any] = {("symbol",): symbol} if symbol is not None else {}
-    problems = [*problems, *check_names(document, symbols, universe), *_impossible(document, universe)]
-    if parsed is None or problems:
-        return None, sorted(problems, key=lambda p: p.line)
-    functions: list[ExecutionFunction] = [f for f in (parsed.entry, parsed.stop, parsed.target, parsed.exit) if f is not None]
+    problems = [*problems, *check_names(document, symbols, universe), *check_possible(document, universe, today)]
+    problems = sorted(problems, key=lambda p: p.line)
+    if parsed is None or errors(problems):
+        return None, problems
+    named = (parsed.entry, parsed.stop, parsed.target, parsed.exit, parsed.invalidation)
+    functions: list[ExecutionFunction] = [f for f in named if f is not None]
+    functions += [*(p.at for p in parsed.targets), *parsed.manage]
     needs = dict.fromkeys(all_timeframes(parsed.timeframe, parsed.confirm), 1)
     for function in functions:
         conditions.merge_warm_up(needs, function.warm_up(parsed.timeframe))
         for condition in conditions_of(function):
             conditions.merge_warm_up(needs, conditions.warm_up(condition, parsed.timeframe))
+    needs = {t: bars for t, bars in needs.items() if t in all_timeframes(parsed.timeframe, parsed.confirm)}
     return (
         Plan(
             name=parsed.name,
-            revision=file_revision(text),
+            revision=file_revision(text + template),
             symbols=(parsed.symbol,),
             timeframe=parsed.timeframe,
             timeframes=all_timeframes(parsed.timeframe, parsed.confirm),
@@ -152,81 +246,10 @@ def parse_plan(text: str, file: str, universe: Universe) -> tuple[Plan | None, l
             rules=parsed,
             description=parsed.description,
             owner=parsed.owner,
+            resolved=json.dumps(document.data, sort_keys=True),
         ),
-        [],
+        problems,
     )
-
-
-def _fixed(node: Any) -> tuple[float | None, tuple[str, ...]]:
-    """(price a raw entry, stop or target names, path below it), whatever its kind; (None, ()) when it names none."""
-    if isinstance(node, Mapping):
-        for key in ("price", "level"):
-            value = node.get(key)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return float(value), (key,)
-        return None, ()
-    if isinstance(node, (int, float)) and not isinstance(node, bool):
-        return float(node), ()
-    return None, ()
-
-
-def _impossible(document: YamlDocument, universe: Universe) -> list[Problem]:
-    """Levels that cannot work: off the price grid, on the wrong side of the entry, or never worth the risk."""
-    data = document.data
-    if not isinstance(data, Mapping):
-        return []
-    problems: list[Problem] = []
-    prices = {part: _fixed(data.get(part)) for part in ("entry", "stop", "target")}
-    instrument = universe.instruments.get(str(data.get("symbol")))
-    for part, (price, below) in prices.items():
-        if price is None or instrument is None or not np.isfinite(price) or price <= 0:
-            continue
-        rounded = instrument.round_price(price)
-        if rounded != price:
-            problems.append(
-                document.problem(
-                    (part, *below), f"{price!r} is not on the price grid of {instrument.symbol}",
-                    f"a multiple of {instrument.tick_size:f}", f"{rounded!r}",
-                )
-            )  # fmt: skip
-    direction = data.get("direction")
-    if direction not in ("long", "short"):
-        return problems
-    side = 1 if direction == "long" else -1
-    entry, stop, target = (prices[p][0] for p in ("entry", "stop", "target"))
-
-    def wrong(part: str, price: float, other: str, base: float, above: bool) -> None:
-        word = "above" if above else "below"
-        path = (part, *prices[part][1])
-        message = f"{part} {price:g} is not {word} the {other} {base:g} of a {direction} plan"
-        problems.append(document.problem(path, message, f"a price {word} {base:g}"))
-
-    if entry is not None and stop is not None and (entry - stop) * side <= 0:
-        wrong("stop", stop, "entry", entry, above=side < 0)
-    if entry is not None and target is not None and (target - entry) * side <= 0:
-        wrong("target", target, "entry", entry, above=side > 0)
-    if entry is None and stop is not None and target is not None and (target - stop) * side <= 0:
-        wrong("target", target, "stop", stop, above=side > 0)
-    if isinstance(data.get("stop"), Mapping) and data["stop"].get("kind") == "reward":
-        expected = "kind level, atr, percent or points"
-        problems.append(document.problem(("stop", "kind"), "a stop has no risk to measure a reward by", expected))
-    gates = data.get("gates")
-    least = gates.get("min_reward_to_risk", 0) if isinstance(gates, Mapping) else 0
-    if isinstance(least, bool) or not isinstance(least, (int, float)) or least <= 0:
-        return problems
-    if data.get("target") is None:
-        message = f"is {least:g} but there is no target"
-        problems.append(document.problem(("gates", "min_reward_to_risk"), message, "a target, or 0"))
-    elif entry is not None and stop is not None and target is not None and (entry - stop) * side > 0:
-        ratio = (target - entry) / (entry - stop)
-        if 0 < ratio < least:
-            problems.append(
-                document.problem(
-                    ("target", *prices["target"][1]), f"reward to risk is {ratio:.2f} at the entry level, below {least:g}",
-                    f"a price {'at least' if side > 0 else 'at most'} {entry + least * (entry - stop):g}",
-                )
-            )  # fmt: skip
-    return problems
 
 
 def json_schema() -> dict[str, Any]:

@@ -13,23 +13,30 @@ the bit. What needs looking back looks only back.
     jump                     a price is more than jump_sigmas trailing volatilities from the last close
     stale_repeat             it repeats the prices of stale_repeats - 1 bars before
     volume_sane (warning)    its volume is above volume_ratio times the trailing median
+    volume_anomaly           its volume is unusual for the time of day (warning; an error above volume_z_error)
+    volatility_anomaly       its range is unusual for the time of day (warning; an error above volatility_z_error)
+
+A jump that a known corporate action explains is none, and rows an operator accepted are exempt from the rules on validity;
+both are named in the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trading import anomalies
 from trading import quality_kernels as kernels
 from trading.bars import PRICE_COLUMNS, Bars
-from trading.calendars import FX_THIN_DAYS, Calendar
+from trading.calendars import Calendar
 from trading.instruments import Instrument
-from trading.resample import last_of_week
-from trading.timeframes import US_PER_MINUTE, Timeframe, iso, session_date
+from trading.session_grid import Gap, missing_bars, on_grid, sessions_of
+from trading.timeframes import US_PER_MINUTE, Timeframe, iso
 
 ERROR: Final = "error"
 WARN: Final = "warn"
@@ -44,7 +51,9 @@ ERROR_CHECKS: Final = (
     "stale_repeat",
 )
 """Checks that stop trading when they fail or are missing."""
-ALL_CHECKS: Final = (*ERROR_CHECKS, "volume_sane")
+ALL_CHECKS: Final = (*ERROR_CHECKS, "volume_sane", "volume_anomaly", "volatility_anomaly")
+VALIDITY_CHECKS: Final = ("columns_and_types", "ohlc_consistent", "positive_prices", "monotonic_unique_times", "within_session")
+"""Rules about a row by itself: what fails one at ingest is put aside."""
 
 
 class ThresholdValues(Protocol):
@@ -63,6 +72,9 @@ class ThresholdValues(Protocol):
     def max_gap_share(self) -> float: ...
 
 
+_Z_LIMITS: Final = ("volume_z_warn", "volume_z_error", "volatility_z_warn", "volatility_z_error")
+
+
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """Numbers of the rules.
@@ -71,7 +83,7 @@ class Thresholds:
     from the last close. jump_window: trailing returns the volatility is taken from. jump_minimum: log moves below this
     are never a jump. stale_repeats: this many identical OHLC bars in a row are stale. volume_ratio, volume_window:
     multiple of the median of the trailing volumes. max_gap_share, max_gap_bars: share of a session's bars that may be
-    missing, and the longest run of them.
+    missing, and the longest run of them. anomaly_sessions, *_z_warn, *_z_error: see trading.anomalies.
     """
 
     jump_sigmas: float = 12.0
@@ -82,14 +94,19 @@ class Thresholds:
     volume_window: int = 50
     max_gap_share: float = 0.0
     max_gap_bars: int = 0
+    anomaly_sessions: int = 20
+    volume_z_warn: float = math.inf
+    volume_z_error: float = math.inf
+    volatility_z_warn: float = math.inf
+    volatility_z_error: float = math.inf
 
     @staticmethod
-    def of(values: Any, instrument: Instrument) -> Thresholds:
-        """The numbers of any object with these attributes; its `of(asset_class)` is asked first when it has one."""
+    def of(values: Any, instrument: Instrument, timeframe: Timeframe | None = None) -> Thresholds:
+        """The numbers of any object with these attributes; its `of(asset_class, timeframe)` is asked first when it has one."""
         if isinstance(values, Thresholds):
             return values
         if callable(getattr(values, "of", None)):
-            values = values.of(instrument.asset_class)
+            values = values.of(instrument.asset_class, timeframe)
         window = int(values.jump_window)
         return Thresholds(
             jump_sigmas=float(values.jump_sigmas),
@@ -100,18 +117,32 @@ class Thresholds:
             volume_window=int(getattr(values, "volume_window", window)),
             max_gap_share=float(values.max_gap_share),
             max_gap_bars=int(getattr(values, "max_gap_bars", np.iinfo(np.int32).max)),
+            anomaly_sessions=int(getattr(values, "anomaly_sessions", 20)),
+            **{name: float(getattr(values, name, math.inf)) for name in _Z_LIMITS},
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """One rule's verdict on one session. failed_rows: rows of the session's bars; severity: ``error`` or ``warn``."""
+    """One rule's verdict on one session. failed_rows: rows of the session's bars; severity: ``error`` or ``warn``.
+
+    message: what failed, or why a row that would fail does not.
+    """
 
     check: str
     passed: bool
     severity: str
     failed_rows: tuple[int, ...] = ()
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known about rows beyond the rows. jumps: ex session (number) -> the action that explains its jump;
+    accepted: close_time (UTC us) of a row an operator accepted as it came -> who and why."""
+
+    jumps: Mapping[int, str] = field(default_factory=dict)
+    accepted: Mapping[int, str] = field(default_factory=dict)
 
 
 _SEVERITY: Final = {check: ERROR if check in ERROR_CHECKS else WARN for check in ALL_CHECKS}
@@ -125,13 +156,25 @@ _ADVICE: Final = {
     "jump": "prices too far from the last close for the trailing volatility",
     "stale_repeat": "bars repeating the ones before",
     "volume_sane": "volumes far above the trailing median",
+    "volume_anomaly": "volumes unusual for the time of day",
+    "volatility_anomaly": "ranges unusual for the time of day",
 }
 
 
-def trailing_rows(thresholds: ThresholdValues | Any) -> int:
-    """Bars before a session that `judge` needs to see as much as a judge of the whole history."""
+def trailing_rows(thresholds: ThresholdValues | Any, timeframe: Timeframe | None = None, calendar: Calendar | None = None) -> int:
+    """Bars before a session that `judge` needs to see as much as a judge of the whole history.
+
+    Without timeframe and calendar: what the rules that look back a number of bars need, not those that look back sessions.
+    """
     t = thresholds
-    return max(int(t.jump_window), int(getattr(t, "volume_window", t.jump_window)), int(t.stale_repeats)) + 2
+    bars = max(int(t.jump_window), int(getattr(t, "volume_window", t.jump_window)), int(t.stale_repeats))
+    if timeframe is not None and calendar is not None:
+        per_session = 1
+        if timeframe.intraday and len(calendar.number):
+            longest = int((calendar.close_time - calendar.open_time).max())
+            per_session = -(-longest // (timeframe.minutes * US_PER_MINUTE))
+        bars = max(bars, int(getattr(t, "anomaly_sessions", 0)) * per_session)
+    return bars + 2
 
 
 def judge(
@@ -143,25 +186,34 @@ def judge(
     *,
     known_until: int | None = None,
     session: int | None = None,
+    known: Known | None = None,
 ) -> list[RuleResult]:
     """Every rule's verdict on one session's bars, in the order of ALL_CHECKS.
 
-    trailing: the bars before the session (at least trailing_rows(thresholds), or all there are). known_until: now, for
-    a session still forming: only bars due by then can be missing (UTC us; None: the session is over). session: needed
-    when the session has no bars. Raises ValueError when there are neither bars nor a session number.
+    trailing: the bars before the session (at least trailing_rows(thresholds, timeframe, calendar), or all there are).
+    known_until: now, for a session still forming: only bars due by then can be missing (UTC us; None: the session is over).
+    session: needed when the session has no bars. known: jumps explained and rows accepted. Raises ValueError when there
+    are neither bars nor a session number.
     """
     if session is None:
         if len(bars_of_session) == 0:
             raise ValueError(f"{instrument.symbol}: no bars to judge and no session named")
         session = int(bars_of_session.session[-1])
-    keep = trailing_rows(Thresholds.of(thresholds, instrument))
+    limits = Thresholds.of(thresholds, instrument, bars_of_session.timeframe)
+    keep, far = trailing_rows(limits), trailing_rows(limits, bars_of_session.timeframe, calendar)
     before = trailing.rows(slice(max(0, len(trailing) - keep), None))
     joined = _joined(before, bars_of_session)
-    marks = _marks(joined, instrument, calendar, thresholds, known_until, len(before))
+    unjudged = np.full(len(before), np.nan)
+    z = anomalies.session_scores(
+        trailing.rows(slice(max(0, len(trailing) - far), None)), bars_of_session, calendar, limits.anomaly_sessions,
+        float(instrument.tick_size),
+    )  # fmt: skip
+    scores = np.concatenate([unjudged, z[0]]), np.concatenate([unjudged, z[1]])
+    marks = _marks(joined, instrument, calendar, limits, known_until, len(before), known or Known(), scores)
     if not _types_right(bars_of_session):
-        marks["columns_and_types"][len(before) :] = True
-    gaps = _gaps(joined, calendar, known_until, [session])
-    return _results(session, len(before), len(joined), joined, marks, gaps.get(session), calendar, thresholds, instrument)
+        marks.failing["columns_and_types"][len(before) :] = True
+    gaps = missing_bars(joined, calendar, known_until, [session])
+    return _results(len(before), len(joined), joined, marks, gaps.get(session), limits)
 
 
 def judge_history(
@@ -172,6 +224,7 @@ def judge_history(
     *,
     known_until: int | None = None,
     sessions: Iterable[int] | None = None,
+    known: Known | None = None,
 ) -> dict[int, list[RuleResult]]:
     """`judge` of every session (number) of a history at once.
 
@@ -181,60 +234,54 @@ def judge_history(
     present, first, counts = np.unique(bars.session, return_index=True, return_counts=True)
     spans = {int(s): (int(a), int(a + n)) for s, a, n in zip(present, first, counts, strict=True)}
     wanted = list(spans) if sessions is None else sorted(int(s) for s in sessions)
-    marks = _marks(bars, instrument, calendar, thresholds, known_until, 0)
-    gaps = _gaps(bars, calendar, known_until, wanted)
-    failing: set[int] = set()
-    for mask in marks.values():
-        failing.update(int(s) for s in np.unique(bars.session[mask]))
+    limits = Thresholds.of(thresholds, instrument, bars.timeframe)
+    place, opens = on_grid(bars, calendar)[0], sessions_of(bars.session, calendar)[2]
+    z = anomalies.scores(bars, place, opens, limits.anomaly_sessions, float(instrument.tick_size), 0)
+    marks = _marks(bars, instrument, calendar, limits, known_until, 0, known or Known(), z)
+    gaps = missing_bars(bars, calendar, known_until, wanted)
+    speaking: set[int] = {int(s) for s in bars.session[list(marks.notes)]} if marks.notes else set()
+    for mask in marks.failing.values():
+        speaking.update(int(s) for s in np.unique(bars.session[mask]))
     clean = [_PASSED[check] for check in ALL_CHECKS]
     out: dict[int, list[RuleResult]] = {}
     for s in wanted:
-        if s not in failing and s not in gaps:
+        if s not in speaking and s not in gaps:
             out[s] = list(clean)
         else:
             a, b = spans.get(s, (0, 0))
-            out[s] = _results(s, a, b, bars, marks, gaps.get(s), calendar, thresholds, instrument)
+            out[s] = _results(a, b, bars, marks, gaps.get(s), limits)
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Gap:
-    """Missing bars of one session: rows (of the whole array) that come after some, and the counts."""
+@dataclass(slots=True)
+class _Marks:
+    """failing rows by check; severe: those that make a warning an error; notes: row -> {check: why it does not fail}."""
 
-    rows: tuple[int, ...]
-    missing: int
-    expected: int
-    longest: int
-    first_time: int
+    failing: dict[str, NDArray[np.bool_]]
+    severe: dict[str, NDArray[np.bool_]]
+    notes: dict[int, dict[str, str]]
 
 
-def _results(
-    session: int,
-    a: int,
-    b: int,
-    bars: Bars,
-    marks: dict[str, NDArray[np.bool_]],
-    gap: _Gap | None,
-    calendar: Calendar,
-    thresholds: ThresholdValues | Any,
-    instrument: Instrument,
-) -> list[RuleResult]:
+def _results(a: int, b: int, bars: Bars, marks: _Marks, gap: Gap | None, limits: Thresholds) -> list[RuleResult]:
     out = []
+    notes = [marks.notes[row] for row in sorted(marks.notes) if a <= row < b]
     for check in ALL_CHECKS:
         if check == "no_gaps":
-            out.append(_gap_result(gap, a, Thresholds.of(thresholds, instrument)))
+            out.append(_gap_result(gap, a, limits))
             continue
-        rows = tuple(np.flatnonzero(marks[check][a:b]).tolist())
+        rows = tuple(np.flatnonzero(marks.failing[check][a:b]).tolist())
         if not rows:
-            out.append(_PASSED[check])
+            said = "; ".join(note[check] for note in notes if check in note)
+            out.append(RuleResult(check, True, _SEVERITY[check], (), said) if said else _PASSED[check])
             continue
+        severity = ERROR if check in marks.severe and marks.severe[check][a:b].any() else _SEVERITY[check]
         where = ", ".join(iso(int(bars.close_time[a + i])) for i in rows[:3])
         text = f"{len(rows)} of {b - a} rows: {_ADVICE[check]} ({where}{', ...' if len(rows) > 3 else ''})"
-        out.append(RuleResult(check, False, _SEVERITY[check], rows, text))
+        out.append(RuleResult(check, False, severity, rows, text))
     return out
 
 
-def _gap_result(gap: _Gap | None, offset: int, t: Thresholds) -> RuleResult:
+def _gap_result(gap: Gap | None, offset: int, t: Thresholds) -> RuleResult:
     if gap is None or (gap.missing <= t.max_gap_share * gap.expected and gap.longest <= t.max_gap_bars):
         return _PASSED["no_gaps"]
     text = (
@@ -251,136 +298,79 @@ def _joined(before: Bars, bars: Bars) -> Bars:
 
 
 def _marks(
-    bars: Bars, instrument: Instrument, calendar: Calendar, thresholds: ThresholdValues | Any, known_until: int | None, first: int
-) -> dict[str, NDArray[np.bool_]]:
-    """Failing rows by check, judged from row `first` on."""
-    t = Thresholds.of(thresholds, instrument)
+    bars: Bars,
+    instrument: Instrument,
+    calendar: Calendar,
+    t: Thresholds,
+    known_until: int | None,
+    first: int,
+    known: Known,
+    z: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> _Marks:
+    """Failing rows by check, judged from row `first` on. z: anomaly scores of volume and volatility."""
     n = len(bars)
     prices = [np.ascontiguousarray(getattr(bars, c), np.float64) for c in PRICE_COLUMNS]
     o, h, low, c = prices
     volume = np.ascontiguousarray(bars.volume, np.float64)
-    finite = np.isfinite(volume) & np.logical_and.reduce([np.isfinite(p) for p in prices])
+    times = np.ascontiguousarray(bars.close_time, np.int64)
+    place, good, width, per_session = on_grid(bars, calendar)
+    if known_until is not None:
+        good = good & (bars.close_time <= known_until)
+    failing = {**row_faults(bars), "within_session": ~good}
+    failing |= {check: np.zeros(n, bool) for check in ALL_CHECKS if check not in failing}
+    notes: dict[int, dict[str, str]] = {}
+    for row in np.flatnonzero(np.isin(times, list(known.accepted))).tolist() if known.accepted else ():
+        said = known.accepted[int(times[row])]
+        notes[row] = {check: said for check in VALIDITY_CHECKS if failing[check][row]}
+        for check in VALIDITY_CHECKS:
+            failing[check][row] = False
+    explained = np.zeros(n, bool)
+    for session, said in known.jumps.items():
+        # The first bar of the ex session; without one, of the next session that has bars, or of its week.
+        row = int(np.searchsorted(bars.session, session))
+        if row < n:
+            explained[row] = True
+            notes.setdefault(row, {})["jump"] = said
+    kernels.jumps(
+        o, h, low, c, times, place, width, per_session, t.jump_window, t.jump_sigmas, t.jump_minimum, first, explained,
+        failing["jump"],
+    )  # fmt: skip
+    kernels.stale(o, h, low, c, t.stale_repeats, first, failing["stale_repeat"])
+    if instrument.has_volume:
+        kernels.loud(volume, t.volume_window, t.volume_ratio, first, failing["volume_sane"])
+    severe = {}
+    limits = ((t.volume_z_warn, t.volume_z_error), (t.volatility_z_warn, t.volatility_z_error))
+    for check, score, (warn, error) in zip(("volume_anomaly", "volatility_anomaly"), z, limits, strict=True):
+        with np.errstate(invalid="ignore"):
+            if check == "volatility_anomaly" or instrument.has_volume:
+                failing[check] = score > min(warn, error)
+            severe[check] = failing[check] & (score > error)
+    return _Marks(failing, severe, notes)
+
+
+def row_faults(bars: Bars) -> dict[str, NDArray[np.bool_]]:
+    """Failing rows of the rules that need no calendar: columns_and_types, ohlc_consistent, positive_prices,
+    monotonic_unique_times."""
+    n = len(bars)
+    o, h, low, c = (np.ascontiguousarray(getattr(bars, name), np.float64) for name in PRICE_COLUMNS)
+    volume = np.ascontiguousarray(bars.volume, np.float64)
+    typed = np.isfinite(volume) & np.logical_and.reduce([np.isfinite(p) for p in (o, h, low, c)])
     with np.errstate(invalid="ignore"):
-        typed = finite & (volume >= 0)
+        typed &= volume >= 0
         consistent = (low <= o) & (o <= h) & (low <= c) & (c <= h)
-        positive = np.logical_and.reduce([p > 0 for p in prices])
+        positive = np.logical_and.reduce([p > 0 for p in (o, h, low, c)])
     if not _types_right(bars):
         typed = np.zeros(n, bool)
     later = np.ones(n, bool)
     later[1:] = np.diff(bars.close_time) > 0
-    place, on_grid, width, per_session = _grid(bars, calendar)
-    if known_until is not None:
-        on_grid = on_grid & (bars.close_time <= known_until)
-    jump, stale, loud = (np.zeros(n, bool) for _ in range(3))
-    times = np.ascontiguousarray(bars.close_time, np.int64)
-    kernels.jumps(o, h, low, c, times, place, width, per_session, t.jump_window, t.jump_sigmas, t.jump_minimum, first, jump)
-    kernels.stale(o, h, low, c, t.stale_repeats, first, stale)
-    if instrument.has_volume:
-        kernels.loud(volume, t.volume_window, t.volume_ratio, first, loud)
     return {
         "columns_and_types": ~typed,
         "ohlc_consistent": ~consistent,
         "positive_prices": ~positive,
         "monotonic_unique_times": ~later,
-        "within_session": ~on_grid,
-        "jump": jump,
-        "stale_repeat": stale,
-        "volume_sane": loud,
     }
 
 
 def _types_right(bars: Bars) -> bool:
     floats = all(getattr(bars, c).dtype == np.float64 for c in (*PRICE_COLUMNS, "volume"))
     return floats and bars.close_time.dtype == np.int64 and bars.session.dtype == np.int32
-
-
-def _grid(bars: Bars, calendar: Calendar) -> tuple[NDArray[np.int64], NDArray[np.bool_], int, float]:
-    """(place of each row's session among the sessions, is its close a bar end of it, bar length or 0, bars a session)."""
-    row, exists, opens, closes = _sessions_of(bars.session, calendar)
-    t = bars.close_time
-    if bars.timeframe.intraday:
-        width = bars.timeframe.minutes * US_PER_MINUTE
-        good = exists & (t > opens) & (t <= closes) & (((t - opens) % width == 0) | (t == closes))
-        length = float(np.median(calendar.close_time - calendar.open_time)) if len(calendar.number) else 0.0
-        return row, good, width, max(1.0, np.ceil(length / width))
-    good = exists & (t == closes)
-    if bars.timeframe is Timeframe.W1:
-        last = last_of_week(calendar)
-        good &= last[row] == row
-        row = (calendar.number[row].astype(np.int64) + 3) // 7
-    return row, good, 0, 1.0
-
-
-def _sessions_of(
-    sessions: NDArray[np.int32], calendar: Calendar
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Calendar row (the nearest where there is none), whether the session exists, its open and close."""
-    row = np.minimum(np.searchsorted(calendar.number, sessions), len(calendar.number) - 1).astype(np.int64)
-    return row, calendar.number[row] == sessions, calendar.open_time[row], calendar.close_time[row]
-
-
-def _gaps(bars: Bars, calendar: Calendar, known_until: int | None, sessions: list[int]) -> dict[int, _Gap]:
-    """Sessions of `sessions` with missing bars."""
-    wanted = np.array(sorted(sessions), np.int32)
-    _, exists, opens, closes = _sessions_of(wanted, calendar)
-    intraday = bars.timeframe.intraday
-    length = closes - opens
-    width = np.full(len(wanted), bars.timeframe.minutes * US_PER_MINUTE) if intraday else np.maximum(length, 1)
-    total = -(-length // width)
-    if known_until is None:
-        due = total
-    else:
-        due = np.where(known_until >= closes, total, np.clip((known_until - opens) // width, 0, total))
-    if calendar.name == "FX":
-        thin = np.array([(d.month, d.day) in FX_THIN_DAYS for d in map(session_date, wanted)], bool)
-        exists = exists & ~thin
-    # Which bar of its session each row is, for the rows whose session is asked about and exists.
-    where = np.searchsorted(wanted, bars.session)
-    where = np.minimum(where, max(0, len(wanted) - 1))
-    mine = (wanted[where] == bars.session) & exists[where] if len(wanted) else np.zeros(len(bars), bool)
-    rows = np.flatnonzero(mine)
-    at = where[rows]
-    index = np.clip(-(-(bars.close_time[rows] - opens[at]) // width[at]) - 1, -1, total[at])
-    return _count_gaps(wanted, exists, due, opens, closes, width, rows, at, index)
-
-
-def _count_gaps(
-    wanted: NDArray[np.int32],
-    exists: NDArray[np.bool_],
-    due: NDArray[np.int64],
-    opens: NDArray[np.int64],
-    closes: NDArray[np.int64],
-    width: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    at: NDArray[np.int64],
-    index: NDArray[np.int64],
-) -> dict[int, _Gap]:
-    order = np.lexsort((index, at))
-    rows, at, index = rows[order], at[order], index[order]
-    starts_session = np.ones(len(rows), bool)
-    starts_session[1:] = at[1:] != at[:-1]
-    previous = np.empty(len(rows), np.int64)
-    previous[1:] = index[:-1]
-    previous[starts_session] = -1
-    skipped = np.maximum(index - previous - 1, 0)
-    last_index = np.full(len(wanted), -1, np.int64)
-    last_row = np.full(len(wanted), -1, np.int64)
-    last_index[at] = index  # ascending: the last assignment stands
-    last_row[at] = rows
-    tail = np.maximum(due - 1 - last_index, 0)
-    found: dict[int, list[tuple[int, int, int]]] = {}
-    for i in np.flatnonzero(skipped):
-        found.setdefault(int(at[i]), []).append((int(rows[i]), int(skipped[i]), int(previous[i]) + 1))
-    for late in np.flatnonzero(exists & (tail > 0)):
-        found.setdefault(int(late), []).append((int(last_row[late]), int(tail[late]), int(last_index[late]) + 1))
-    out = {}
-    for k, gaps in found.items():
-        first_time = min(int(opens[k]) + (gaps[0][2] + 1) * int(width[k]), int(closes[k]))
-        out[int(wanted[k])] = _Gap(
-            tuple(sorted({g[0] for g in gaps if g[0] >= 0})),
-            sum(g[1] for g in gaps),
-            int(due[k]),
-            max(g[1] for g in gaps),
-            first_time,
-        )
-    return out

@@ -25,17 +25,18 @@ def _stretch(time_a, time_b, place_a, place_b, width, bars_per_session):  # type
 
 @numba.njit(cache=True)
 def jumps(  # type: ignore[no-untyped-def]
-    open_, high, low, close, close_time, place, width, bars_per_session, window, sigmas, minimum, first, out
+    open_, high, low, close, close_time, place, width, bars_per_session, window, sigmas, minimum, first, explained, out
 ):
     """Mark rows >= first of which any price is further from the last close than `sigmas` trailing volatilities.
 
     The volatility is the root mean square of the `window` log returns before, each brought to one bar's length by the
-    square root of the time it spans; a move across a pause may be larger in the same proportion.
+    square root of the time it spans; a move across a pause may be larger in the same proportion. A row in `explained`
+    (bool) opens at another price level for a known reason: it is measured from its own open.
     """
     n = len(close)
     unit = np.full(n, np.nan)
-    for k in range(1, n):
-        a, b = close[k - 1], close[k]
+    for k in range(max(1, first - window), n):
+        a, b = (open_[k] if explained[k] else close[k - 1]), close[k]
         if a > 0.0 and b > 0.0 and np.isfinite(a) and np.isfinite(b):
             span = _stretch(close_time[k - 1], close_time[k], place[k - 1], place[k], width, bars_per_session)
             unit[k] = np.log(b / a) / np.sqrt(span)
@@ -58,7 +59,7 @@ def jumps(  # type: ignore[no-untyped-def]
             limit = max(minimum, sigmas * np.sqrt(total / count * span))
         else:
             limit = max(minimum, START_JUMP)
-        last = close[before]
+        last = open_[i] if explained[i] and open_[i] > 0.0 else close[before]
         for price in (open_[i], high[i], low[i], close[i]):
             if price > 0.0 and np.isfinite(price) and abs(np.log(price / last)) > limit:
                 out[i] = True

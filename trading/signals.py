@@ -44,7 +44,8 @@ class Signal:
 
     Prices in the instrument's currency, on its tick grid; times UTC us; strength in [0, 1].
     sizing: the strategy file's sizing rule in plain values (see trading.sizing); costs nothing to carry, fixes the id's
-    meaning together with strategy_revision. partitions: the needed bars partitions, newest first.
+    meaning together with strategy_revision. partitions: the needed bars partitions, newest first. targets: (share of the
+    quantity, price or None) of the parts a position is closed in; empty: target_price for all of it.
     """
 
     strategy: str
@@ -63,6 +64,7 @@ class Signal:
     partitions: tuple[PartitionRef, ...]
     reason: str = ""
     mode: str = "paper"
+    targets: tuple[tuple[float, float | None], ...] = ()
 
     @property
     def id(self) -> str:
@@ -72,7 +74,10 @@ class Signal:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; enums as their strings, plus the id."""
-        return {**_plain(asdict(self)), "id": self.id}
+        values = {**_plain(asdict(self)), "id": self.id}
+        if not self.targets:
+            del values["targets"]  # signals of before there were several read and compare as they did
+        return values
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Signal:
@@ -85,6 +90,7 @@ class Signal:
                 "timeframe": Timeframe(values["timeframe"]),
                 "action": Action(values["action"]),
                 "partitions": tuple(PartitionRef(**p) for p in values["partitions"]),
+                "targets": tuple((s, p) for s, p in values.get("targets", ())),
             }
         )
         if claimed is not None and claimed != signal.id:

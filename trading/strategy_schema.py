@@ -6,16 +6,17 @@ reported at once, wherever it stands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, field_validator, model_validator
 
-from trading import execution_functions, indicators
+from trading import execution_functions, indicators, patterns
 from trading.conditions import Condition
 from trading.config_text import ConfigModel, Count, Name, Positive, Text, Whole, custom_error
-from trading.execution_functions import Level
+from trading.execution_functions import Level, Trigger
 from trading.instruments import Mode
+from trading.limits import StrategyLimits
 from trading.timeframes import Timeframe
 
 Status = Literal["active", "paused", "stopped"]
@@ -97,12 +98,29 @@ def _short_level(value: Any) -> Any:
     return value
 
 
+def known_now(base: type[execution_functions.ExecutionFunction]) -> Any:
+    """Lets a kind through that a plug-in registered after this module was made."""
+
+    def check(value: Any, handler: Any) -> Any:
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        later = execution_functions.REGISTRY.get(kind) if isinstance(kind, str) and kind not in _BUILT_IN else None
+        if later is not None and issubclass(later, base):
+            return later.model_validate(value)
+        return handler(value)
+
+    return check
+
+
+_BUILT_IN = frozenset({**execution_functions.levels(), **execution_functions.triggers(), **execution_functions.managers()})
+
 LEVELS: Any = Annotated[
-    Union[tuple(execution_functions.levels().values())], Field(discriminator="kind"), BeforeValidator(_short_level)  # noqa: UP007
-]
+    Union[tuple(execution_functions.levels().values())],  # noqa: UP007
+    Field(discriminator="kind"), BeforeValidator(_short_level), WrapValidator(known_now(Level)),
+]  # fmt: skip
 TRIGGERS: Any = Annotated[
-    Union[tuple(execution_functions.triggers().values())], Field(discriminator="kind"), BeforeValidator(_short_level)  # noqa: UP007
-]
+    Union[tuple(execution_functions.triggers().values())],  # noqa: UP007
+    Field(discriminator="kind"), BeforeValidator(_short_level), WrapValidator(known_now(Trigger)),
+]  # fmt: skip
 
 
 class Sides(ConfigModel):
@@ -148,6 +166,7 @@ class Common(ConfigModel):
     windows: list[Window] = Field(default_factory=list, description="when entries are allowed; empty: always")
     sizing: Sizing
     gates: Gates = Field(default_factory=Gates)  # type: ignore[arg-type]
+    limits: StrategyLimits | None = Field(None, description="on top of the account's; the tighter of the two counts")
     costs: Costs | None = None
 
     @field_validator("confirm")
@@ -158,61 +177,76 @@ class Common(ConfigModel):
         return value
 
 
-class StrategyFile(Common):
-    """A strategy file."""
+def distinct(value: list[str]) -> list[str]:
+    """Symbols as given. Raises when one is named twice."""
+    if len(set(value)) != len(value):
+        raise custom_error("names a symbol twice", "each symbol once")
+    return value
 
-    symbols: list[Text] = Field(min_length=1)
-    entry: Sides
+
+def worth_it(gates: Gates, exits: Exits) -> None:
+    """Raises when no signal could pass the reward-to-risk gate."""
+    least, target = gates.min_reward_to_risk, exits.target
+    if least > 0 and target is None:
+        raise custom_error(f"min_reward_to_risk is {least:g} but there is no target", "exits.target, or min_reward_to_risk: 0")
+    ratio = getattr(target, "ratio", None)
+    if ratio is not None and ratio < least:
+        raise custom_error(
+            f"the target's ratio {ratio:g} is below min_reward_to_risk {least:g}: every signal would be refused",
+            f"a ratio of at least {least:g}",
+        )
+
+
+Symbols = Annotated[list[Text], Field(min_length=1), AfterValidator(distinct)]
+
+
+class Filed(Common):
+    """Keys of every strategy file."""
+
+    symbols: Symbols
     exits: Exits
 
-    @field_validator("symbols")
-    @classmethod
-    def _distinct(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise custom_error("names a symbol twice", "each symbol once")
-        return value
-
     @model_validator(mode="after")
-    def _possible(self) -> StrategyFile:
-        least, target = self.gates.min_reward_to_risk, self.exits.target
-        if least > 0 and target is None:
-            raise custom_error(
-                f"min_reward_to_risk is {least:g} but there is no target", "exits.target, or min_reward_to_risk: 0"
-            )
-        ratio = getattr(target, "ratio", None)
-        if ratio is not None and ratio < least:
-            raise custom_error(
-                f"the target's ratio {ratio:g} is below min_reward_to_risk {least:g}: every signal would be refused",
-                f"a ratio of at least {least:g}",
-            )
+    def _possible(self) -> Filed:
+        worth_it(self.gates, self.exits)
         return self
 
 
+class StrategyFile(Filed):
+    """A strategy of rules: one instrument at a time."""
+
+    kind: Literal["rules"] = "rules"
+    entry: Sides
+
+
 def with_indicator_rules(schema: dict[str, Any]) -> dict[str, Any]:
-    """`schema` with each indicator's parameters and outputs spelt out, for editors that complete as one types."""
-    operand = schema.get("$defs", {}).get("Operand")
-    if operand is not None:
-        operand["properties"]["indicator"] = {"enum": sorted(indicators.INDICATORS)}
-        operand["allOf"] = [_indicator_rule(d) for d in sorted(indicators.INDICATORS.values(), key=lambda d: d.name)]
+    """`schema` with the parameters and outputs of each indicator and pattern spelt out, for editors that complete."""
+    definitions = schema.get("$defs", {})
+    known = {"indicator": indicators.INDICATORS, "pattern": patterns.patterns()}
+    for name in ("Operand", "Condition"):
+        node = definitions.get(name)
+        for key, catalogue in known.items():
+            if node is None or key not in node["properties"]:
+                continue
+            node["properties"][key] = {"enum": sorted(catalogue)}
+            rules = [_rule(key, catalogue[n], outputs=name == "Operand") for n in sorted(catalogue)]
+            node["allOf"] = [*node.get("allOf", []), *rules]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _indicator_rule(definition: indicators.Indicator) -> dict[str, Any]:
+def _rule(key: str, definition: indicators.Indicator, outputs: bool) -> dict[str, Any]:
     parameters = {
         p.name: {
             "type": "integer" if p.whole else "number", "default": p.default, "minimum": p.low, "maximum": p.high,
         }
         for p in definition.parameters
     }  # fmt: skip
+    properties: dict[str, Any] = {"params": {"type": "object", "properties": parameters, "additionalProperties": False}}
+    if outputs:
+        properties["output"] = {"enum": list(definition.outputs)}
     return {
-        "if": {"properties": {"indicator": {"const": definition.name}}, "required": ["indicator"]},
-        "then": {
-            "description": definition.description,
-            "properties": {
-                "params": {"type": "object", "properties": parameters, "additionalProperties": False},
-                "output": {"enum": list(definition.outputs)},
-            },
-        },
+        "if": {"properties": {key: {"const": definition.name}}, "required": [key]},
+        "then": {"description": definition.description, "properties": properties},
     }
 
 

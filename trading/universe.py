@@ -6,66 +6,45 @@ A universe is a file in data/config/universe edited by people.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from trading.calendars import FIRST_DAY, LAST_DAY, Calendar, UnknownCalendar, calendar
+from trading.calendars import FIRST_DAY, LAST_DAY, Calendar, UnknownCalendar, calendar, defined
 from trading.config_text import (
     ConfigModel,
     Count,
     IsoDate,
     Name,
-    Positive,
     Problem,
     Text,
-    Whole,
     custom_error,
     load_yaml,
     nearest,
     validate,
 )  # fmt: skip
+from trading.conflict_policy import ConflictRule
 from trading.ids import file_revision
-from trading.instruments import AssetClass, Instrument, Mode
+from trading.instruments import (
+    ActionSource,
+    AssetClass,
+    ExpiryRule,
+    FutureTerms,
+    Instrument,
+    Mode,
+    OptionRight,
+    OptionTerms,
+    RollRule,
+)
+from trading.quality_thresholds import QualityThresholds as QualityThresholds  # the name a universe's user looks for here
+from trading.quality_thresholds import SharedThresholds
 from trading.timeframes import Timeframe
 
 KNOWN_CALENDARS = ("FX", "CRYPTO", "XNYS", "XNAS", "CMES", "XBOM", "XEUR", "XLON", "XTKS", "XHKG", "XETR", "XPAR", "XTSE", "XASX")
 """Names offered when a calendar is misspelt; every exchange-calendars code is valid."""
-
-
-class _Thresholds(ConfigModel):
-    jump_sigmas: Positive | None = Field(None, description="a log return of the close beyond this many trailing sigmas is a jump")
-    jump_window: Whole | None = Field(None, ge=10, description="bars of trailing returns that estimate sigma")
-    jump_minimum: Positive | None = Field(None, description="smaller log returns are never a jump, however calm it was")
-    stale_repeats: Whole | None = Field(None, ge=2, description="this many identical OHLC bars in a row are stale")
-    volume_ratio: Positive | None = Field(None, description="volume above this multiple of the trailing median is not sane")
-    volume_window: Whole | None = Field(None, ge=5, description="bars of the trailing volume median")
-    max_gap_share: float | None = Field(None, ge=0, lt=1, description="share of a session's expected bars that may be missing")
-    max_gap_bars: Count | None = Field(None, description="longest run of missing bars inside a session")
-
-
-class QualityThresholds(ConfigModel):
-    """Numbers of the quality rules. `of(asset_class)` gives them with that class's overrides applied."""
-
-    jump_sigmas: Positive = Field(12.0, description="a log return of the close beyond this many trailing sigmas is a jump")
-    jump_window: Whole = Field(100, ge=10, description="bars of trailing returns that estimate sigma")
-    jump_minimum: Positive = Field(0.01, description="smaller log returns are never a jump, however calm it was")
-    stale_repeats: Whole = Field(10, ge=2, description="this many identical OHLC bars in a row are stale")
-    volume_ratio: Positive = Field(50.0, description="volume above this multiple of the trailing median is not sane")
-    volume_window: Whole = Field(50, ge=5, description="bars of the trailing volume median")
-    max_gap_share: float = Field(0.0, ge=0, lt=1, description="share of a session's expected bars that may be missing")
-    max_gap_bars: Count = Field(0, description="longest run of missing bars inside a session")
-    by_asset_class: dict[AssetClass, _Thresholds] = Field(default_factory=dict, description="the same keys, per asset class")
-
-    def of(self, asset_class: AssetClass) -> QualityThresholds:
-        """Thresholds of one asset class."""
-        override = self.by_asset_class.get(asset_class)
-        if override is None:
-            return self
-        return self.model_copy(update=override.model_dump(exclude_none=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +62,7 @@ class Universe:
     history_end: date | None
     quality: QualityThresholds
     simulated: bool
+    conflicts: ConflictRule = field(default_factory=ConflictRule)
 
     def calendars(self) -> dict[str, Calendar]:
         """Calendars of its venues by name."""
@@ -99,12 +79,44 @@ class Universe:
         ]
 
 
+class FutureFile(ConfigModel):
+    """Contract terms of a future; without expiry it is the continuous series of its root."""
+
+    root: Text = Field(min_length=1, description="product, e.g. ES")
+    expiry: IsoDate | None = Field(None, description="last day of the contract; left out: the continuous series")
+    roll: RollRule = Field(RollRule.VOLUME, description="when the continuous series passes to the next contract")
+    roll_days: Count = Field(1, description="at the latest this many sessions before expiry")
+    expiry_rule: ExpiryRule | None = Field(None, description="day of the contract month it ends on; needed for roots not known")
+
+    def terms(self) -> FutureTerms:
+        return FutureTerms(self.root, self.expiry, self.roll, self.roll_days, self.expiry_rule)
+
+
+class OptionFile(ConfigModel):
+    """Contract terms of an option."""
+
+    underlying: Text = Field(min_length=1)
+    expiry: IsoDate
+    right: OptionRight
+    strike: Decimal = Field(gt=0)
+
+    @field_validator("strike", mode="before")
+    @classmethod
+    def _is_number(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+            raise custom_error(f"is {value!r}", "a number")
+        return Decimal(str(value))
+
+    def terms(self) -> OptionTerms:
+        return OptionTerms(self.underlying, self.expiry, self.right, self.strike)
+
+
 class InstrumentFile(ConfigModel):
     """One instrument as people write it."""
 
     description: Text = ""
     asset_class: AssetClass
-    calendar: Text = Field(description="FX, CRYPTO or an exchange-calendars code such as XNYS")
+    calendar: Text = Field(description="FX, CRYPTO, an exchange-calendars code such as XNYS, or one of calendars/*.yaml")
     tick_size: Decimal = Field(gt=0, description="price grid in the quote currency")
     lot_size: Decimal = Field(Decimal(1), gt=0, description="smallest quantity step")
     multiplier: Decimal = Field(Decimal(1), gt=0, description="currency per price point and unit")
@@ -115,6 +127,28 @@ class InstrumentFile(ConfigModel):
     tradable_in: list[Mode] = Field(default_factory=list, description="modes in which orders are allowed; empty: observed only")
     has_volume: bool = True
     broker_ids: dict[Text, Text] = Field(default_factory=dict)
+    second_feed: Name | None = Field(None, description="a feed its native bars are compared with (check cross_source)")
+    second_feed_symbol: Text = Field("", description="the second feed's name of it; default: the symbol")
+    quotes: bool = Field(False, description="keep its quote bars too (dataset quotes_1m)")
+    sector: Text = Field("", description="for exposure rules")
+    future: FutureFile | None = Field(None, description="contract terms of a future")
+    option: OptionFile | None = Field(None, description="contract terms of an option")
+    actions: ActionSource | None = Field(
+        None, description="where corporate actions come from: lean or none; default: lean for equities of that feed"
+    )
+
+    @property
+    def action_source(self) -> ActionSource:
+        from_lean = self.feed == "lean" and self.asset_class is AssetClass.EQUITY
+        return self.actions if self.actions is not None else ActionSource.LEAN if from_lean else ActionSource.NONE
+
+    @model_validator(mode="after")
+    def _terms(self) -> InstrumentFile:
+        if self.future is not None and self.asset_class is not AssetClass.FUTURE:
+            raise custom_error(f"future terms on asset_class {self.asset_class}", "asset_class: future")
+        if (self.option is not None) != (self.asset_class is AssetClass.OPTION):
+            raise custom_error("an option and its terms go together", "asset_class: option with option: {underlying, ...}")
+        return self
 
     @field_validator("tick_size", "lot_size", "multiplier", mode="before")
     @classmethod
@@ -128,9 +162,12 @@ class InstrumentFile(ConfigModel):
     def _known(cls, value: str) -> str:
         try:
             calendar(value)
-        except UnknownCalendar:
-            near = nearest(value, KNOWN_CALENDARS)
-            raise custom_error(f"unknown calendar {value!r}", "FX, CRYPTO or an exchange-calendars code", near) from None
+        except UnknownCalendar as error:
+            if value in defined():
+                raise custom_error(str(error), "a calendar that can be built") from None
+            near = nearest(value, (*KNOWN_CALENDARS, *defined()))
+            expected = "FX, CRYPTO, an exchange-calendars code or one of calendars/*.yaml"
+            raise custom_error(f"unknown calendar {value!r}", expected, near) from None
         return value
 
 
@@ -143,6 +180,7 @@ class UniverseFile(ConfigModel):
     history_end: IsoDate | None = Field(None, description="last session kept; empty: today")
     simulated: bool = False
     quality: QualityThresholds = Field(default_factory=QualityThresholds)
+    conflicts: ConflictRule = Field(default_factory=ConflictRule, description="what opposite signals of one close become")
     instruments: dict[str, InstrumentFile] = Field(min_length=1)
 
     @field_validator("instruments", mode="before")
@@ -165,8 +203,8 @@ class UniverseFile(ConfigModel):
         return self
 
 
-def parse_universe(text: str, file: str) -> tuple[Universe | None, list[Problem]]:
-    """Universe of the file's text, or None and every problem it has."""
+def parse_universe(text: str, file: str, shared: SharedThresholds | None = None) -> tuple[Universe | None, list[Problem]]:
+    """Universe of the file's text, or None and every problem it has. shared: quality thresholds beneath its own."""
     document = load_yaml(text, file)
     parsed, problems = validate(UniverseFile, document)
     if parsed is None:
@@ -187,13 +225,26 @@ def parse_universe(text: str, file: str) -> tuple[Universe | None, list[Problem]
             tradable_in=frozenset(spec.tradable_in),
             has_volume=spec.has_volume,
             broker_ids=tuple(sorted(spec.broker_ids.items())),
+            quotes=spec.quotes,
+            sector=spec.sector,
+            future=spec.future.terms() if spec.future else None,
+            option=spec.option.terms() if spec.option else None,
+            actions=spec.action_source,
+            second_feed=spec.second_feed or "",
+            second_feed_symbol=(spec.second_feed_symbol or symbol) if spec.second_feed else "",
         )
         for symbol, spec in parsed.instruments.items()
     }
     return (
         Universe(
-            parsed.name, parsed.description, file_revision(text), instruments, parsed.history_start, parsed.history_end,
-            parsed.quality, parsed.simulated,
+            parsed.name, parsed.description, _revision(text, shared), instruments, parsed.history_start, parsed.history_end,
+            parsed.quality.over(shared.thresholds) if shared else parsed.quality, parsed.simulated, parsed.conflicts,
         ),
         [],
     )  # fmt: skip
+
+
+def _revision(text: str, shared: SharedThresholds | None) -> str:
+    """Of everything the universe is made of: its file, and the shared thresholds where there are some."""
+    own = file_revision(text)
+    return own if shared is None else file_revision(f"{own} {shared.revision}")

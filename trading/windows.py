@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from trading.bars import Bars
 from trading.calendars import Calendar
-from trading.timeframes import US_PER_MINUTE, Timeframe, session_date, session_number
+from trading.resample import bars_in_session, session_ends
+from trading.timeframes import Timeframe, session_date, session_number
 
 
 def _block_months(timeframe: Timeframe) -> int:
@@ -90,9 +91,12 @@ def _bars_between(lo: int, hi: int, timeframe: Timeframe, calendar: Calendar) ->
         return hi - lo
     if timeframe is Timeframe.W1:
         return len(np.unique((calendar.number[lo:hi].astype(np.int64) + 3) // 7))
-    length = calendar.close_time[lo:hi] - calendar.open_time[lo:hi]
-    step = timeframe.minutes * US_PER_MINUTE
-    return int(np.sum(-(-length // step)))
+    return int(np.sum(_session_bars(timeframe, calendar)[lo:hi]))
+
+
+@lru_cache(maxsize=64)
+def _session_bars(timeframe: Timeframe, calendar: Calendar) -> NDArray[np.int64]:
+    return bars_in_session(calendar, timeframe)
 
 
 def blocks(
@@ -158,16 +162,14 @@ def close_after(close_time: int, timeframe: Timeframe, bars: int, calendar: Cale
         week = (session_of_week(calendar, at - 1) if at else 0) + bars
         last = int(np.searchsorted((calendar.number.astype(np.int64) + 3) // 7, week, side="right")) - 1
         return _close(max(last, at), calendar)
-    step, left = timeframe.minutes * US_PER_MINUTE, bars
+    left = bars
     while True:
         end = _close(at, calendar)
-        opened = int(calendar.open_time[at])
-        done = max(0, close_time - opened)
-        completed = done // step
-        total = -(-(end - opened) // step)
-        if left <= total - completed:
-            return int(min(opened + (completed + left) * step, end))
-        left -= int(total - completed)
+        ends = session_ends(calendar, at, timeframe)
+        to_come = ends[np.searchsorted(ends, close_time, side="right") :]
+        if left <= len(to_come):
+            return int(min(to_come[left - 1], end))
+        left -= len(to_come)
         at += 1
 
 

@@ -10,6 +10,13 @@ Every dataset has, from one run over whatever sessions the run covers:
   the decision gate refuses, by name, whatever needs that partition. In the UI such a check is an ERROR when one of the
   newest RECENT_SESSIONS sessions fails and a WARN when only older ones do.
 
+Beside the rules:
+
+- ``quarantine``: rows of the sessions that were put aside at ingest and that nobody has resolved. While there are any, the
+  gate refuses whatever needs the partition (check=quarantine), whatever else was judged.
+- ``cross_source``: on native datasets with an instrument that names a second feed.
+- ``scorecard``: five scores per partition with a table, a trend and the aim; it never stops trading by itself.
+
 ``live_verdicts`` on the native datasets looks the other way round: the desk judges every bar as it closes, and this check
 says whether the partitions of sessions the desk has opened have all their verdicts, passed and on the very content the
 lake holds. It is an ERROR when no symbol has them (the desk does not judge at all). It blocks nothing: the gate refuses
@@ -19,7 +26,6 @@ None of them has partitions of its own: in a run over a range Dagster 1.13 recor
 and check and never completes them. The sessions judged are in the metadata, the verdict per session in the ledger.
 """
 
-import time
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -28,12 +34,17 @@ import dagster as dg
 
 from assets.common import configured_universe, markdown_table, session_span
 from assets.market_data import sources_of, timeframes_of
-from assets.quality import suites
+from assets.quality import more_checks, suites
+from assets.quality.cross import CROSS_SOURCE, compare_sources
 from assets.quality.history import Judged, examples, judge_dataset
+from assets.quality.known import Knowledge
+from assets.quality.score import record_scores, scorecards
 from assets.quality.verdicts import missing_or_failed, record
 from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource
+from resources.feeds.market_clock import market_now
+from resources.ledger.put_aside import QUARANTINE
 from resources.ledger.store import VerdictRow
-from trading.quality import ALL_CHECKS, ERROR_CHECKS
+from trading.quality import ALL_CHECKS, ERROR, ERROR_CHECKS
 from trading.signals import PartitionRef
 from trading.timeframes import Timeframe
 from trading.universe import Universe
@@ -41,6 +52,7 @@ from trading.universe import Universe
 RECENT_SESSIONS = 20
 SHOWN_FAILURES = 25
 STRUCTURE = "structure"
+SCORECARD = more_checks.SCORECARD
 LIVE = "live_verdicts"
 
 
@@ -55,7 +67,15 @@ def bars_checks(universe: Universe, timeframe: Timeframe) -> dg.AssetChecksDefin
             dg.AssetCheckSpec(name, asset=dataset, description=f"{text[0].upper()}{text[1:]}.")
             for name, text in suites.RULES.items()
         ),
+        dg.AssetCheckSpec(
+            SCORECARD, asset=dataset, description="Missing and wrong bars stay below the aim, partition by partition."
+        ),
+        dg.AssetCheckSpec(QUARANTINE, asset=dataset, description="No row of the sessions waits in quarantine for an operator."),
     ]
+    if any(i.second_feed and i.native_timeframe is timeframe for i in universe.instruments.values()):
+        specs.append(
+            dg.AssetCheckSpec(CROSS_SOURCE, asset=dataset, description="Closes and volumes agree with those of a second source.")
+        )
 
     @dg.multi_asset_check(name=f"{dataset}_quality", specs=specs, can_subset=True, op_tags={"lane": "ingest"})
     def quality(
@@ -65,13 +85,24 @@ def bars_checks(universe: Universe, timeframe: Timeframe) -> dg.AssetChecksDefin
         store = lake.lake()
         symbols = [s for group in sources_of(now_universe, timeframe).values() for s in group]
         start, end = session_span(context) or _whole(store, now_universe, dataset)
-        now = None if now_universe.simulated else time.time_ns() // 1000
-        judged = judge_dataset(store, now_universe, dataset, symbols, start, end, now=now)
-        written = record(ledger.ledger(), judged, context.run.run_id)
+        now = market_now(now_universe)
+        book = ledger.ledger()
+        knowledge = Knowledge(store, book, now)
+        judged = judge_dataset(store, now_universe, dataset, symbols, start, end, now=now, known_of=knowledge)
+        compared = compare_sources(judged, now_universe, config_files.feed)
+        written = record(book, judged, context.run.run_id)
+        cards = scorecards(judged, now_universe, book)
+        record_scores(book, judged, cards, context.run.run_id)
         context.log.info(
             f"{dataset}: {len(judged.partitions)} partitions judged in {judged.seconds:.2f} s, {written} verdicts recorded"
         )
-        for result in _results(judged, written):
+        results = [
+            *_results(judged, written),
+            more_checks.scorecard(judged, now_universe, cards),
+            more_checks.quarantine(judged, book),
+            more_checks.cross_source(judged, compared),
+        ]
+        for result in results:
             if dg.AssetCheckKey(dg.AssetKey(dataset), str(result.check_name)) in context.selected_asset_check_keys:
                 yield result
 
@@ -92,7 +123,8 @@ def _results(judged: Judged, written: int) -> Iterator[dg.AssetCheckResult]:
         if outcome.success == bool(failed):
             raise dg.Failure(f"{judged.dataset}: suite and kernel disagree on {check}; nothing can be said about it")
         fresh = [part for part, _ in failed if part.session in recent]
-        severe = bool(judged.unreadable) or (check in ERROR_CHECKS and bool(fresh))
+        stops = [r.severity == ERROR for part, r in failed if part.session in recent]
+        severe = bool(judged.unreadable) or any(stops)
         rows = [
             [part.session, part.symbol, len(result.failed_rows), result.message,
              "; ".join(_example(e) for e in examples(part, result, 2) if "message" not in e)]
@@ -105,7 +137,7 @@ def _results(judged: Judged, written: int) -> Iterator[dg.AssetCheckResult]:
             "failed_partitions": outcome.unexpected_count,
             "failed_rows": sum(len(result.failed_rows) for _, result in failed),
             "failed_recently": len(fresh),
-            "stops_trading": check in ERROR_CHECKS,
+            "stops_trading": check in ERROR_CHECKS or any(r.severity == ERROR for _, r in failed),
         }
         if failed:
             header = ["session", "symbol", "rows", "what", "example bars"]
@@ -184,13 +216,18 @@ def live_check(universe: Universe, timeframe: Timeframe) -> dg.AssetChecksDefini
         held = [p for p in store.partitions(dataset, start, end) if p.session.isoformat() in opened]
         # A run that brings the source's final bars makes the verdicts on the live ones stale by itself.
         remade = dg.AssetKey(dataset) in context.job_def.asset_layer.executable_asset_keys
-        return live_result(dataset, held, book, f"{start} to {end}", blocking=not remade)
+        return live_result(dataset, held, book, f"{start} to {end}", error_when_none_good=not remade)
 
     return live_verdicts
 
 
-def live_result(dataset: str, partitions: list[Any], ledger: Any, sessions: str, *, blocking: bool) -> dg.AssetCheckResult:
-    """The verdicts of `partitions` as the gate would see them. None to look at: passed, the desk opened no such session."""
+def live_result(
+    dataset: str, partitions: list[Any], ledger: Any, sessions: str, *, error_when_none_good: bool
+) -> dg.AssetCheckResult:
+    """The verdicts of `partitions` as the gate would see them. None to look at: passed, the desk opened no such session.
+
+    error_when_none_good: a failure is an ERROR when no partition has good verdicts, else always a WARN.
+    """
     refs = [PartitionRef(p.dataset, p.session.isoformat(), p.symbol, p.content_hash) for p in partitions]
     verdicts: dict[tuple[str, str], list[VerdictRow]] = {}
     for row in ledger.verdicts(refs):
@@ -204,7 +241,7 @@ def live_result(dataset: str, partitions: list[Any], ledger: Any, sessions: str,
             [f"{ref.dataset}/{ref.session}/{ref.symbol}", check, reason, _words(row)] for check, reason, row in faults
         ]  # fmt: skip
     # With none good nobody is judging; with some bad those are refused at the gate, the others trade.
-    severity = dg.AssetCheckSeverity.ERROR if blocking and not good else dg.AssetCheckSeverity.WARN
+    severity = dg.AssetCheckSeverity.ERROR if error_when_none_good and not good else dg.AssetCheckSeverity.WARN
     said = f"{good} of {len(refs)} partitions of live sessions have all their verdicts"
     return dg.AssetCheckResult(
         passed=not bad,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from resources.lake import LakeError
 from trading.bars import Bars
 from trading.calendars import Calendar, calendar
 from trading.instruments import Instrument
-from trading.quality import RuleResult, Thresholds, judge_history, trailing_rows
+from trading.quality import Known, RuleResult, Thresholds, judge_history, trailing_rows
 from trading.resample import last_of_week
+from trading.session_grid import Gap, missing_bars
 from trading.timeframes import US_PER_MINUTE, Timeframe, iso, session_date, session_number
 from trading.universe import Universe
 
@@ -32,13 +33,20 @@ EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedPartition:
-    """The verdicts on one symbol's bars of one session, in the order of trading.quality.ALL_CHECKS."""
+    """The verdicts on one symbol's bars of one session, in the order of trading.quality.ALL_CHECKS.
+
+    gap: its missing bars, None without any. judged_time: market time up to which it was judged (UTC us): the session's
+    close, or now while the session is open. extra: verdicts of other checks than the rules'.
+    """
 
     symbol: str
     session: date
     content_hash: str
     bars: Bars
     results: tuple[RuleResult, ...]
+    gap: Gap | None = None
+    judged_time: int | None = None
+    extra: tuple[RuleResult, ...] = ()
 
 
 @dataclass
@@ -61,13 +69,25 @@ class Judged:
     def failures(self, check: str) -> Iterator[tuple[JudgedPartition, RuleResult]]:
         """Partitions that fail `check`, newest first."""
         for part in sorted(self.partitions, key=lambda p: (p.session, p.symbol), reverse=True):
-            for result in part.results:
+            for result in (*part.results, *part.extra):
                 if result.check == check and not result.passed:
                     yield part, result
 
 
+KnownOf = Callable[[Instrument, Bars], Known]
+"""What is known about the rows of an instrument's bars: see assets.quality.known."""
+
+
 def judge_dataset(
-    lake: Lake, universe: Universe, dataset: str, symbols: Iterable[str], start: date, end: date, *, now: int | None = None
+    lake: Lake,
+    universe: Universe,
+    dataset: str,
+    symbols: Iterable[str],
+    start: date,
+    end: date,
+    *,
+    now: int | None = None,
+    known_of: KnownOf | None = None,
 ) -> Judged:
     """Judge every symbol's sessions in [start, end]. now: UTC us of a live market, bars due later are not missing.
 
@@ -86,7 +106,7 @@ def judge_dataset(
     for symbol in wanted:
         instrument = universe.instruments[symbol]
         try:
-            _judge_symbol(judged, lake, universe, instrument, timeframe, hashes, now)
+            _judge_symbol(judged, lake, universe, instrument, timeframe, hashes, now, known_of)
         except LakeError as error:
             judged.unreadable[symbol] = str(error)
     judged.seconds = time.perf_counter() - began
@@ -101,10 +121,12 @@ def _judge_symbol(
     timeframe: Timeframe,
     hashes: Mapping[tuple[date, str], str],
     now: int | None,
+    known_of: KnownOf | None,
 ) -> None:
     venue = calendar(instrument.calendar)
-    thresholds = Thresholds.of(universe.quality, instrument)
-    bars = _with_trailing(lake, judged, instrument.symbol, timeframe, venue, trailing_rows(thresholds))
+    thresholds = Thresholds.of(universe.quality, instrument, timeframe)
+    rows = trailing_rows(thresholds, timeframe, venue)
+    bars = _with_trailing(lake, judged, instrument.symbol, timeframe, venue, rows)
     lo, hi = session_number(judged.start), session_number(judged.end)
     inside = bars.rows((bars.session >= lo) & (bars.session <= hi))
     sessions, ended = _sessions_to_judge(bars, timeframe, venue, lo, hi, now)
@@ -113,7 +135,9 @@ def _judge_symbol(
     if not sessions:
         return
     judged.bars.append(inside)
-    verdicts = judge_history(bars, instrument, venue, universe.quality, known_until=now, sessions=sessions)
+    known = known_of(instrument, bars) if known_of is not None else Known()
+    verdicts = judge_history(bars, instrument, venue, universe.quality, known_until=now, sessions=sessions, known=known)
+    gaps = missing_bars(bars, venue, now, sessions)
     first = np.searchsorted(inside.session, np.array(sessions, np.int32), side="left")
     after = np.searchsorted(inside.session, np.array(sessions, np.int32), side="right")
     for number, a, b in zip(sessions, first.tolist(), after.tolist(), strict=True):
@@ -124,7 +148,25 @@ def _judge_symbol(
             name = f"{judged.dataset}/{day}/{instrument.symbol}"
             judged.unreadable[name] = f"{name}: the rows read are not those its manifest promises; ingest the session again"
             continue
-        judged.partitions.append(JudgedPartition(instrument.symbol, day, promised, held, tuple(verdicts[number])))
+        judged.partitions.append(
+            JudgedPartition(
+                instrument.symbol,
+                day,
+                promised,
+                held,
+                tuple(verdicts[number]),
+                gaps.get(number),
+                _judged_time(venue, number, now),
+            )
+        )
+
+
+def _judged_time(venue: Calendar, session: int, now: int | None) -> int | None:
+    try:
+        closes = venue.bounds(session)[1]
+    except KeyError:  # a session the venue does not have is never over: only now can be said of it
+        return now
+    return closes if now is None else min(now, closes)
 
 
 def _with_trailing(lake: Lake, judged: Judged, symbol: str, timeframe: Timeframe, venue: Calendar, rows: int) -> Bars:

@@ -40,6 +40,8 @@ RULES = {
     "jump": "no price is further from the last close than the trailing volatility allows",
     "stale_repeat": "prices do not repeat bar after bar",
     "volume_sane": "no volume is far above the trailing median",
+    "volume_anomaly": "no volume is unusual for the time of day, measured against the sessions before",
+    "volatility_anomaly": "no bar's range is unusual for the time of day, measured against the sessions before",
 }
 if set(RULES) != set(ALL_CHECKS):
     raise AssertionError(f"suites and kernel differ in {sorted(set(RULES) ^ set(ALL_CHECKS))}")

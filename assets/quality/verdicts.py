@@ -7,25 +7,29 @@ A history of thousands of sessions, nine rules each, would be hundreds of thousa
 - every failed verdict of any age, so that an old fault stays visible;
 - for a fault recorded earlier that this run no longer finds, the passed verdict that replaces it.
 
-A verdict that says what the ledger says already, about the same content, is not written again. A partition without
+A verdict that says what the ledger says already, about the same content, is not written again, unless it has now seen more
+of its session or is REFRESH_DAYS old: a verdict expires (docs/quality.md). A partition without
 verdicts refuses decisions (reason=missing), so what is left out can only make the desk more careful. Running the checks
 on older sessions alone writes their verdicts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from assets.quality.history import Judged, JudgedPartition, examples
 from desk.hot_store import HOT_CONFLICT, OWN_CHECKS
 from resources.ledger.base import now_us
 from resources.ledger.store import VerdictRow
-from resources.ledger.verdict_history import Key, Said, copy_verdicts, known_verdicts
+from resources.ledger.verdict_history import Key, Said, copy_verdicts, judged_so_far, known_verdicts
 from trading.quality import ALL_CHECKS
+from trading.timeframes import US_PER_DAY
 
 if TYPE_CHECKING:
     from resources.ledger.store import Ledger
 
+REFRESH_DAYS = 1
 VERDICT_SESSIONS = 300
 """Above the most sessions a strategy or plan may require (quality_sessions, 260 at most)."""
 
@@ -33,13 +37,16 @@ VERDICT_SESSIONS = 300
 def record(ledger: Ledger, judged: Judged, run_id: str) -> int:
     """Write the verdicts of a run; returns how many rows. Raises sqlalchemy's OperationalError while the ledger is away."""
     said = known_verdicts(ledger.engine, judged.dataset, judged.start, judged.end)
-    rows = verdict_rows(judged, run_id, said)
+    ages = judged_so_far(ledger.engine, judged.dataset, judged.start, judged.end)
+    rows = verdict_rows(judged, run_id, said, ages)
     copy_verdicts(ledger.engine, rows)
     return len(rows)
 
 
-def verdict_rows(judged: Judged, run_id: str, said: dict[Key, Said]) -> list[VerdictRow]:
-    """The rows to write, see above. said: what the ledger holds."""
+def verdict_rows(
+    judged: Judged, run_id: str, said: dict[Key, Said], ages: Mapping[Key, tuple[int | None, int]] | None = None
+) -> list[VerdictRow]:
+    """The rows to write, see above. said: what the ledger holds; ages: up to when it was judged, and when (real clock)."""
     evaluated = now_us()
     by_symbol: dict[str, list[JudgedPartition]] = {}
     for part in judged.partitions:
@@ -51,16 +58,19 @@ def verdict_rows(judged: Judged, run_id: str, said: dict[Key, Said]) -> list[Ver
             session = part.session.isoformat()
             # What the lake does not hold cannot be required; its failed gap rule is the one thing to say.
             newest = age < VERDICT_SESSIONS and bool(part.content_hash) and symbol not in judged.ended
-            for result in part.results:
-                before = said.get((session, symbol, result.check))
-                if before == (bool(result.passed), str(result.severity), part.content_hash):
+            for result in (*part.results, *part.extra):
+                key = (session, symbol, result.check)
+                before = said.get(key)
+                if before == (bool(result.passed), str(result.severity), part.content_hash) and not _aged(
+                    part, (ages or {}).get(key), evaluated
+                ):
                     continue
                 if newest or not result.passed or before is not None:
                     rows.append(
                         VerdictRow(
                             judged.dataset, session, symbol, result.check, bool(result.passed), str(result.severity),
                             part.content_hash, len(result.failed_rows) or int(not result.passed),
-                            () if result.passed else examples(part, result), run_id, evaluated,
+                            examples(part, result), run_id, evaluated, part.judged_time,
                         )
                     )  # fmt: skip
             for check in OWN_CHECKS:
@@ -68,10 +78,29 @@ def verdict_rows(judged: Judged, run_id: str, said: dict[Key, Said]) -> list[Ver
                 if held is not None and part.content_hash and _settled(check, held, part.content_hash):
                     rows.append(
                         VerdictRow(
-                            judged.dataset, session, symbol, check, True, "error", part.content_hash, 0, (), run_id, evaluated
+                            judged.dataset,
+                            session,
+                            symbol,
+                            check,
+                            True,
+                            "error",
+                            part.content_hash,
+                            0,
+                            (),
+                            run_id,
+                            evaluated,
+                            part.judged_time,
                         )
                     )
     return rows
+
+
+def _aged(part: JudgedPartition, before: tuple[int | None, int] | None, evaluated: int) -> bool:
+    """Has the verdict to be written again although it says the same?"""
+    if before is None or part.judged_time is None:
+        return False
+    judged_time, wall = before
+    return judged_time is None or judged_time < part.judged_time or evaluated - wall > REFRESH_DAYS * US_PER_DAY
 
 
 def _settled(check: str, held: Said, content_hash: str) -> bool:

@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Engine, and_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.brokers import BrokerContext
-from resources.brokers.paper_book import Book, BookEvent, BookOrder, BookPosition, problem_of
+from resources.brokers.paper_book import Book, BookEvent, BookOrder, BookPosition, Split, problem_of
 from resources.brokers.protocol import Account, BrokerError, BrokerEvent, BrokerPosition, Execution, OrderReport, OrderRequest
 from resources.feeds.protocol import BarClose
+from resources.ledger.action_tables import paper_splits
 from resources.ledger.tables import paper_account, paper_events, paper_orders, paper_positions
 from trading.calendars import calendar
 from trading.costs import Costs
@@ -67,12 +68,14 @@ class PaperBroker:
                 problem_of(r, self._instruments.get(r.symbol), self._currency, sides.get(r.parent_client_id)) for r in fresh
             ]
             refusal = next((p for p in problems if p), "")
+            since = self._unmatched_splits(book, {r.symbol for r in fresh})
             for request in fresh:
                 number = f"P{request.client_id.removeprefix('int-')}"
                 if refusal:
                     book.reject(request, number, now, refusal)
                     continue
-                order = book.accept(request, number, now)
+                # What replaces an order across a split works from the session's open on, as that one would have.
+                order = book.accept(request, number, min(now, since.get(request.symbol, now)))
                 parent = book.orders.get(request.parent_client_id)
                 if parent is not None and not parent.working and parent.filled_quantity == 0.0:
                     book.cancel(order, now, f"parent {parent.state}")
@@ -106,6 +109,42 @@ class PaperBroker:
                 if close_time > position.last_close_time:
                     instrument = self._instruments[bar.symbol]
                     book.match(bar, _open_time(bar, instrument), instrument, self._costs_of(bar.symbol))
+
+    def apply_split(self, action_id: str, symbol: str, factor: float, split_time: int) -> Split:
+        """Exchange the units of `symbol`, once per action: asking again answers what was done.
+
+        split_time: open of the ex session, UTC us. Working orders of the symbol end. Raises BrokerError for an unknown symbol.
+        """
+        instrument = self._instruments.get(symbol)
+        if instrument is None:
+            raise BrokerError(f"split of {symbol}: not an instrument of this account")
+        s = paper_splits.c
+        with self._writing(paper_orders.c.symbol == symbol) as book:
+            done_before = select(paper_splits).where(s.action_id == action_id, s.symbol == symbol)
+            known = book.connection.execute(done_before).one_or_none()
+            if known is not None:
+                return Split(known.quantity_before, known.quantity_after, known.average_after, known.price, known.cash_in_lieu)
+            done = book.split(symbol, factor, instrument, split_time)
+            book.connection.execute(
+                paper_splits.insert().values(
+                    action_id=action_id, symbol=symbol, factor=factor, quantity_before=done.quantity_before,
+                    quantity_after=done.quantity_after, average_after=done.average_after, price=done.price,
+                    cash_in_lieu=done.cash_in_lieu, split_time=split_time,
+                )
+            )  # fmt: skip
+        return done
+
+    @staticmethod
+    def _unmatched_splits(book: Book, symbols: set[str]) -> dict[str, int]:
+        """Time of the newest split by symbol, of those that no bar was matched against since."""
+        s = paper_splits.c
+        rows = book.connection.execute(select(s.symbol, s.split_time).where(s.symbol.in_(symbols)).order_by(s.split_time))
+        newest = {row.symbol: row.split_time for row in rows}
+        return {
+            symbol: time_us
+            for symbol, time_us in newest.items()
+            if book.positions.get(symbol, BookPosition()).last_close_time <= time_us
+        }
 
     def open_orders(self) -> list[OrderReport]:
         return self._reports(paper_orders.c.state.not_in(_TERMINAL))
@@ -163,7 +202,7 @@ class PaperBroker:
         """
         with self._engine.begin() as connection:
             account = self._account_row(connection, lock=True)
-            book = Book(account.currency, account.cash)
+            book = Book(account.currency, account.cash, connection)
             _load(connection, book, condition)
             if relatives and book.orders:
                 groups = {o.request.oco_group for o in book.orders.values() if o.request.oco_group}
@@ -171,6 +210,9 @@ class PaperBroker:
                 parents = {o.request.parent_client_id for o in book.orders.values() if o.request.parent_client_id}
                 _load(connection, book, paper_orders.c.client_id.in_(parents))
                 _load(connection, book, paper_orders.c.parent_client_id.in_(list(book.orders)))
+                theirs = {o.request.oco_group for o in book.orders.values() if o.request.oco_group} - groups
+                if theirs:  # exits of the trades' other parts
+                    _load(connection, book, paper_orders.c.oco_group.in_(theirs))
             for row in connection.execute(select(paper_positions)):
                 book.positions[row.symbol] = BookPosition(row.quantity, row.average_price, row.last_price, row.last_close_time)
             before = {symbol: _position_values(p) for symbol, p in book.positions.items()}
@@ -217,13 +259,16 @@ def _load(connection: Connection, book: Book, condition: Any) -> None:
 
 
 def _order(row: Any) -> BookOrder:
+    kind = OrderType(row.order_type)
+    trails = kind is OrderType.TRAILING_STOP  # it has no limit: the column holds its distance
     request = OrderRequest(
-        row.client_id, row.symbol, Side(row.side), row.quantity, OrderType(row.order_type), TimeInForce(row.time_in_force),
-        row.limit_price, row.stop_price, row.parent_client_id, row.oco_group, row.reduce_only,
+        row.client_id, row.symbol, Side(row.side), row.quantity, kind, TimeInForce(row.time_in_force),
+        None if trails else row.limit_price, row.stop_price, row.parent_client_id, row.oco_group, row.reduce_only,
+        row.limit_price if trails else None,
     )  # fmt: skip
     return BookOrder(
         request, row.broker_order_id, OrderState(row.state), row.filled_quantity, row.text, row.session, row.created_time,
-        row.updated_time,
+        row.updated_time, row.filled_units,
     )  # fmt: skip
 
 
@@ -232,9 +277,11 @@ def _order_values(order: BookOrder) -> dict[str, Any]:
     return {
         "client_id": r.client_id, "broker_order_id": order.broker_order_id, "symbol": r.symbol, "side": r.side.value,
         "quantity": r.quantity, "order_type": r.order_type.value, "time_in_force": r.time_in_force.value,
-        "limit_price": r.limit_price, "stop_price": r.stop_price, "parent_client_id": r.parent_client_id,
-        "oco_group": r.oco_group, "reduce_only": r.reduce_only, "state": order.state.value,
-        "filled_quantity": order.filled_quantity, "text": order.text, "session": order.session,
+        "limit_price": r.limit_price if r.trail is None else r.trail, "stop_price": order.stop_price,
+        "parent_client_id": r.parent_client_id, "oco_group": r.oco_group, "reduce_only": r.reduce_only,
+        "state": order.state.value,
+        "filled_quantity": order.filled_quantity, "filled_units": order.filled_units, "text": order.text,
+        "session": order.session,
         "created_time": order.created_time, "updated_time": order.updated_time,
     }  # fmt: skip
 
@@ -249,7 +296,7 @@ def _position_values(position: BookPosition) -> dict[str, Any]:
 def _save(connection: Connection, book: Book, before: Mapping[str, dict[str, Any]], newest: int) -> None:
     if book.touched:
         statement = insert(paper_orders)
-        changing = ("state", "filled_quantity", "text", "session", "updated_time")
+        changing = ("state", "stop_price", "filled_quantity", "filled_units", "text", "session", "updated_time")
         statement = statement.on_conflict_do_update(
             index_elements=["client_id"], set_={name: statement.excluded[name] for name in changing}
         )

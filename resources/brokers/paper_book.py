@@ -9,20 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
 
 from resources.brokers.protocol import Execution, OrderRequest
 from resources.feeds.protocol import BarClose
 from trading import matching, portfolio
+from trading.corporate_actions import exact_factor
 from trading.costs import Costs
 from trading.instruments import Instrument
 from trading.orders import TERMINAL, OrderEvent, OrderState, OrderType, Side, TimeInForce
 
-_STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
+_STOPS = (OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAILING_STOP)
+_MARKET_STOPS = (OrderType.STOP, OrderType.TRAILING_STOP)
 
 
 @dataclass(slots=True)
 class BookOrder:
-    """One order as the paper broker holds it. session: number of the first session whose bars it met, None before."""
+    """One order as the paper broker holds it. session: number of the first session whose bars it met, None before.
+
+    filled_units: filled_quantity in today's units, which differ from the traded ones after a split. stop_price: level of the
+    stop now; a trailing one moves.
+    """
 
     request: OrderRequest
     broker_order_id: str
@@ -32,6 +40,22 @@ class BookOrder:
     session: int | None
     created_time: int
     updated_time: int
+    filled_units: float = 0.0
+    stop_price: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop_price is None:
+            self.stop_price = self.request.stop_price
+
+    @property
+    def met(self) -> bool:
+        """Was its stop price met in an earlier bar?"""
+        return self.state in (OrderState.TRIGGERED, OrderState.PARTIALLY_FILLED)
+
+    @property
+    def reached(self) -> bool:
+        """Is it a stop that was met and is a market order since?"""
+        return self.met and self.request.order_type in _MARKET_STOPS
 
     @property
     def client_id(self) -> str:
@@ -67,10 +91,11 @@ class BookPosition:
 @dataclass(slots=True)
 class Book:
     """Orders by client id, positions by symbol and cash. Every change lands in `events` or in the rows themselves;
-    `touched` names the orders to write back."""
+    `touched` names the orders to write back. connection: of the transaction the book lives in."""
 
     currency: str
     cash: float
+    connection: Any = None
     orders: dict[str, BookOrder] = field(default_factory=dict)
     positions: dict[str, BookPosition] = field(default_factory=dict)
     events: list[BookEvent] = field(default_factory=list)
@@ -121,15 +146,18 @@ class Book:
         legs = [o for o in orders if o.request.parent_client_id]
         inside: set[str] = set()
         for order in [*exits, *entries]:
-            if order.request.order_type is OrderType.MARKET:
+            if self._at_open(order):
                 self._try(order)
         for order in [*exits, *entries]:
-            if order.working and order.request.order_type is not OrderType.MARKET and self._try(order):
+            if order.working and not (order.request.order_type is OrderType.MARKET or order.reached) and self._try(order):
                 inside.add(order.client_id)
         for leg in sorted(legs, key=lambda o: o.request.order_type not in _STOPS):
             target = leg.request.order_type not in _STOPS
             if self._active(leg) and not (target and leg.request.parent_client_id in inside):
                 self._try(leg)
+        for leg in legs:
+            if self._active(leg):
+                self._trail(leg, leg.request.parent_client_id in inside)
         for order in orders:
             if order.working and order.request.time_in_force is TimeInForce.IOC and self._active(order):
                 self.cancel(order, bar.close_time, "not filled at once", OrderEvent.EXPIRED)
@@ -140,9 +168,10 @@ class Book:
         if not order.working:
             return False
         request, bar = order.request, self._bar
+        kind = matching.MARKET if self._at_open(order) else matching.ORDER_TYPE_CODES[request.order_type.value]
         price, triggered = matching.match_bar(
-            matching.ORDER_TYPE_CODES[request.order_type.value], request.side.sign, _level(request.limit_price),
-            _level(request.stop_price), order.state is OrderState.TRIGGERED, bar.open, bar.high, bar.low, bar.close,
+            kind, request.side.sign, _level(request.limit_price), _level(order.stop_price), order.met, bar.open, bar.high,
+            bar.low, bar.close,
         )  # fmt: skip
         if math.isnan(price):
             if triggered and order.state is not OrderState.TRIGGERED:
@@ -151,18 +180,30 @@ class Book:
             return False
         parent = self.orders.get(request.parent_client_id)
         earliest = parent.updated_time if parent is not None else self._open_time  # no leg fills before its entry
-        self._fill(order, float(price), max(earliest, self._open_time) if price == bar.open else bar.close_time)
-        return True
+        return self._fill(order, float(price), max(earliest, self._open_time) if price == bar.open else bar.close_time)
 
-    def _fill(self, order: BookOrder, price: float, time_us: int) -> None:
+    def _at_open(self, order: BookOrder) -> bool:
+        """Is it a market order now: one by type, or a stop that was reached in an earlier bar and has not filled whole?"""
+        return order.request.order_type is OrderType.MARKET or order.reached
+
+    def _fill(self, order: BookOrder, price: float, time_us: int) -> bool:
+        """Fill what the position and the cap on the bar's volume allow; False when that is nothing."""
         request, instrument = order.request, self._instrument
-        quantity = request.quantity - order.filled_quantity
+        wanted = request.quantity - order.filled_quantity
         if request.reduce_only:
-            quantity = min(quantity, self._reducible(order))
-            if quantity <= 0.0:
+            wanted = min(wanted, self._reducible(order))
+            if wanted <= 0.0:
                 self.cancel(order, time_us, "nothing left to reduce")
-                return
-        if request.order_type in (OrderType.MARKET, OrderType.STOP):
+                return False
+        quantity = self._costs.fillable(wanted, self._bar.volume, float(instrument.lot_size))
+        if quantity <= 0.0:
+            if request.order_type in _STOPS and order.state is OrderState.ACCEPTED:
+                order.state = OrderState.TRIGGERED
+                self._say(order, OrderEvent.TRIGGER, time_us)
+                if request.order_type in _MARKET_STOPS:
+                    self._closing(order, time_us)
+            return False
+        if request.order_type is OrderType.MARKET or request.order_type in _MARKET_STOPS:
             price = self._costs.slipped(price, request.side.sign, float(instrument.tick_size), quantity, self._bar.volume)
         multiplier = float(instrument.multiplier)
         fee = self._costs.commission(quantity, price, multiplier)
@@ -173,19 +214,44 @@ class Book:
         position.quantity, position.average_price = after.quantity, after.average_price
         self.cash += portfolio.cash_flow(request.side, quantity, price, fee, multiplier)
         order.filled_quantity += quantity
+        order.filled_units += quantity
         full = order.filled_quantity >= request.quantity
         order.state = OrderState.FILLED if full else OrderState.PARTIALLY_FILLED
+        part = "1" if order.filled_quantity == quantity else str(self._bar.close_time)  # at most one fill in a bar
         execution = Execution(
-            f"{order.broker_order_id}.1", order.client_id, order.broker_order_id, request.symbol, request.side, quantity, price,
-            fee, self.currency, time_us,
+            f"{order.broker_order_id}.{part}", order.client_id, order.broker_order_id, request.symbol, request.side, quantity,
+            price, fee, self.currency, time_us,
         )  # fmt: skip
         self._say(order, OrderEvent.FILL if full else OrderEvent.PARTIAL_FILL, time_us, execution=execution)
-        if not full:  # only a clipped reduce-only order: the rest has nothing to close
+        capped = quantity < wanted
+        if not full and not capped:  # a clipped reduce-only order: the rest has nothing to close
             self.cancel(order, time_us, "nothing left to reduce")
-        if request.oco_group:
-            for other in self._ordered(o for o in self.orders.values() if o.request.oco_group == request.oco_group):
-                if other is not order:
-                    self.cancel(other, time_us, f"one-cancels-other: {order.client_id} filled")
+        partial_target = capped and request.order_type is OrderType.LIMIT  # leaves the stop at work
+        self._closing(order, time_us, keep_others=partial_target)
+        return True
+
+    def _closing(self, order: BookOrder, time_us: int, keep_others: bool = False) -> None:
+        """An order was filled or its stop reached: the others of its group end, and nothing more of its entry is filled."""
+        group = order.request.oco_group if not keep_others else ""
+        for other in self._ordered(o for o in self.orders.values() if group and o.request.oco_group == group):
+            if other is not order:
+                self.cancel(other, time_us, f"one-cancels-other: {order.client_id} filled")
+        parent = self.orders.get(order.request.parent_client_id)
+        if parent is not None and order.request.reduce_only:
+            self.cancel(parent, time_us, "its trade is being closed")
+
+    def _trail(self, order: BookOrder, inside: bool) -> None:
+        """Move a trailing stop at the close of a bar, for the next one."""
+        request, bar = order.request, self._bar
+        if request.trail is None or order.reached or any(math.isnan(p) for p in (bar.open, bar.high, bar.low, bar.close)):
+            return
+        high, low = (bar.close, bar.close) if inside else (bar.high, bar.low)
+        level = matching.trail_on_grid(
+            -request.side.sign, _level(order.stop_price), request.trail, float(self._instrument.tick_size), high, low
+        )
+        if level != order.stop_price:
+            order.stop_price = float(level)
+            self.touched.add(order.client_id)
 
     def _active(self, order: BookOrder) -> bool:
         """Does the order work, its parent (if any) being filled?"""
@@ -203,10 +269,42 @@ class Book:
         parent_id = request.parent_client_id or (parents[0] if parents else "")
         parent = self.orders.get(parent_id)
         if parent is not None:
-            closed = sum(o.filled_quantity for o in group if o.request.side is not parent.request.side)
-            return 0.0 if parent.request.side is request.side else parent.filled_quantity - closed
+            legs = [o for o in self.orders.values() if o.request.parent_client_id == parent_id]  # of its other groups, too
+            groups = {o.request.oco_group for o in (*group, *legs) if o.request.oco_group}
+            family = [o for o in self.orders.values() if o in legs or o.request.oco_group in groups]
+            exits = [o for o in family if o.request.side is not parent.request.side]
+            rest = parent.filled_units - sum(o.filled_units for o in exits)
+            if any(o.filled_units != o.filled_quantity for o in (parent, *exits)):
+                rest = self._whole_lots(rest)
+            return 0.0 if parent.request.side is request.side else rest
         held = self.positions.get(request.symbol, BookPosition()).quantity
         return max(0.0, -held * request.side.sign)
+
+    def _whole_lots(self, quantity: float) -> float:
+        """`quantity` after a split, up to the lot: which trade of a position a fraction was paid out of is not known here."""
+        lot = float(self._instrument.lot_size)
+        return max(0.0, math.ceil(quantity / lot - 1e-9) * lot)
+
+    def split(self, symbol: str, factor: float, instrument: Instrument, time_us: int) -> Split:
+        """Exchange every unit of `symbol` for `factor` new ones. A fraction below a lot is paid out at the last price.
+
+        time_us: open of the ex session; a last price from after it is at the new level already. Working orders of the symbol
+        end: their levels and quantities are in units that are no more.
+        """
+        for order in self._ordered(o for o in self.orders.values() if o.request.symbol == symbol):
+            self.cancel(order, time_us, "split")
+            order.filled_units = float(Fraction(order.filled_units) * exact_factor(factor))
+            self.touched.add(order.client_id)
+        position = self.positions.setdefault(symbol, BookPosition())
+        before, exact = position.quantity, Fraction(position.quantity) * exact_factor(factor)
+        after = whole_lots(exact, instrument)
+        old_level = position.last_close_time <= time_us
+        price = float(Fraction(position.last_price) / exact_factor(factor)) if old_level else position.last_price
+        average = float(Fraction(position.average_price) / exact_factor(factor)) if after else 0.0
+        paid = float(exact - Fraction(after)) * price * float(instrument.multiplier)
+        position.quantity, position.average_price, position.last_price = after, average, price
+        self.cash += paid
+        return Split(before, after, average, price, paid)
 
     def _say(self, order: BookOrder, event: OrderEvent, time_us: int, text: str = "", execution: Execution | None = None) -> None:
         order.updated_time = time_us
@@ -221,6 +319,24 @@ class Book:
     _open_time: int = field(init=False, default=0, repr=False)
     _instrument: Instrument = field(init=False, repr=False)
     _costs: Costs = field(init=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What a split did to a position. price: the last price at the new level, cash_in_lieu: paid for the fraction at it."""
+
+    quantity_before: float
+    quantity_after: float
+    average_after: float
+    price: float
+    cash_in_lieu: float
+
+
+def whole_lots(quantity: Fraction, instrument: Instrument) -> float:
+    """The whole lots in `quantity`, toward zero."""
+    lot = Fraction(instrument.lot_size)
+    lots = abs(quantity) // lot * lot
+    return float(lots if quantity >= 0 else -lots)
 
 
 def _level(price: float | None) -> float:
@@ -239,7 +355,7 @@ def problem_of(request: OrderRequest, instrument: Instrument | None, currency: s
         return f"PRICE_GRID: quantity={request.quantity} lot={instrument.lot_size}"
     needs = {
         OrderType.MARKET: (False, False), OrderType.LIMIT: (True, False), OrderType.STOP: (False, True),
-        OrderType.STOP_LIMIT: (True, True),
+        OrderType.STOP_LIMIT: (True, True), OrderType.TRAILING_STOP: (False, True),
     }.get(request.order_type)  # fmt: skip
     if needs is None:
         return f"NOT_TRADABLE: order_type={request.order_type} reason=not_supported"
@@ -251,6 +367,9 @@ def problem_of(request: OrderRequest, instrument: Instrument | None, currency: s
             return f"PRICE_GRID: {name}={price} order_type={request.order_type}"
         if price is not None and not (math.isfinite(price) and math.isclose(instrument.round_price(price), price, rel_tol=1e-12)):
             return f"PRICE_GRID: {name}={price} tick={instrument.tick_size}"
+    trails = request.order_type is OrderType.TRAILING_STOP
+    if trails != (request.trail is not None) or (request.trail is not None and not (0 < request.trail < math.inf)):
+        return f"PRICE_GRID: trail={request.trail} order_type={request.order_type}"
     if request.parent_client_id and (side_of_parent is None or side_of_parent is request.side):
         return f"NOT_TRADABLE: parent={request.parent_client_id} reason={'unknown' if side_of_parent is None else 'same_side'}"
     return ""

@@ -21,7 +21,8 @@ class BrokerError(Exception):
 class OrderRequest:
     """One order as sent. client_id: the intent id, echoed by the broker in every report (idempotent at the broker
     where it can be). Prices on the tick grid. parent_client_id: activate only when that order fills (bracket legs).
-    oco_group: a full fill of one cancels the others."""
+    oco_group: a full fill of one cancels the others. trail: distance of a trailing stop from the bar's extreme, in price
+    units; its stop_price is the level it starts at."""
 
     client_id: str
     symbol: str
@@ -34,6 +35,7 @@ class OrderRequest:
     parent_client_id: str = ""
     oco_group: str = ""
     reduce_only: bool = False
+    trail: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

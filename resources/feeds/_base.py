@@ -31,11 +31,15 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A source record that became no bar, and why. where: file and line or row; reason: what was expected."""
+    """A source record that became no bar, and why. where: file and line or row; reason: what was expected.
+
+    close_time: when its bar would have closed (UTC us), where that is known: inside a session it is shown in quarantine.
+    """
 
     symbol: str
     where: str
     reason: str
+    close_time: int | None = None
 
 
 class FileFeed:

@@ -1,61 +1,51 @@
-"""The LEAN `Data` folder: US equities, forex and crypto, as QuantConnect lays them out.
+"""The LEAN `Data` folder, as QuantConnect lays it out: equities, indices, futures, options, forex, crypto.
 
     equity/usa/minute/aapl/20140606_trade.zip   one zip a day, CSV: ms since local midnight, o, h, l, c, volume
     forex/oanda/minute/eurusd/..._quote.zip     ms, bid o, h, l, c, size, ask o, h, l, c, size
     crypto/coinbase/hour/btcusd_trade.zip       one zip, CSV: YYYYMMDD HH:MM, o, h, l, c, volume
+    future/cme/minute/es/20131220_trade.zip     one member a contract: 20131220_es_minute_trade_201312.csv
+    option/usa/minute/goog/20151224_quote_american.zip   ..._call_7500000_20160617.csv
 
-Stamps are bar starts in the market's data time zone. Equity prices are x10000 and unadjusted. Forex bars are the mid of
-bid and ask, without volume. Rows outside the instrument's sessions (before the open, after the close) are left out.
-A feed symbol is ``class/market/ticker``; a bare ticker of an equity means ``equity/usa``.
+Stamps are bar starts in the market's data time zone. Equity and option prices are x10000; equities are unadjusted, under
+the tickers their map file names (resources/feeds/_lean_symbols.py says how symbols are written). Forex bars are the mid of
+bid and ask, without volume. The bars of a continuous future are those of its front contract, as they were traded.
+Rows outside the instrument's sessions (before the open, after the close) are left out and told in `left_out`.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from resources.feeds._base import Columns, FileFeed, LeftOut, columns
-from resources.feeds._lean_time import data_zone, local_to_utc
-from resources.feeds.protocol import Capabilities, Feed, FeedError, MalformedData, SourceMissing, SymbolNotFound
+from resources.feeds import _lean_maps
+from resources.feeds._base import Columns, FileFeed, LeftOut, columns, rank
+from resources.feeds._lean_files import COLUMNS, OPEN_INTEREST, QUOTE, TRADE, bars_of
+from resources.feeds._lean_folder import FOLDERS, Answer, LeanFolder
+from resources.feeds._lean_futures import rolls_of
+from resources.feeds._lean_symbols import LeanSymbol, parse, parse_text
+from resources.feeds.protocol import Capabilities, Feed, FeedError, SourceMissing
 from resources.settings import Settings
 from trading.calendars import Calendar, calendar
-from trading.instruments import AssetClass, Instrument
-from trading.timeframes import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, Timeframe, from_us, session_number
+from trading.corporate_actions import CorporateAction
+from trading.instruments import AssetClass, FutureTerms, Instrument
+from trading.quotes import QuoteBars
+from trading.rolls import NoExpiryRule, RollTable
+from trading.timeframes import US_PER_HOUR, Timeframe, session_date, session_number
 
-_FOLDERS = {Timeframe.M1: "minute", Timeframe.H1: "hour", Timeframe.D1: "daily"}
-_CLASSES = ("equity", "forex", "crypto")
-_TRADE = ("open", "high", "low", "close", "volume")
-_QUOTE = ("bid_open", "bid_high", "bid_low", "bid_close", "bid_size", "ask_open", "ask_high", "ask_low", "ask_close", "ask_size")
-_EQUITY_SCALE = 10_000.0
-_MID_DIGITS = 8
-_MS_PER_DAY = 86_400_000
-_READERS = 4
+_SCANNED = 2_000
+"""Contracts' zips a lookup opens when the text names no root; beyond that only the roots are found."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeanSymbol:
-    """``equity/usa/aapl`` taken apart."""
+@runtime_checkable
+class QuoteHistory(Protocol):
+    """A feed that has quote bars of the past."""
 
-    kind: str
-    market: str
-    ticker: str
-
-    @property
-    def quotes(self) -> bool:
-        return self.kind == "forex"
-
-    def __str__(self) -> str:
-        return f"{self.kind}/{self.market}/{self.ticker}"
+    def quotes(self, instrument: Instrument, timeframe: Timeframe, start: date, end: date) -> QuoteBars:
+        """Quote bars with start <= session <= end, ascending. Raises FeedError."""
+        ...
 
 
 class LeanFeed(FileFeed):
@@ -63,8 +53,9 @@ class LeanFeed(FileFeed):
 
     def __init__(self, folder: Path | None) -> None:
         super().__init__()
-        self._capabilities = Capabilities("lean", frozenset(_FOLDERS), live=False, history_start=date(1998, 1, 2))
+        self._capabilities = Capabilities("lean", frozenset(FOLDERS), live=False, history_start=date(1998, 1, 2))
         self._folder = folder
+        self._opened: LeanFolder | None = None
 
     @property
     def folder(self) -> Path:
@@ -75,88 +66,160 @@ class LeanFeed(FileFeed):
             raise SourceMissing(f"{self._folder}: no such folder; set TAPELINE_LEAN_DATA to a LEAN Data folder")
         return self._folder
 
-    def _symbols(self) -> list[str]:
-        found: set[str] = set()
-        for kind in _CLASSES:
-            for market in _children(self.folder / kind):
-                for path in _children(market / "minute"):
-                    found.add(f"{kind}/{market.name}/{path.name}")
-                for name in ("hour", "daily"):
-                    for path in _children(market / name):
-                        if path.suffix == ".zip":
-                            found.add(f"{kind}/{market.name}/{path.stem.removesuffix('_trade').removesuffix('_quote')}")
-        return sorted(found)
+    @property
+    def _data(self) -> LeanFolder:
+        if self._opened is None:
+            self._opened = LeanFolder(self.folder)
+        return self._opened
 
-    def _symbol(self, instrument: Instrument) -> LeanSymbol:
-        text = instrument.feed_symbol.lower()
-        if "/" not in text and instrument.asset_class is AssetClass.EQUITY:
-            text = f"equity/usa/{text}"
-        pieces = text.split("/")
-        if len(pieces) != 3 or pieces[0] not in _CLASSES or not all(p and p not in (".", "..") for p in pieces):
-            raise SymbolNotFound(
-                f"feed lean: feed_symbol {instrument.feed_symbol!r} of {instrument.symbol}, expected class/market/ticker "
-                f"such as equity/usa/aapl (classes: {', '.join(_CLASSES)})"
-            )
-        return LeanSymbol(*pieces)
+    # -- lookup --------------------------------------------------------------------------------------------------------
+
+    def lookup(self, text: str) -> list[str]:
+        """Feed symbols that match `text`, best first; contracts by their root, expiry or strike."""
+        wanted = text.strip().lower()
+        found = rank(text, self._symbols())
+        roots = [r for r in self._data.roots() if wanted.startswith(str(r)) or str(r).startswith(wanted) or r.ticker == wanted]
+        if not roots and wanted and sum(1 for r in self._data.roots()) <= _SCANNED:
+            roots = self._data.roots()
+        contracts = [str(c) for root in roots for c in self._data.contracts(root)]
+        spelt = parse_text(wanted)
+        if spelt is not None and spelt.month and str(spelt) in contracts:
+            contracts.insert(0, wanted)  # a future may be named by its expiry as well
+        exact = [c for c in contracts if c == wanted]
+        last = [c for c in contracts if any(part.startswith(wanted) for part in c.split("/")[2:])]
+        inside = [c for c in contracts if wanted in c]
+        if found and found[0].lower() == wanted:
+            return list(dict.fromkeys([*found[:1], *exact, *found, *last, *inside]))
+        return list(dict.fromkeys([*exact, *found, *last, *inside]))
+
+    def chain(self, underlying: str, day: date) -> list[LeanSymbol]:
+        """Option contracts of ``option/market/ticker`` with data on `day`, by expiry, right and strike."""
+        pieces = underlying.lower().split("/")
+        if len(pieces) != 3 or pieces[0] not in ("option", "future"):
+            raise FeedError(f"{underlying!r}: expected option/market/ticker or future/market/root")
+        return self._data.contracts(LeanSymbol(pieces[0], pieces[1], pieces[2]), day)
+
+    def _symbols(self) -> list[str]:
+        return self._data.symbols()
+
+    # -- history -------------------------------------------------------------------------------------------------------
 
     def _load(self, instrument: Instrument, timeframe: Timeframe, start: date, end: date) -> Columns:
-        symbol = self._symbol(instrument)
-        venue = calendar(instrument.calendar)
-        folder = self.folder / symbol.kind / symbol.market / _FOLDERS[timeframe]
-        zone = data_zone(self.folder, symbol.kind, symbol.market, symbol.ticker)
-        if timeframe is Timeframe.M1:
-            return self._minutes(folder / symbol.ticker, symbol, venue, zone, start, end)
+        symbol, venue = parse(instrument), calendar(instrument.calendar)
+        folder = self.folder
         _check_anchor(symbol, timeframe, instrument, venue)
-        suffix = "" if symbol.kind == "equity" else ("_quote" if symbol.quotes else "_trade")
-        candidates = [folder / f"{symbol.ticker}{suffix}.zip", folder / f"{symbol.ticker}.zip"]
-        path = next((p for p in candidates if p.is_file()), None)
-        if path is None:
-            raise self._unknown_file(symbol, candidates[0])
-        stamps, values = _read_long(path, symbol, path.stat().st_mtime_ns)
-        if timeframe is Timeframe.H1:
-            close_time = local_to_utc(stamps, zone) + US_PER_HOUR
-            return _sessions_only(venue, close_time, values)
-        number = stamps // US_PER_DAY
-        row = np.minimum(np.searchsorted(venue.number, number), len(venue.number) - 1)
-        keep = venue.number[row] == number
-        self.left_out = [x for x in self.left_out if x.symbol != str(symbol)] + [
-            LeftOut(str(symbol), f"{path} line {i + 1}", f"{venue.name} has no session on that day")
-            for i in np.flatnonzero(~keep)
-        ]
-        return columns(venue.close_time[row[keep]], venue.number[row[keep]], *(v[keep] for v in values))
-
-    def _minutes(self, folder: Path, symbol: LeanSymbol, venue: Calendar, zone: str, start: date, end: date) -> Columns:
-        if not folder.is_dir():
-            raise self._unknown_file(symbol, folder)
-        suffix = "_quote.zip" if symbol.quotes else "_trade.zip"
-        there = {p.name[:8]: p for p in folder.iterdir() if p.name.endswith(suffix)}
-        days = [d for d in _data_days(venue, zone, start, end) if d.strftime("%Y%m%d") in there]
-
-        def one(day: date) -> Columns:
-            stamps, values = read_minutes(there[day.strftime("%Y%m%d")], symbol, day)
-            return _sessions_only(venue, local_to_utc(stamps, zone) + US_PER_MINUTE, values)
-
-        if len(days) > 8:
-            with ThreadPoolExecutor(_READERS) as pool:
-                parts = list(pool.map(one, days))
+        if symbol.continuous:
+            table = self._roll_table(instrument, symbol, venue)
+            spans = table.segments(session_number(start), session_number(end))
+            parts = [
+                self._bars(LeanSymbol("future", symbol.market, symbol.ticker, month=code), timeframe, venue, lo, hi)
+                for code, lo, hi in spans
+            ]
+            if not parts and not self._data.contracts(symbol):
+                raise self._unknown_file(symbol, folder / "future" / symbol.market, timeframe)
         else:
-            parts = [one(day) for day in days]
-        if not parts:
-            return columns(np.empty(0), np.empty(0), *(np.empty(0) for _ in range(5)))
-        joined = [np.concatenate([p[i] for p in parts]) for i in range(7)]
-        back = np.flatnonzero(np.diff(joined[0]) <= 0)
-        if len(back):
-            raise MalformedData(f"{folder}: two files hold the bar closing {from_us(int(joined[0][back[0] + 1]))}")
+            parts = [self._bars(symbol, timeframe, venue, session_number(start), session_number(end))]
+        joined = [np.concatenate([p[i] for p in parts]) for i in range(7)] if parts else [np.empty(0)] * 7
         return columns(joined[0], joined[1], *joined[2:])
 
-    def _unknown_file(self, symbol: LeanSymbol, path: Path) -> FeedError:
+    def quotes(self, instrument: Instrument, timeframe: Timeframe, start: date, end: date) -> QuoteBars:
+        """Quote bars with start <= session <= end, ascending; empty where the folder has none. Raises FeedError."""
+        self._check_timeframe(instrument, timeframe)
+        symbol, venue = parse(instrument), calendar(instrument.calendar)
+        _check_anchor(symbol, timeframe, instrument, venue)
+        lo, hi = session_number(start), session_number(end)
+        spans = [(symbol, lo, hi)]
+        if symbol.continuous:
+            table = self._roll_table(instrument, symbol, venue)
+            spans = [(LeanSymbol("future", symbol.market, symbol.ticker, month=c), a, b) for c, a, b in table.segments(lo, hi)]
+        times, sessions, values = [], [], []
+        for one, first, last in spans if end >= start else []:
+            answer = self._answer(one, QUOTE, timeframe, venue, first, last)
+            for piece in answer.pieces:
+                times.append(piece.close_time)
+                sessions.append(piece.session)
+                values.append([piece.table.columns[name][piece.rows] for name in COLUMNS[QUOTE]])
+        if not times:
+            return QuoteBars.empty(instrument.symbol, timeframe)
+        joined = [np.concatenate([v[i] for v in values]) for i in range(len(COLUMNS[QUOTE]))]
+        for price, size in ((3, 4), (8, 9)):  # no quote has no size
+            joined[size] = np.where(np.isnan(joined[price]), np.nan, np.nan_to_num(joined[size]))
+        return QuoteBars(instrument.symbol, timeframe, np.concatenate(times), np.concatenate(sessions), *joined)
+
+    def open_interest(self, instrument: Instrument, start: date, end: date) -> dict[date, float]:
+        """Last open interest told in each session of a contract; the figure counts what was held after the session before."""
+        symbol, venue = parse(instrument), calendar(instrument.calendar)
+        answer = self._answer(symbol, OPEN_INTEREST, Timeframe.M1, venue, session_number(start), session_number(end))
+        found: dict[date, float] = {}
+        for piece in answer.pieces:
+            for session, value in zip(piece.session, piece.table.columns["open_interest"][piece.rows], strict=True):
+                found[session_date(int(session))] = float(value)
+        return found
+
+    def _bars(self, symbol: LeanSymbol, timeframe: Timeframe, venue: Calendar, lo: int, hi: int) -> list[np.ndarray]:
+        answer = self._answer(symbol, TRADE, timeframe, venue, lo, hi)
+        self.left_out = [x for x in self.left_out if x.symbol != str(symbol)] + answer.left_out
+        parts: list[list[np.ndarray]] = []
+        for piece in answer.pieces:
+            keep, values = bars_of(piece.table, symbol)
+            rows = np.flatnonzero(keep[piece.rows])
+            chosen = piece.rows[rows]
+            parts.append([piece.close_time[rows], piece.session[rows], *(v[chosen] for v in values)])
+            self.left_out += _one_sided(symbol, piece.table.where, piece.rows[~keep[piece.rows]] + 1)
+        return [np.concatenate([p[i] for p in parts]) for i in range(7)] if parts else [np.empty(0)] * 7
+
+    def _answer(self, symbol: LeanSymbol, what: str, timeframe: Timeframe, venue: Calendar, lo: int, hi: int) -> Answer:
+        answer = self._data.rows(symbol, what, timeframe, venue, session_date(lo), session_date(hi))
+        if not answer.pieces and not self._known(symbol, what, timeframe, answer):
+            where = self.folder / symbol.kind / symbol.market / FOLDERS[timeframe] / symbol.ticker
+            raise self._unknown_file(symbol, where, timeframe)
+        return answer
+
+    def _known(self, symbol: LeanSymbol, what: str, timeframe: Timeframe, answer: Answer) -> bool:
+        """Is an empty answer right: the folder has files of the symbol in this resolution, but none of these sessions?"""
+        if symbol.member_end:
+            return symbol in self._data.contracts(symbol.root)
+        if answer.read or what != TRADE:
+            return True
+        owned = _lean_maps.identity(self.folder, symbol.market, symbol.ticker) if symbol.kind == "equity" else None
+        tickers = {s.ticker for s in owned.spans} if owned is not None else {symbol.ticker}
+        folder = self.folder / symbol.kind / symbol.market / FOLDERS[timeframe]
+        return any((folder / t).is_dir() or (folder / f"{t}.zip").is_file() for t in tickers)
+
+    def _unknown_file(self, symbol: LeanSymbol, path: Path, timeframe: Timeframe) -> FeedError:
         if str(symbol) in self._symbols():
-            return SourceMissing(f"{path}: {symbol} is in this LEAN folder, but not in this resolution")
+            return SourceMissing(f"{path}: {symbol} is in this LEAN folder, but not in this resolution ({FOLDERS[timeframe]})")
         return self._unknown(str(symbol))
 
+    # -- actions and rolls ---------------------------------------------------------------------------------------------
 
-def _children(folder: Path) -> Iterable[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else ()
+    def actions(self, instrument: Instrument) -> list[CorporateAction]:
+        """Splits, dividends, symbol changes and delistings the factor and map files tell. Raises MalformedData."""
+        symbol = parse(instrument)
+        if symbol.kind != "equity":
+            return []
+        return _lean_maps.actions(self.folder, symbol.market, symbol.ticker, instrument.symbol, calendar(instrument.calendar))
+
+    def roll_table(self, instrument: Instrument) -> RollTable:
+        """The roll table of a continuous future. Raises FeedError when the instrument is none."""
+        symbol = parse(instrument)
+        if not symbol.continuous:
+            raise FeedError(f"{instrument.symbol}: {symbol} is no continuous future (future/market/root)")
+        return self._roll_table(instrument, symbol, calendar(instrument.calendar))
+
+    def _roll_table(self, instrument: Instrument, symbol: LeanSymbol, venue: Calendar) -> RollTable:
+        terms = instrument.future or FutureTerms(symbol.ticker.upper())
+        try:
+            return rolls_of(self._data, symbol, terms, venue)
+        except NoExpiryRule as error:
+            raise FeedError(f"{instrument.symbol}: {error}") from error
+
+
+def _one_sided(symbol: LeanSymbol, where: str, lines: np.ndarray) -> list[LeftOut]:
+    if not len(lines):
+        return []
+    shown = f"{where} lines {int(lines[0])} to {int(lines[-1])} ({len(lines)} rows)"
+    return [LeftOut(str(symbol), shown, "a quote with one side has no middle")]
 
 
 def _check_anchor(symbol: LeanSymbol, timeframe: Timeframe, instrument: Instrument, venue: Calendar) -> None:
@@ -166,119 +229,12 @@ def _check_anchor(symbol: LeanSymbol, timeframe: Timeframe, instrument: Instrume
             f"{symbol}: LEAN's hour bars are cut at full hours, the sessions of {venue.name} do not open on one; "
             "take 1m bars and derive 1h"
         )
-    if timeframe is Timeframe.D1 and instrument.asset_class is not AssetClass.EQUITY and venue.name != "CRYPTO":
+    of_session = instrument.asset_class in (AssetClass.EQUITY, AssetClass.INDEX, AssetClass.OPTION)
+    if timeframe is Timeframe.D1 and not of_session and venue.name != "CRYPTO":
         raise FeedError(
             f"{symbol}: LEAN's daily bars run from midnight to midnight, the sessions of {venue.name} do not; "
             "take 1m or 1h bars and derive 1d"
         )
-
-
-def _data_days(venue: Calendar, zone: str, start: date, end: date) -> list[date]:
-    """Local dates of the data zone on which a bar of the sessions [start, end] can begin."""
-    lo = int(np.searchsorted(venue.number, session_number(start), side="left"))
-    hi = int(np.searchsorted(venue.number, session_number(end), side="right"))
-    days: set[date] = set()
-    for i in range(lo, hi):
-        day = (datetime.fromtimestamp(int(venue.open_time[i]) / 1e6, UTC) - timedelta(days=1)).date()
-        last = (datetime.fromtimestamp(int(venue.close_time[i]) / 1e6, UTC) + timedelta(days=1)).date()
-        while day <= last:
-            midnight = np.array([session_number(day) * US_PER_DAY], np.int64)
-            begin = int(local_to_utc(midnight, zone)[0])
-            if begin < int(venue.close_time[i]) and begin + 25 * US_PER_HOUR > int(venue.open_time[i]):
-                days.add(day)
-            day += timedelta(days=1)
-    return sorted(days)
-
-
-def _sessions_only(venue: Calendar, close_time: NDArray[np.int64], values: list[NDArray[np.float64]]) -> Columns:
-    session = venue.session_of(close_time)
-    keep = session >= 0
-    return columns(close_time[keep], session[keep], *(v[keep] for v in values))
-
-
-def read_minutes(path: Path, symbol: LeanSymbol, day: date) -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
-    """(bar starts as local us since 1970, [o, h, l, c, v]) of the member of `path` that is of `day`.
-
-    A zip may hold other days as well; they are not this day's. Raises MalformedData naming file, member and line.
-    """
-    stamp = day.strftime("%Y%m%d")
-    table, where = _read_member(path, lambda name: name.startswith(f"{stamp}_"), f"{stamp}_*.csv", symbol, "int64")
-    ms = table.column("time").to_numpy()
-    wrong = np.flatnonzero((ms < 0) | (ms >= _MS_PER_DAY))
-    if len(wrong):
-        raise MalformedData(f"{where} line {int(wrong[0]) + 1}: time {int(ms[wrong[0]])}, expected ms since midnight")
-    _check_ascending(where, ms)
-    keep, values = _values(table, symbol)
-    return (session_number(day) * US_PER_DAY + ms * 1000)[keep], values
-
-
-@lru_cache(maxsize=64)
-def _read_long(path: Path, symbol: LeanSymbol, changed: int) -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
-    """read_minutes of an hour or daily file. changed: the file's mtime, so that a new file is read anew."""
-    import pyarrow.compute as pc
-
-    table, where = _read_member(path, lambda name: name == f"{symbol.ticker}.csv", f"{symbol.ticker}.csv", symbol, "string")
-    text = table.column("time")
-    stamps = pc.strptime(text, format="%Y%m%d %H:%M", unit="us", error_is_null=True)
-    if stamps.null_count:
-        i = int(np.flatnonzero(stamps.is_null().to_numpy())[0])
-        raise MalformedData(f"{where} line {i + 1}: time {text[i].as_py()!r}, expected YYYYMMDD HH:MM")
-    local = stamps.to_numpy().astype("datetime64[us]").astype(np.int64)
-    _check_ascending(where, local)
-    keep, values = _values(table, symbol)
-    return local[keep], values
-
-
-def _read_member(path: Path, wanted: Any, expected: str, symbol: LeanSymbol, time_type: str) -> tuple[Any, str]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if wanted(name.lower())]
-            if len(members) != 1:
-                raise MalformedData(f"{path}: holds {archive.namelist()}, expected one member {expected}")
-            data = archive.read(members[0])
-    except FileNotFoundError as error:
-        raise SourceMissing(f"{path}: no such file") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        raise MalformedData(f"{path}: not a whole zip file ({error}); fetch it again") from error
-    where = f"{path}#{members[0]}"
-    names = ("time", *(_QUOTE if symbol.quotes else _TRADE))
-    if not data.strip():
-        raise MalformedData(f"{where}: empty, expected lines of {', '.join(names)}")
-    types = dict.fromkeys(names, "double") | {"time": time_type}
-    try:
-        table = csv.read_csv(
-            pa.BufferReader(data),
-            read_options=csv.ReadOptions(column_names=list(names), use_threads=False),
-            convert_options=csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True),
-            parse_options=csv.ParseOptions(ignore_empty_lines=False),
-        ).combine_chunks()
-    except pa.ArrowException as error:
-        raise MalformedData(f"{where}: {error}; expected {', '.join(names)}") from error
-    return table, where
-
-
-def _check_ascending(where: str, stamps: NDArray[np.int64]) -> None:
-    back = np.flatnonzero(np.diff(stamps) <= 0)
-    if len(back):
-        raise MalformedData(f"{where} line {int(back[0]) + 2}: not later than the line before")
-
-
-def _values(table: Any, symbol: LeanSymbol) -> tuple[NDArray[np.bool_], list[NDArray[np.float64]]]:
-    """(rows that have a price, [open, high, low, close, volume] of those rows)."""
-    get = {name: table.column(name).to_numpy() for name in table.column_names if name != "time"}
-    if symbol.quotes:
-        # One-sided quotes have no mid; such a minute has no bar.
-        mids = [(get[f"bid_{c}"] + get[f"ask_{c}"]) / 2 for c in _TRADE[:4]]
-        keep = np.logical_and.reduce([np.isfinite(m) for m in mids])
-        return keep, [*(np.round(m[keep], _MID_DIGITS) for m in mids), np.zeros(int(keep.sum()))]
-    values = [get[c] for c in _TRADE]
-    if symbol.kind == "equity":
-        values = [v / _EQUITY_SCALE for v in values[:4]] + values[4:]
-    keep = np.ones(len(table), bool)
-    return keep, values
 
 
 def _lean(settings: Settings) -> Feed:

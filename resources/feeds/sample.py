@@ -157,7 +157,12 @@ def _forex(symbol: str, calendar_name: str) -> _Parsed:
     session = calendar(calendar_name).session_of(close_time)
     keep = (session >= 0) & np.logical_and.reduce([np.isfinite(v) for v in values])
     left_out = [
-        LeftOut(symbol, f"{path} line {i + 2}", f"outside every session of {calendar_name}" if session[i] < 0 else "no price")
+        LeftOut(
+            symbol,
+            f"{path} line {i + 2}",
+            f"outside every session of {calendar_name}" if session[i] < 0 else "no price",
+            int(close_time[i]),
+        )
         for i in np.flatnonzero(~keep)
     ]
     _check_share(symbol, str(path), int((session < 0).sum()), len(session), calendar_name)

@@ -1,7 +1,16 @@
-"""The lake: the truth about bars and features, in Parquet files with a content hash per (session, symbol)."""
+"""The lake: the truth about bars, quotes and features, in Parquet files with a content hash per (session, symbol)."""
 
-from resources.lake.errors import CorruptPartition, HotConflict, LakeError, LakeWriteFailed, PartitionMissing
+from resources.lake.errors import (
+    CorruptPartition,
+    HotConflict,
+    LakeError,
+    LakeWriteFailed,
+    PartitionMissing,
+    StorageFailed,
+    WriteRaced,
+)
 from resources.lake.model import FeatureFrame, Partition, dataset_name
+from resources.lake.opening import open_lake
 from resources.lake.store import Lake
 
 __all__ = [
@@ -13,5 +22,8 @@ __all__ = [
     "LakeWriteFailed",
     "Partition",
     "PartitionMissing",
+    "StorageFailed",
+    "WriteRaced",
     "dataset_name",
+    "open_lake",
 ]

@@ -1,10 +1,4 @@
-"""How rows become Parquet columns and back, bit for bit.
-
-Bars whose prices lie on a decimal grid are stored as whole ticks: ``open`` and ``close`` as such, ``high`` and ``low``
-as their distance from the body (``high_above = high - max(open, close)``, ``low_below = min(open, close) - low``),
-which halves their bits. What no grid holds exactly is stored as float64. price = ticks * step / 10**digits, one
-correctly rounded division, so the decimal the vendor wrote gives the same float again.
-"""
+"""How rows become Parquet columns and back, bit for bit: what every codec is, and what they share."""
 
 from __future__ import annotations
 
@@ -15,21 +9,17 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from resources.lake.ticks import from_ticks, to_ticks
+from resources.lake.ticks import to_narrow_ticks, to_ticks, to_whole
 from trading.instruments import Instrument
-from trading.timeframes import Timeframe
 
 Rows = dict[str, NDArray[Any]]
 """Columns by name, all of one length: close_time (int64, UTC us), session (int32) and the values."""
 
-BAR_VALUES = ("open", "high", "low", "close", "volume")
+KEYS = ("close_time", "session")
 _FALLBACK_DIGITS = (2, 4, 6, 8)
-_INT32_MAX = 2**31 - 1
-_TICK_COLUMNS = ("open", "high_above", "low_below", "close")
-_VOLUME_TYPES: dict[str, type] = {"i": np.int32, "l": np.int64, "f": np.float64}
+TICK_TYPES: dict[str, type] = {"i": np.int32, "l": np.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +33,16 @@ class Encoded:
 
 
 class Codec(Protocol):
-    """One way of storing the rows of a dataset."""
+    """One way of storing the rows of a dataset. optional: value columns a session may have or not."""
+
+    @property
+    def optional(self) -> tuple[str, ...]: ...
 
     def encode(self, symbol: str, rows: Rows) -> Encoded: ...
 
-    def decode(self, table: pa.Table, kind: str, meta: tuple[int, ...], columns: tuple[str, ...]) -> Rows: ...
+    def decode(self, columns: Rows, kind: str, meta: tuple[int, ...], names: tuple[str, ...]) -> Rows:
+        """Rows of stored `columns`; `names` as Encoded.columns."""
+        ...
 
     def hashes(self, symbol: str, rows: Rows, starts: Sequence[int], tag: str) -> list[str]:
         """Content hash of each run rows[starts[i]:starts[i+1]]."""
@@ -56,97 +51,42 @@ class Codec(Protocol):
     def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class BarCodec:
-    """Codec of bars of `timeframe`; `instruments` give the first grid to try for each symbol."""
-
-    timeframe: Timeframe
-    instruments: dict[str, Instrument]
-
-    def encode(self, symbol: str, rows: Rows) -> Encoded:
-        arrays: dict[str, NDArray[Any]] = {"close_time": rows["close_time"], "session": rows["session"]}
-        volume = _whole(rows["volume"])
-        prices = [np.ascontiguousarray(rows[name], np.float64) for name in BAR_VALUES[:4]]
-        ticks = np.empty((4, len(prices[0])), np.int64)
-        kind = "f"
-        meta: tuple[int, ...] = ()
-        for step, digits in self._grids(symbol):
-            widest = int(to_ticks(*prices, step, 10.0**digits, ticks))  # type: ignore[call-arg]
-            if widest >= 0:
-                kind, meta = ("i" if widest <= _INT32_MAX else "l"), (step, digits)
-                break
-        if kind == "f":
-            arrays.update(zip(BAR_VALUES[:4], prices, strict=True))
-        else:
-            dtype = np.int32 if kind == "i" else np.int64
-            arrays.update(zip(_TICK_COLUMNS, (row.astype(dtype) for row in ticks), strict=True))
-        arrays["volume"] = rows["volume"].astype(_VOLUME_TYPES[volume])
-        return Encoded(kind + volume, meta, (), arrays)
-
-    def _grids(self, symbol: str) -> list[tuple[int, int]]:
-        grids = []
-        if symbol in self.instruments:
-            _, digits, exponent = self.instruments[symbol].tick_size.normalize().as_tuple()
-            step = int("".join(map(str, digits)))
-            exponent = int(exponent)
-            grids.append((step * 10 ** max(0, exponent), max(0, -exponent)))
-        return grids + [(1, d) for d in _FALLBACK_DIGITS if (1, d) not in grids]
-
-    def decode(self, table: pa.Table, kind: str, meta: tuple[int, ...], columns: tuple[str, ...]) -> Rows:
-        get = {name: _numpy(table.column(name)) for name in table.column_names}
-        rows: Rows = {"close_time": get["close_time"], "session": get["session"]}
-        if kind[0] == "f":
-            rows.update({name: get[name] for name in BAR_VALUES[:4]})
-        else:
-            step, digits = meta
-            prices = np.empty((4, len(table)), np.float64)
-            from_ticks(*(get[name] for name in _TICK_COLUMNS), step, 10.0**digits, prices)  # type: ignore[call-arg]
-            rows.update(zip(BAR_VALUES[:4], prices, strict=True))
-        rows["volume"] = get["volume"].astype(np.float64)
-        return rows
-
-    def hashes(self, symbol: str, rows: Rows, starts: Sequence[int], tag: str) -> list[str]:
-        """Equal to trading.bars.Bars.content_hash of each run."""
-        columns = [np.ascontiguousarray(rows["close_time"], "<i8"), np.ascontiguousarray(rows["session"], "<i4")]
-        columns += [np.ascontiguousarray(rows[name], "<f8") for name in BAR_VALUES]
-        return run_hashes(f"bars:1:{symbol}:{self.timeframe}:", columns, starts)
-
-    def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]:
-        off_grid = kind[0] == "f"
-        encoding = {"close_time": "DELTA_BINARY_PACKED", "session": "DELTA_BINARY_PACKED", "volume": "BYTE_STREAM_SPLIT"}
-        compression = {"close_time": "lz4", "session": "lz4", "volume": "lz4", "symbol": "none"}
-        for name in BAR_VALUES[:4] if off_grid else _TICK_COLUMNS:
-            encoding[name] = "BYTE_STREAM_SPLIT" if off_grid else "DELTA_BINARY_PACKED"
-            compression[name] = "zstd" if off_grid else "none"
-        return {"column_encoding": encoding, "compression": compression}
+def grids(symbol: str, instruments: dict[str, Instrument]) -> list[tuple[int, int]]:
+    """(step, digits) of the price grids to try: tick = step / 10**digits, the instrument's own first."""
+    found = []
+    if symbol in instruments:
+        _, digits, exponent = instruments[symbol].tick_size.normalize().as_tuple()
+        step = int("".join(map(str, digits)))
+        exponent = int(exponent)
+        found.append((step * 10 ** max(0, exponent), max(0, -exponent)))
+    return found + [(1, d) for d in _FALLBACK_DIGITS if (1, d) not in found]
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureCodec:
-    """Codec of feature values: float64 columns named by the feature."""
+def ticks_of(
+    prices: Sequence[NDArray[np.float64]], tried: Sequence[tuple[int, int]]
+) -> tuple[str, tuple[int, int], NDArray[Any]] | None:
+    """(``i`` or ``l``, grid, ticks (4, T)) on the first grid that holds open, high, low, close exactly; None: no grid does."""
+    narrow = np.empty((4, len(prices[0])), np.int32)
+    for step, digits in tried:
+        if to_narrow_ticks(*prices, float(step), 10.0**digits, narrow):  # type: ignore[call-arg]
+            return "i", (step, digits), narrow
+    wide = np.empty(narrow.shape, np.int64)
+    for step, digits in tried:
+        if to_ticks(*prices, step, 10.0**digits, wide):  # type: ignore[call-arg]
+            return "l", (step, digits), wide
+    return None
 
-    timeframe: Timeframe
 
-    def encode(self, symbol: str, rows: Rows) -> Encoded:
-        columns = tuple(name for name in rows if name not in ("close_time", "session"))
-        kind = "x" + hashlib.sha256("\0".join(columns).encode()).hexdigest()[:12]
-        return Encoded(kind, (), columns, {name: rows[name] for name in ("close_time", "session", *columns)})
-
-    def decode(self, table: pa.Table, kind: str, meta: tuple[int, ...], columns: tuple[str, ...]) -> Rows:
-        return {name: _numpy(table.column(name)) for name in ("close_time", "session", *columns)}
-
-    def hashes(self, symbol: str, rows: Rows, starts: Sequence[int], tag: str) -> list[str]:
-        names = [name for name in rows if name not in ("close_time", "session")]
-        columns = [np.ascontiguousarray(rows["close_time"], "<i8"), np.ascontiguousarray(rows["session"], "<i4")]
-        columns += [np.ascontiguousarray(rows[name], "<f8") for name in names]
-        return run_hashes(f"features:1:{symbol}:{self.timeframe}:{tag}:{','.join(names)}:", columns, starts)
-
-    def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]:
-        encoding = dict.fromkeys(columns, "BYTE_STREAM_SPLIT")
-        compression = dict.fromkeys(columns, "zstd")
-        encoding |= {"close_time": "DELTA_BINARY_PACKED", "session": "DELTA_BINARY_PACKED"}
-        compression |= {"close_time": "lz4", "session": "lz4", "symbol": "none"}
-        return {"column_encoding": encoding, "compression": compression}
+def whole(values: NDArray[np.float64], scale: float = 1.0) -> tuple[str, NDArray[Any]]:
+    """`values` x `scale` (a power of two) as the narrowest of int32 (i) and int64 (l), or as they are (f), exactly."""
+    values = np.ascontiguousarray(values, np.float64)
+    narrow = np.empty(len(values), np.int32)
+    if to_whole(values, scale, narrow):  # type: ignore[call-arg]
+        return "i", narrow
+    with np.errstate(invalid="ignore", over="ignore"):
+        wide = (values * scale).astype(np.int64)
+        back = wide.astype(np.float64) / scale
+    return ("l", wide) if same_bits(back, values) else ("f", values)
 
 
 def run_hashes(prefix: str, columns: list[NDArray[Any]], starts: Sequence[int]) -> list[str]:
@@ -164,30 +104,20 @@ def run_hashes(prefix: str, columns: list[NDArray[Any]], starts: Sequence[int]) 
             digest.update(raw[i * width : (i + 1) * width])
             out.append(digest.hexdigest())
         return out
+    views = [(np.ascontiguousarray(column).data.cast("B"), column.itemsize) for column in columns]
     out = []
     for a, b in pairwise(starts):
         digest = hashlib.sha256(f"{prefix}{b - a}".encode())
-        for column in columns:
-            digest.update(column[a:b].data)
+        for view, width in views:
+            digest.update(view[a * width : b * width])
         out.append(digest.hexdigest())
     return out
 
 
-def _whole(volume: NDArray[np.float64]) -> str:
-    """The narrowest of int32 (i), int64 (l) and float64 (f) that holds `volume` exactly."""
-    for code in "il":
-        with np.errstate(invalid="ignore"):
-            whole: NDArray[Any] = volume.astype(_VOLUME_TYPES[code])
-        if _same_bits(whole.astype(np.float64), volume):
-            return code
-    return "f"
-
-
-def _same_bits(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+def same_bits(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     """Equal as bit patterns: -0.0 is not 0.0, and a NaN equals itself."""
     return bool(np.array_equal(np.ascontiguousarray(a).view(np.int64), np.ascontiguousarray(b, np.float64).view(np.int64)))
 
 
-def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    out: NDArray[Any] = column.to_numpy()
-    return out if out.flags.writeable else out.copy()
+def writable(values: NDArray[Any]) -> NDArray[Any]:
+    return values if values.flags.writeable else values.copy()

@@ -5,86 +5,100 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from resources.lake.codec import Codec, Rows
-from resources.lake.errors import CorruptPartition, LakeWriteFailed
-from resources.lake.files import fsync_dir, make_dir
-from resources.lake.manifest import KEPT_VERSIONS, REPAIR, Manifest, Part, SymbolEntry, collect_garbage, store_manifest
-from resources.lake.parts import PartReader, write_part
+from resources.lake.errors import CorruptPartition, LakeWriteFailed, WriteRaced
+from resources.lake.manifest import KEPT_VERSIONS, REPAIR, Manifest, Part, SymbolEntry, collect_garbage
+from resources.lake.parts import PartReader, Piece, write_part
+from resources.lake.steps import step
+from resources.lake.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolRows:
-    """All rows of one symbol in a period, with its sessions' hashes and who wrote each."""
+    """All rows of one symbol in a period, with its sessions' hashes, who wrote each and which optional columns it has."""
 
     rows: Rows
     sessions: list[int]
     counts: list[int]
     hashes: list[str]
     writes: list[tuple[str, int]]
+    masks: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if len({len(self.sessions), len(self.counts), len(self.hashes), len(self.writes)}) != 1:
             raise AssertionError("sessions, counts, hashes and writes differ in length")
 
 
-def commit(
-    folder: Path,
-    dataset: str,
-    period: str,
-    old: Manifest | None,
-    changed: Mapping[str, SymbolRows],
-    codec: Codec,
-    reader: PartReader,
-) -> Manifest:
+NOTHING = SymbolRows({}, [], [], [], [])
+"""A symbol that goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of one dataset are read and written."""
+
+    storage: Storage
+    reader: PartReader
+    dataset: str
+    codec: Codec
+
+
+def commit(place: Place, folder: str, period: str, old: Manifest | None, changed: Mapping[str, SymbolRows]) -> None:
     """Replace the rows of the `changed` symbols (no sessions: the symbol goes) and keep those of the others.
 
-    The caller holds the period's writer lock. Raises LakeWriteFailed (the old version stays) and CorruptPartition when
-    rows to be kept cannot be read.
+    The caller holds the period's writer lock. Raises LakeWriteFailed (the old version stays), WriteRaced (another writer's
+    version stays) and CorruptPartition when rows to be kept cannot be read.
     """
-    base = old or Manifest(dataset, period, 0)
+    storage = place.storage
+    base = old or Manifest(place.dataset, period, 0)
     version = base.version + 1
-    written: list[Path] = []
+    written: list[str] = []
     try:
-        make_dir(folder)
-        parts, entries = _build(folder, version, base, changed, codec, reader, written)
-        fsync_dir(folder)
+        storage.make_folder(folder)
+        step("folder_made")
+        parts, entries = _build(place, folder, version, base, changed, written)
+        storage.sync_folder(folder)
+        step("parts_synced")
         writes, entries = _renumber(base, changed, entries)
         previous = ((tuple(p.file for p in base.parts), *base.previous) if old else ())[: KEPT_VERSIONS - 1]
-        manifest = Manifest(dataset, period, version, tuple(parts), writes, entries, previous)
-        store_manifest(folder, manifest)
+        manifest = Manifest(place.dataset, period, version, tuple(parts), writes, entries, previous)
     except OSError as error:
-        for path in written:
-            with suppress(OSError):
-                os.unlink(path)
+        _discard(storage, written)
+        raise _failed(storage, folder, error) from error
+    try:
+        storage.swap(folder, manifest.to_bytes(), base.token)
+    except WriteRaced:
+        _discard(storage, written)
+        raise
+    except OSError as error:
+        # The parts stay: whether the swap has happened is not known. The next commit collects what no manifest names.
         with suppress(OSError):
-            os.unlink(folder / "manifest.json.tmp")
-        raise LakeWriteFailed(
-            f"{folder}: cannot write ({error}); the version before stays, free space and write again"
-        ) from error
+            storage.delete(f"{folder}/manifest.json.tmp")
+        raise _failed(storage, folder, error) from error
     with suppress(OSError):  # leftovers cost space, not truth; the next commit tries again
-        collect_garbage(folder, manifest)
-    return manifest
+        collect_garbage(storage, folder, manifest)
+    step("garbage_collected")
+
+
+def _failed(storage: Storage, folder: str, error: OSError) -> LakeWriteFailed:
+    return LakeWriteFailed(
+        f"{storage.where(folder)}: cannot write ({error}); the version before stays, free space and write again"
+    )
+
+
+def _discard(storage: Storage, written: list[str]) -> None:
+    for path in written:
+        with suppress(OSError):
+            storage.delete(path)
 
 
 def _build(
-    folder: Path,
-    version: int,
-    base: Manifest,
-    changed: Mapping[str, SymbolRows],
-    codec: Codec,
-    reader: PartReader,
-    written: list[Path],
+    place: Place, folder: str, version: int, base: Manifest, changed: Mapping[str, SymbolRows], written: list[str]
 ) -> tuple[list[Part], dict[str, SymbolEntry]]:
-    encoded = {symbol: codec.encode(symbol, new.rows) for symbol, new in changed.items() if new.sessions}
+    encoded = {symbol: place.codec.encode(symbol, new.rows) for symbol, new in changed.items() if new.sessions}
     layouts: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     touched: set[tuple[str, tuple[str, ...]]] = set()
     for symbol, entry in base.symbols.items():
@@ -100,51 +114,45 @@ def _build(
     entries: dict[str, SymbolEntry] = {}
     for number, ((kind, columns), members) in enumerate(sorted(layouts.items())):
         index = len(parts)
-        if (kind, columns) not in touched:
-            part = next(p for p in base.parts if (p.kind, p.columns) == (kind, columns))
-            parts.append(part)
-            for symbol in members:
-                entries[symbol] = _moved(base.symbols[symbol], index, base.symbols[symbol].offset)
-            continue
-        # A name is never used twice, even where versions start again because a folder went: a reader holding an older
-        # manifest finds its file or none, never another one under the same name.
-        path = folder / f"part-{version:06d}-{number}-{os.urandom(4).hex()}.parquet"
-        written.append(path)
-        offset = 0
-        names: list[tuple[str, int]] = []
-        data: dict[str, list[NDArray[Any]]] = {}
         source = next((p for p in base.parts if (p.kind, p.columns) == (kind, columns)), None)
-        table: pa.Table | None = None
+        if (kind, columns) not in touched and source is not None:
+            parts.append(source)
+            entries.update({symbol: replace(base.symbols[symbol], part=index) for symbol in members})
+            continue
+        offset = 0
+        pieces: list[Piece] = []
+        kept: Rows | None = None
         for symbol in sorted(members):
             if symbol in encoded:
                 new = encoded[symbol]
                 count = sum(changed[symbol].counts)
-                arrays = new.arrays
+                pieces.append(Piece(symbol, count, new.arrays))
                 entries[symbol] = _entry(changed[symbol], index, offset, new.meta)
             else:
                 if source is None:
                     raise AssertionError(f"{symbol}: kept rows have no part")
-                if table is None:
-                    table = _kept_part(reader, folder / source.file, source)
-                kept = base.symbols[symbol]
-                count = sum(kept.rows)
-                piece = table.slice(kept.offset, count)
-                arrays = {name: piece.column(name).to_numpy() for name in piece.column_names}
-                entries[symbol] = _moved(kept, index, offset)
-            for name, column in arrays.items():
-                data.setdefault(name, []).append(column)
-            names.append((symbol, count))
+                if kept is None:
+                    kept = _whole_part(place, f"{folder}/{source.file}", source)
+                old = base.symbols[symbol]
+                count = sum(old.rows)
+                pieces.append(Piece(symbol, count, {n: a[old.offset : old.offset + count] for n, a in kept.items()}))
+                entries[symbol] = replace(old, part=index, offset=offset)
             offset += count
-        groups = write_part(path, names, data, codec.writer_options(kind, columns))
-        parts.append(Part(path.name, kind, path.stat().st_size, groups, columns))
+        # A name is never used twice, even where versions start again because a folder went: a reader holding an older
+        # manifest finds its file or none, never another one under the same name.
+        file = f"part-{version:06d}-{number}-{os.urandom(4).hex()}.parquet"
+        written.append(f"{folder}/{file}")
+        size, groups = write_part(place.storage, written[-1], pieces, place.codec.writer_options(kind, columns))
+        step("part_written")
+        parts.append(Part(file, kind, size, groups, columns))
     return parts, entries
 
 
-def _kept_part(reader: PartReader, path: Path, part: Part) -> pa.Table:
+def _whole_part(place: Place, path: str, part: Part) -> Rows:
     try:
-        return reader.read(path, part, 0, part.rows)
+        return place.reader.read(path, part, 0, part.rows)
     except FileNotFoundError as error:
-        raise CorruptPartition(f"{path}: named by its manifest but not there; {REPAIR}") from error
+        raise CorruptPartition(f"{place.storage.where(path)}: named by its manifest but not there; {REPAIR}") from error
 
 
 def _entry(new: SymbolRows, part: int, offset: int, meta: tuple[int, ...]) -> SymbolEntry:
@@ -152,13 +160,9 @@ def _entry(new: SymbolRows, part: int, offset: int, meta: tuple[int, ...]) -> Sy
     ends = list(accumulate(new.counts))
     first = tuple(int(times[e - c]) if c else 0 for e, c in zip(ends, new.counts, strict=True))
     last = tuple(int(times[e - 1]) if c else 0 for e, c in zip(ends, new.counts, strict=True))
-    return SymbolEntry(
-        part, offset, meta, tuple(new.sessions), tuple(new.counts), tuple(new.hashes), first, last, (-1,) * len(new.sessions)
-    )
-
-
-def _moved(entry: SymbolEntry, part: int, offset: int) -> SymbolEntry:
-    return SymbolEntry(part, offset, entry.meta, entry.sessions, entry.rows, entry.hashes, entry.first, entry.last, entry.write)
+    masks = tuple(new.masks) if any(new.masks) else ()
+    sessions, write = tuple(new.sessions), (-1,) * len(new.sessions)
+    return SymbolEntry(part, offset, meta, sessions, tuple(new.counts), tuple(new.hashes), first, last, write, masks)
 
 
 def _renumber(
@@ -170,11 +174,5 @@ def _renumber(
     for symbol in sorted(entries):
         e = entries[symbol]
         records = changed[symbol].writes if symbol in changed else [base.writes[w] for w in e.write]
-        write = tuple(index.setdefault(record, len(index)) for record in records)
-        out[symbol] = SymbolEntry(e.part, e.offset, e.meta, e.sessions, e.rows, e.hashes, e.first, e.last, write)
+        out[symbol] = replace(e, write=tuple(index.setdefault(record, len(index)) for record in records))
     return tuple(index), out
-
-
-def empty_rows(columns: Mapping[str, NDArray[Any]]) -> Rows:
-    """The same columns without rows."""
-    return {name: np.empty(0, column.dtype) for name, column in columns.items()}

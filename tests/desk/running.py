@@ -202,7 +202,7 @@ class Installation:
                     rows += [
                         VerdictRow(
                             f"bars_{timeframe}", session_date(number).isoformat(), instrument.symbol, r.check, r.passed,
-                            r.severity, part.content_hash(),
+                            r.severity, part.content_hash(), judged_time=venue.bounds(number)[1],
                         )
                         for r in results
                     ]  # fmt: skip

@@ -105,9 +105,9 @@ def signal(strategy: str, symbol: str, timeframe: Timeframe, close_time: int, ac
 class Writer:
     """Writes rows into the ledger the way trade run and desk do."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, broker_number: int = 1000) -> None:
         self.ledger = ledger
-        self._broker = 1000
+        self._broker = broker_number
 
     def put(self, table: Any, **row: Any) -> None:
         with self.ledger.engine.begin() as c:

@@ -29,7 +29,11 @@ def test_the_projects_own_files_have_no_problem(folder: Path) -> None:
     assert {"ema_trend", "rsi_reversion", "rsi_reversion_fx"} <= set(config.strategies)
     assert "eurusd_year_end_breakout" in config.plans
     assert config.limits.missing() == []
-    assert [e.name for e in config.active()] == sorted([*config.strategies, *config.plans])
+    assert [e.name for e in config.active()] == ["ema_trend", "eurusd_year_end_breakout", "rsi_reversion", "rsi_reversion_fx"]
+    idle = {"fx_ensemble", "fx_structure", "index_pair", "momentum_scanner", "squeeze_release"}
+    assert idle <= set(config.strategies)
+    assert {(config.strategies[n].status, str(config.strategies[n].mode)) for n in idle} == {("paused", "shadow")}
+    assert config.warnings == []
     text = (folder / "strategies" / "ema_trend.yaml").read_bytes()
     assert config.strategies["ema_trend"].revision == file_revision(text)
 
@@ -47,8 +51,9 @@ def test_a_universe_that_does_not_exist_does_not_switch_a_strategy_off_in_silenc
     path.write_text(path.read_text().replace("universe: sample", "universe: smaple"))
     config = load(folder)
     assert "ema_trend" not in config.strategies
-    (problem,) = config.problems
+    problem, orphan = config.problems
     assert (problem.key, problem.nearest) == ("universe", "sample")
+    assert orphan.file == "strategies/fx_ensemble.yaml", "whose member it was"
 
 
 def test_one_bad_file_leaves_the_others(folder: Path) -> None:
@@ -56,8 +61,8 @@ def test_one_bad_file_leaves_the_others(folder: Path) -> None:
     (folder / "plans" / "worse.yaml").write_bytes(b"\xff\xfe\x00 not text")
     (folder / "strategies" / "folder.yaml").mkdir()
     config = load(folder)
-    assert set(config.strategies) == {"ema_trend", "rsi_reversion", "rsi_reversion_fx"}
-    assert set(config.plans) == {"eurusd_year_end_breakout"}
+    assert {"ema_trend", "rsi_reversion", "rsi_reversion_fx"} <= set(config.strategies)
+    assert set(config.plans) == {"eurusd_autumn_breakdown", "eurusd_year_end_breakout"}
     assert {p.file for p in config.problems} == {"strategies/bad.yaml", "plans/worse.yaml", "strategies/folder.yaml"}
     assert any("did you mean 'EURUSD'" in str(p) for p in config.problems)
 
@@ -67,11 +72,12 @@ def test_a_name_given_twice_is_nobodys(folder: Path) -> None:
     plan = folder / "plans" / "eurusd_year_end_breakout.yaml"
     plan.write_text(plan.read_text().replace("name: eurusd_year_end_breakout", "name: rsi_reversion"))
     config = load(folder)
-    assert set(config.strategies) == {"rsi_reversion_fx"}
-    assert config.plans == {}
+    assert not {"ema_trend", "rsi_reversion", "fx_ensemble"} & set(config.strategies)
+    assert "rsi_reversion_fx" in config.strategies
+    assert set(config.plans) == {"eurusd_autumn_breakdown"}
     assert sorted(p.file for p in config.problems) == [
         "plans/eurusd_year_end_breakout.yaml", "strategies/copy.yaml", "strategies/ema_trend.yaml",
-        "strategies/rsi_reversion.yaml",
+        "strategies/fx_ensemble.yaml", "strategies/rsi_reversion.yaml",
     ]  # fmt: skip
 
 
@@ -102,3 +108,31 @@ def test_a_bad_universe_stops_everything_and_says_why(folder: Path) -> None:
     path.write_text(path.read_text().replace("calendar: FXX", "calendar: FX").replace("name: sample", "name: other"))
     with pytest.raises(ConfigInvalid, match="the file's name, sample"):
         load(folder)
+
+
+def test_limits_of_a_strategy_file_count_on_top_of_the_risk_files(folder: Path) -> None:
+    path = folder / "strategies" / "ema_trend.yaml"
+    path.write_text(path.read_text() + "limits: {max_notional: 5000, cooldown_minutes: 30}\n")
+    risk = folder / "risk" / "default.yaml"
+    text = risk.read_text().replace("strategies: {}", "strategies: {ema_trend: {max_notional: 9000, cooldown_minutes: 60}}")
+    risk.write_text(text)
+    own = load(folder).limits.of("ema_trend")
+    assert (own.max_notional, own.cooldown_minutes) == (5000, 60), "of each the tighter one"
+    assert load(folder).limits.of("rsi_reversion").max_notional is None
+
+
+def test_warnings_are_told_and_the_file_is_used(folder: Path) -> None:
+    path = folder / "strategies" / "rsi_reversion.yaml"
+    path.write_text(path.read_text().replace("timeframe: 1d", "timeframe: 1d\nconfirm: [1w]", 1))
+    config = load(folder)
+    assert config.problems == []
+    assert "rsi_reversion" in config.strategies
+    (warning,) = config.warnings
+    assert (warning.file, warning.key, warning.severity) == ("strategies/rsi_reversion.yaml", "confirm[0]", "warning")
+
+
+def test_an_ensemble_has_its_members_and_changes_with_them(folder: Path) -> None:
+    before = load(folder).strategies["fx_ensemble"].revision
+    path = folder / "strategies" / "ema_trend.yaml"
+    path.write_text(path.read_text() + "# looked at\n")
+    assert load(folder).strategies["fx_ensemble"].revision != before

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from resources.ledger import action_tables
 from resources.ledger import tables as t
 from resources.ledger.store import Ledger
 from resources.report import chain_markdown, money, quantity, render_html, render_markdown, write_html
@@ -271,3 +272,41 @@ def test_money_has_a_sign_unless_it_is_nothing(value: float | None, text: str) -
 
 def test_quantities_have_no_empty_digits() -> None:
     assert [quantity(q) for q in (20_000, 0.5, -3.0, 0)] == ["20,000", "0.5", "-3", "0"]
+
+
+def test_the_report_says_how_good_the_session_s_data_was(ledger: Ledger) -> None:
+    from resources.ledger.scores import put_scores
+    from resources.report_health import score_note
+    from trading.scorecard import Counts, score
+
+    assert score_note(ledger.engine, "2017-12-29") == ""
+    cards = {
+        ("2017-12-29", "EURUSD", "a"): score(Counts(24, 24)),
+        ("2017-12-29", "SPX", "b"): score(Counts(24, 18, missing=6)),
+    }
+    put_scores(ledger.engine, "bars_1h", cards, run_id="r")
+    assert score_note(ledger.engine, "2017-12-29") == (
+        "Data: 12.500% of the bars of 2 partitions missing or wrong, most in bars_1h SPX (25.00%)."
+    )
+
+
+def test_a_trade_held_across_a_split_is_counted_in_one_kind_of_units(ledger: Ledger) -> None:
+    """9 SPX bought at 2683.40 before a 7:2 split leave 31.5: 31 are held, half a unit is paid out at 770, 31 sold at 780."""
+    rs.fill_ledger(ledger)
+    w = rs.Writer(ledger, 5000)
+    bought = next(f for f in ledger.fills() if f["symbol"] == "SPX")
+    trade, at = bought["trade_id"], int(bought["fill_time"])
+    w.put(
+        action_tables.position_adjustments, action_id="act-1", strategy="rsi_reversion", symbol="SPX", trade_id=trade,
+        broker="paper", session=rs.SESSION.isoformat(), factor=3.5, quantity_before=9.0, quantity_after=31.0,
+        average_before=2683.40, average_after=2683.40 / 3.5, cash_in_lieu=385.0, adjusted_time=at + 1, recorded_wall=rs.WALL,
+    )  # fmt: skip
+    w.order(trade, "exit", "rsi_reversion", "SPX", Side.SELL, 31, OrderType.MARKET, at + 2, trade=trade, state="filled",
+            filled_at=780.0, fill_time=at + 3)  # fmt: skip
+    made = collect(ledger, rs.SESSION, rs.sources())
+    (told,) = [row for row in made.trades if row.symbol == "SPX"]
+    expected = 31 * 780 + 385 - 9 * 2683.40 - 2 * 1.25
+    assert (told.quantity, told.entry_price) == (31, pytest.approx(2683.40 / 3.5))
+    assert told.pnl == pytest.approx(expected)
+    (row,) = [row for row in made.pnl if row.symbol == "SPX"]
+    assert (row.position, row.realized) == (0, pytest.approx(expected))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -144,3 +145,19 @@ def test_an_id_that_leads_nowhere_says_so(morning: Morning, any_id: str) -> None
 def test_a_part_of_several_ids_names_them(morning: Morning) -> None:
     with pytest.raises(TraceError, match="fits several ids: sig-"):
         morning.trace("sig-")
+
+
+def test_bars_replaced_since_can_still_be_read_as_they_were(morning: Morning) -> None:
+    """Last in this file: it changes the lake."""
+    (chain,) = morning.trace(morning.entry["id"]).chains
+    for part in chain.partitions:
+        day = date.fromisoformat(part.session)
+        bars = morning.at.lake.read_bars(part.dataset, part.symbol, day, day)
+        final = replace(bars, volume=bars.volume + 1)
+        morning.at.lake.write_bars(part.dataset, {part.symbol: final}, start=day, end=day, source="vendor", instruments={})
+    found = morning.trace(morning.entry["id"])
+    assert {(p.state, p.then) for p in found.chains[0].partitions} == {("differs", "readable")}
+    assert "then: readable  today: differs" in "\n".join(found.lines())
+    for part in found.chains[0].partitions:
+        then = morning.at.lake.read_version(part.dataset, part.symbol, date.fromisoformat(part.session), part.content_hash)
+        assert then.content_hash() == part.content_hash

@@ -71,13 +71,13 @@ def test_a_good_signal_on_good_bars_is_approved_by_every_gate_in_order() -> None
     result = outcome(snapshot())
     assert result["approved"] is True
     assert [v["gate"] for v in result["verdicts"]] == [
-        "validity", "data_quality", "warm_up", "session", "tradable", "stop_required", "reward_to_risk",
+        "validity", "data_quality", "warm_up", "session", "tradable", "stop_required", "reward_to_risk", "conflict", "legs",
     ]  # fmt: skip
     assert result["signal_id"] == SIGNAL.id
 
 
 def test_every_gate_is_registered_once() -> None:
-    assert len(GATES.names()) == len(set(GATES.names())) == 7
+    assert len(GATES.names()) == len(set(GATES.names())) == 9
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def test_all_problems_of_a_plan_come_at_once() -> None:
 
 
 def test_triggers_and_levels_are_found_by_name_and_published() -> None:
-    assert set(triggers()) == {"level", "close_above", "close_below", "closes_beyond", "indicator_condition"}
+    assert set(triggers()) == {
+        "level", "close_above", "close_back_inside", "close_below", "closes_beyond", "indicator_condition", "multi_timeframe",
+    }  # fmt: skip
     assert set(levels()) == {"level", "atr", "percent", "points", "reward"}
     with pytest.raises(KeyError, match="expected one of atr"):
         get("nothing")

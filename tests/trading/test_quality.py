@@ -220,7 +220,7 @@ def test_no_volume_rule_where_there_is_no_volume(calm: Bars) -> None:
 def test_thresholds_may_be_any_object_and_differ_by_asset_class(calm: Bars) -> None:
     values = SimpleNamespace(jump_sigmas=12, jump_window=50, stale_repeats=10, volume_ratio=50, max_gap_share=0.0)
     strict = SimpleNamespace(
-        of=lambda asset_class: SimpleNamespace(**{**vars(values), "jump_sigmas": 0.001, "jump_minimum": 0.0})
+        of=lambda asset_class, timeframe: SimpleNamespace(**{**vars(values), "jump_sigmas": 0.001, "jump_minimum": 0.0})
     )
     mine, before = session_of(calm)
     assert all(r.passed for r in judge(mine, before, stock(), XNYS, values))

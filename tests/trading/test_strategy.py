@@ -65,7 +65,8 @@ def run(strategy: Strategy) -> Evaluation:
     return strategy.evaluate(bars_of(strategy), universe().instruments[strategy.symbols[0]])
 
 
-ARRAYS = [f.name for f in dataclasses.fields(Evaluation) if f.name not in ("symbol", "timeframe", "max_bars")]
+OTHERS = ("symbol", "timeframe", "max_bars", "scale", "parts", "targets")
+ARRAYS = [f.name for f in dataclasses.fields(Evaluation) if f.name not in OTHERS]
 
 
 # --- the sample files ---------------------------------------------------------------------------------------------
@@ -169,8 +170,8 @@ def test_without_bars_of_a_timeframe_nothing_is_ready() -> None:
 
 
 def test_both_sides_at_once_is_no_entry() -> None:
-    evaluation = run(parsed(RULES.replace("entry:\n", 'entry:\n  short: {">": [close, 1.15]}\n')))
-    both = eurusd().close > 1.15
+    evaluation = run(parsed(RULES.replace("entry:\n", 'entry:\n  short: {">": [high, 1.15]}\n')))
+    both = (eurusd().close > 1.1) & (eurusd().high > 1.15)
     assert both.any()
     assert not (evaluation.enter_long | evaluation.enter_short)[both].any()
 
@@ -399,10 +400,11 @@ def test_the_json_schema_knows_the_short_forms_and_every_indicator() -> None:
     schema = json_schema()
     operand = schema["$defs"]["Operand"]
     assert "ema" in operand["properties"]["indicator"]["enum"]
-    rule = next(r for r in operand["allOf"] if r["if"]["properties"]["indicator"]["const"] == "macd")
+    rule = next(r for r in operand["allOf"] if r["if"]["properties"].get("indicator") == {"const": "macd"})
     assert rule["then"]["properties"]["output"]["enum"] == ["macd", "signal", "histogram"]
-    assert schema["additionalProperties"] is False
-    assert schema["required"] == ["name", "timeframe", "sizing", "symbols", "entry", "exits"]
+    rules = schema["$defs"]["StrategyFile"]
+    assert rules["additionalProperties"] is False
+    assert rules["required"] == ["name", "timeframe", "sizing", "symbols", "exits", "entry"]
 
 
 @given(st.text(max_size=200))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.trading.samples import CONFIG, universe
 from trading.config_text import Problem
-from trading.instruments import AssetClass, Mode
+from trading.instruments import ActionSource, AssetClass, FutureTerms, Mode, OptionRight, OptionTerms, RollRule
 from trading.timeframes import Timeframe
 from trading.universe import parse_universe
 
@@ -98,3 +98,47 @@ def test_each_mistake_is_named_at_its_line(change: tuple[str, str], line: int, k
 
 def test_a_universe_without_instruments_is_none() -> None:
     assert only("name: mini\nhistory_start: 2010-01-04\ninstruments: {}\n").key == "instruments"
+
+
+TERMS = """\
+name: terms
+history_start: 2013-10-07
+instruments:
+  ES: &es
+    {asset_class: future, calendar: CMES, tick_size: 0.25, multiplier: 50, currency: USD, feed: lean, native_timeframe: 1m,
+     feed_symbol: future/cme/es, future: {root: ES, roll: open_interest, roll_days: 2}}
+  ESZ3: {<<: *es, feed_symbol: future/cme/es/20131220, future: {root: ES, expiry: 2013-12-20}}
+  CALL:
+    {asset_class: option, calendar: XNYS, tick_size: 0.01, multiplier: 100, currency: USD, feed: lean, native_timeframe: 1m,
+     quotes: true, sector: technology, feed_symbol: option/usa/goog/20160617/call/750,
+     option: {underlying: GOOG, expiry: 2016-06-17, right: call, strike: 750}}
+  AAA: {asset_class: equity, calendar: XNYS, tick_size: 0.01, currency: USD, feed: lean, native_timeframe: 1d}
+"""
+
+
+def test_contract_terms_quotes_sector_and_the_source_of_actions() -> None:
+    parsed, problems = parse_universe(TERMS, "terms.yaml")
+    assert parsed is not None, problems
+    es, december, call, stock = (parsed.instruments[s] for s in ("ES", "ESZ3", "CALL", "AAA"))
+    assert es.future == FutureTerms("ES", None, RollRule.OPEN_INTEREST, 2)
+    assert december.future == FutureTerms("ES", date(2013, 12, 20))
+    assert call.option == OptionTerms("GOOG", date(2016, 6, 17), OptionRight.CALL, Decimal(750))
+    assert (call.quotes, call.sector, stock.quotes, stock.sector) == (True, "technology", False, "")
+    assert [i.actions for i in (es, stock)] == [ActionSource.NONE, ActionSource.LEAN]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (("roll: open_interest", "roll: openinterest"), "instruments.ES.future.roll"),
+        (("right: call", "right: cal"), "instruments.CALL.option.right"),
+        (("strike: 750", "strike: high"), "instruments.CALL.option.strike"),
+        (("native_timeframe: 1d", "native_timeframe: 1d, future: {root: X}"), "instruments.AAA"),
+        (("native_timeframe: 1d", "native_timeframe: 1d, actions: vendor"), "instruments.AAA.actions"),
+        (("asset_class: option", "asset_class: equity"), "instruments.CALL"),
+    ],
+)
+def test_terms_that_do_not_fit_are_named(change: tuple[str, str], key: str) -> None:
+    parsed, problems = parse_universe(TERMS.replace(*change), "terms.yaml")
+    assert parsed is None
+    assert [p.key for p in problems] == [key]

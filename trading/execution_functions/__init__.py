@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from trading.execution_functions.base import REGISTRY, ExecutionFunction, Level, Trigger, register
 
-__all__ = ["REGISTRY", "ExecutionFunction", "Level", "Trigger", "get", "levels", "load", "register", "triggers"]
+__all__ = ["REGISTRY", "ExecutionFunction", "Level", "Trigger", "get", "levels", "load", "managers", "register", "triggers"]
 
 
 @lru_cache(maxsize=1)
@@ -31,6 +31,12 @@ def levels() -> dict[str, type[Level]]:
     """Known levels by name."""
     load()
     return {name: cls for name, cls in sorted(REGISTRY.items()) if issubclass(cls, Level)}
+
+
+def managers() -> dict[str, type[ExecutionFunction]]:
+    """Known functions that manage an open trade by name: stop moves, exits of the trade, scale-outs."""
+    load()
+    return {name: cls for name, cls in sorted(REGISTRY.items()) if not issubclass(cls, (Trigger, Level))}
 
 
 def get(name: str) -> type[ExecutionFunction]:

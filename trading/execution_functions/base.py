@@ -84,11 +84,13 @@ def beyond(frame: Frame, timeframe: Timeframe | None, level: float, above: bool,
 
 
 def conditions_of(function: ExecutionFunction) -> Iterator[Condition]:
-    """Conditions among the fields of `function`."""
+    """Conditions among the fields of `function` and of the functions it holds."""
     for name in type(function).model_fields:
         value = getattr(function, name)
         if isinstance(value, Condition):
             yield value
+        elif isinstance(value, ExecutionFunction):
+            yield from conditions_of(value)
 
 
 def plain(function: ExecutionFunction) -> Mapping[str, Any]:

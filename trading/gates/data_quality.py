@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trading.gates.base import GATES, Missing, Snapshot, look, passed
+from trading.freshness import expired
+from trading.gates.base import GATES, Missing, Snapshot, look, passed, present
 from trading.refusals import RefusalCode, refuse
 from trading.signals import GateVerdict
 
@@ -22,6 +23,8 @@ class DataQuality:
     Stale: the verdict judged other bars (another content hash) than the lake has now, or the signal was computed from
     other bars than that. A verdict of severity ``warn`` counts as evaluated and never refuses; any other severity,
     a missing one included, refuses unless it passed. Checks beyond the required ones refuse, too, when they failed.
+    Expired: the verdict of a required check is older than its limit (trading.freshness). Snapshots from before verdicts
+    expired carry no limits and decide as they did.
     """
 
     code = RefusalCode.DATA_QUALITY
@@ -41,9 +44,12 @@ class DataQuality:
             known = hashes.get(_key(ref))
             if known is not None and look(ref, "content_hash", str) != known:
                 return _refused(_name(ref), "content_hash", "stale")
+        limits = _limits(snapshot)
         for ref in required:
             mine = [v for v in verdicts if isinstance(v, Mapping) and _key(v) == _key(ref)]
             bad = self._partition(ref, mine, [str(c) for c in checks])
+            if bad is None and limits is not None:
+                bad = self._too_old(snapshot, ref, mine, [str(c) for c in checks], limits)
             if bad is not None:
                 return bad
         return passed("data_quality", f"{len(required)} partitions", f"{len(checks)} checks each")
@@ -66,6 +72,30 @@ class DataQuality:
                 if not good and not warned:
                     return _refused(_name(ref), check, "failed")
         return None
+
+    def _too_old(
+        self,
+        snapshot: Snapshot,
+        ref: Mapping[str, Any],
+        verdicts: list[Mapping[str, Any]],
+        checks: list[str],
+        limits: Mapping[tuple[str, str, str], Mapping[str, Any]],
+    ) -> GateVerdict | None:
+        limit = limits.get(_key(ref))
+        if limit is None:
+            raise Missing("freshness")
+        now_time = look(snapshot, "now_time", int)
+        now_wall = look(snapshot, "now_wall", int) if limit.get("max_wall_age") is not None else 0
+        for verdict in sorted(verdicts, key=lambda v: str(v.get("check"))):
+            if verdict.get("check") in checks and expired(verdict, limit, now_time, now_wall):
+                return _refused(_name(ref), str(verdict.get("check")), "expired")
+        return None
+
+
+def _limits(snapshot: Snapshot) -> Mapping[tuple[str, str, str], Mapping[str, Any]] | None:
+    if not present(snapshot, "freshness"):
+        return None
+    return {_key(limit): limit for limit in look(snapshot, "freshness", list)}
 
 
 def _key(ref: Any) -> tuple[str, str, str]:

@@ -46,9 +46,8 @@ def superior_ability(excess: Floats, *, replicates: int = 2_000, block: float | 
     deviation = np.sqrt(np.maximum(variance, 1e-300))
     rows = stationary_indices(n, replicates, block, seed)
     # Resampled means by counting how often each period was drawn: (B, T) @ (T, N) instead of (B, T, N).
-    weights = np.zeros((replicates, n))
-    np.add.at(weights, (np.arange(replicates)[:, None], rows), 1.0 / n)
-    means = weights @ d
+    flat = (rows + np.arange(replicates)[:, None] * n).ravel()
+    means = np.bincount(flat, minlength=replicates * n).reshape(replicates, n) @ d / n
     root = math.sqrt(n)
     live = variance > 1e-30
     scaled = np.where(live, root * mean / deviation, 0.0)

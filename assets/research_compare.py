@@ -1,0 +1,66 @@
+"""Two revisions of one strategy or plan on identical bars. Called by the asset and by `tapeline research compare`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from assets.research_figures import Shown, compare
+from assets.research_run import NotRun, prepare
+from resources.config import Config
+from resources.lake import Lake
+from resources.research_store import ResearchStore, Revision
+from trading.config_text import errors, load_yaml
+from trading.ensembles import Ensemble, bind
+from trading.plans import parse_plan
+from trading.strategy import Evaluable, parse_strategy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """a, b: the revisions. diff: unified, of the files; empty where they are the same."""
+
+    a: Revision
+    b: Revision
+    shown: Shown
+    diff: str
+
+
+def compare_revisions(
+    name: str, revision_a: str, revision_b: str, config: Config, lake: Lake, cash: float, store: ResearchStore
+) -> Comparison:
+    """Compare the revisions of `name` whose hashes begin so. The bars are read once, both are evaluated on them.
+
+    Raises UnknownRevision (LookupError), or ValueError when a revision cannot be used any more or has no bars.
+    """
+    a, b = store.revision(name, revision_a), store.revision(name, revision_b)
+    one = prepare(_parsed(a, config), config, lake, cash)
+    if isinstance(one, NotRun):
+        raise ValueError(f"{name} {a.revision}: {one.reason}")
+    other = prepare(_parsed(b, config), config, lake, cash, one.windows)
+    if isinstance(other, NotRun):
+        raise ValueError(f"{name} {b.revision}: {other.reason}")
+    diff = difflib.unified_diff(
+        a.text.splitlines(), b.text.splitlines(), f"{a.path} {a.revision}", f"{b.path} {b.revision}", lineterm="", n=2
+    )
+    return Comparison(a, b, compare(one, other), "\n".join(diff))
+
+
+def _parsed(kept: Revision, config: Config) -> Evaluable:
+    """The strategy or plan of a kept text. Raises ValueError naming what is wrong with it today."""
+    current = config.evaluables().get(kept.name)
+    if current is not None and current.revision == kept.revision:
+        return current
+    if not kept.path.endswith((".yaml", ".yml")):
+        raise ValueError(f"{kept.path} {kept.revision}: a Python strategy is compared only in the revision that is in use")
+    parse: Any = parse_plan if kept.path.startswith("plans/") else parse_strategy
+    parsed, problems = parse(kept.text, kept.path, config.universe)
+    if isinstance(parsed, Ensemble):
+        parsed, more = bind(parsed, config.strategies, load_yaml(kept.text, kept.path))
+        problems = [*problems, *more]
+    if parsed is None:
+        said = "; ".join(str(p) for p in errors(problems)) or "it is for another universe"
+        raise ValueError(f"{kept.path} {kept.revision} cannot be used now: {said}")
+    found: Evaluable = parsed
+    return found

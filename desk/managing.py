@@ -1,0 +1,281 @@
+"""The open trades of plans, looked after at bar closes: stops moved, parts closed, levels of an edited file brought to market.
+
+A leg is replaced by putting the new one beside the old one, in the same one-cancels-other group at the broker, and only
+then cancelling the old one: there is no moment without a stop, and no two of them can both close. A part is closed by a
+market order in its stop's own group: when it fills, the broker takes the stop away with it. Ids come from the bar close, so
+that a desk that was killed anywhere in between goes on where it was and sends nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from desk import events, exit_orders, exits, journal, store, submission
+from desk.faults import crash_point
+from desk.hot_bars import BarCache
+from desk.legs import SCALE, STOP, TARGET, kind_of, named, part_of
+from desk.store import OrderRecord, PositionRecord
+from resources.brokers.protocol import Broker
+from resources.ledger import audit
+from resources.ledger import tables as t
+from trading.bars import Bars
+from trading.execution_functions.level import FixedLevel
+from trading.execution_functions.managing import Trade
+from trading.instruments import Instrument
+from trading.orders import OrderState, OrderType, TimeInForce
+from trading.plan_management import Asked, ask, manages
+from trading.signals import Intent
+from trading.strategy import Evaluable
+from trading.timeframes import Timeframe, iso
+
+log = structlog.get_logger("desk.managing")
+
+_RESTS = (OrderState.SUBMITTED, OrderState.ACCEPTED)
+_ENDED_EMPTY = (OrderState.REJECTED, OrderState.EXPIRED, OrderState.CANCELED, OrderState.DENIED)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the open trade of a plan should look like at the broker. targets: price by part (0: the whole position)."""
+
+    stop: float
+    targets: Mapping[int, float]
+    scale_outs: tuple[int, ...]
+    leave: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """One trade looked after. leave: why it ends now, "" when it stays. trouble: what could not be done, and why."""
+
+    strategy: str
+    symbol: str
+    leave: str = ""
+    trouble: str = ""
+    sent: tuple[str, ...] = ()
+
+
+class TradeManager:
+    """Looks after the open trades of plans over `broker`. clock(): market time, UTC us."""
+
+    def __init__(self, engine: Engine, broker: Broker, clock: Callable[[], int]) -> None:
+        self._engine = engine
+        self._broker = broker
+        self._clock = clock
+
+    def at_close(
+        self,
+        positions: Sequence[PositionRecord],
+        evaluables: Mapping[str, Evaluable],
+        instruments: Mapping[str, Instrument],
+        cache: BarCache,
+        closed: Mapping[str, Mapping[Timeframe, Bars]],
+        close_time: int,
+    ) -> list[Looked]:
+        """Every trade of a plan whose primary timeframe has a new bar at `close_time`. One failure leaves the others theirs."""
+        done: list[Looked] = []
+        for position in positions:
+            plan, instrument = evaluables.get(position.strategy), instruments.get(position.symbol)
+            if plan is None or instrument is None or getattr(plan, "kind", "") != "plan":
+                continue
+            new = closed.get(position.symbol, {}).get(plan.timeframe)
+            if new is None or len(new) == 0:
+                continue
+            try:
+                looked = self._look(position, plan, instrument, cache, close_time)
+            except Exception as error:  # noqa: BLE001 - its resting stop and target guard it, the other trades are looked after
+                trouble = f"not managed ({type(error).__name__}: {error}): its resting stop and target guard it"
+                looked = Looked(position.strategy, position.symbol, trouble=trouble)
+            if looked.trouble:
+                log.error("plan_not_managed", plan=position.strategy, close=iso(close_time), why=looked.trouble)
+            done.append(looked)
+        return done
+
+    def _look(
+        self, position: PositionRecord, plan: Any, instrument: Instrument, cache: BarCache, close_time: int
+    ) -> Looked:
+        with self._engine.connect() as connection:
+            orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
+        entry = next((o for o in orders if o.leg == "entry"), None)
+        if entry is None:
+            return Looked(position.strategy, position.symbol, trouble=f"trade {position.trade_id} has no entry order")
+        edited = plan.revision != entry.content["meta"].get("strategy_revision")
+        if not manages(plan) and not edited and not any(":" in o.leg for o in orders if not o.is_exit):
+            return Looked(position.strategy, position.symbol)
+        if any(o.is_exit and (o.working or o.state is OrderState.INITIALIZED) for o in orders):
+            return Looked(position.strategy, position.symbol)
+        bars = exits.windows(plan, instrument, cache, close_time)
+        wanted, trouble = self._wanted(position, plan, instrument, entry, bars, edited)
+        if wanted.leave:
+            return Looked(position.strategy, position.symbol, wanted.leave, trouble)
+        close = float(bars[plan.timeframe].close[-1])
+        with store.routing_lock:
+            sent = self._align(position, instrument, wanted, close, close_time)
+        return Looked(position.strategy, position.symbol, "", trouble, tuple(sent))
+
+    def _wanted(
+        self, position: PositionRecord, plan: Any, instrument: Instrument, entry: OrderRecord, bars: Mapping[Any, Bars],
+        edited: bool,
+    ) -> tuple[Wanted, str]:  # fmt: skip
+        """What the plan's file and bars ask for, in today's price units, and what of an edit cannot be done."""
+        meta, rules = entry.content["meta"], plan.rules
+        side = 1 if position.quantity > 0 else -1
+        # After a split the entry's own levels are of another unit; its average price was brought to today's.
+        today = position.average_price / entry.average_price if entry.average_price else 1.0
+        unit = 1.0
+        if hasattr(plan, "in_one_unit"):
+            bars, units = plan.in_one_unit(bars, instrument)
+            unit = float(units[-1])
+        first = float(meta["stop_price"]) * today
+        parts = [(float(s), None if p is None else float(p) * today) for s, p in meta.get("targets", [])]
+        scale_from = len(parts) - len(rules.scale_outs)
+        levels = [p for _, p in parts[: max(0, scale_from)]] or [_of(meta.get("target_price"), today)]
+        trade = Trade(
+            side, position.average_price * unit, first * unit,
+            position.opened_time if position.opened_time is not None else entry.created_time,
+            tuple(float("nan") if p is None else p * unit for p in levels),
+        )  # fmt: skip
+        asked: Asked = ask(plan, bars, instrument, trade)
+        stop, targets, trouble = asked.stop / unit, {}, ""
+        if edited:
+            if isinstance(rules.stop, FixedLevel):
+                file_stop = rules.stop.price / unit
+                if (file_stop - first) * side < -float(instrument.tick_size) / 2:
+                    trouble = f"the edited stop {file_stop:g} is looser than the trade's {first:g}: not applied"
+                elif (file_stop - stop) * side > 0:
+                    stop = file_stop
+            same = len(rules.targets) + len(rules.scale_outs) == len(parts) or not parts
+            if not same:
+                trouble = "the edit changes the parts of an open trade: its targets and scale-outs stay as they are"
+            elif isinstance(rules.target, FixedLevel):
+                targets = {0: rules.target.price / unit} if not parts else {}
+            else:
+                targets = {i: p.at.price / unit for i, p in enumerate(rules.targets, 1) if isinstance(p.at, FixedLevel)}
+        due = tuple(scale_from + i + 1 for i in asked.scale_outs) if 0 <= scale_from < len(parts) and not trouble else ()
+        rounded = {part: instrument.round_price(price) for part, price in targets.items()}
+        return Wanted(instrument.round_price(stop), rounded, due, asked.leave), trouble
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def _align(
+        self, position: PositionRecord, instrument: Instrument, wanted: Wanted, close: float, close_time: int
+    ) -> list[str]:
+        """Bring the resting legs to `wanted`: new ones beside the old ones, then the old ones away. Ids of what was sent."""
+        self._settle(position.trade_id)
+        side, half = (1 if position.quantity > 0 else -1), float(instrument.tick_size) / 2
+        now = self._clock()
+        new: list[str] = []
+        closing: list[str] = []
+        with self._engine.begin() as connection:
+            store.lock(connection)
+            orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
+            if store.trade_quantity(connection, position.trade_id) == 0.0 or any(o.is_exit and o.working for o in orders):
+                return []
+            scaled = {part_of(o.leg) for o in orders if kind_of(o.leg) == SCALE and o.state not in _ENDED_EMPTY}
+            for order in [o for o in orders if o.state in _RESTS and o.filled_quantity == 0.0]:
+                kind, part = kind_of(order.leg), part_of(order.leg)
+                if kind not in (STOP, TARGET) or part in scaled or _twice(orders, order):
+                    continue
+                if kind == STOP and part in wanted.scale_outs:
+                    closing += self._commit(connection, order, _closing(order, orders, close_time), now)
+                elif kind == STOP and order.stop_price is not None:
+                    better = (wanted.stop - order.stop_price) * side > half and (close - wanted.stop) * side > 0
+                    if better:
+                        moved = _moved(order, orders, close_time, stop_price=wanted.stop)
+                        new += self._commit(connection, order, moved, now)
+                elif kind == TARGET and order.limit_price is not None:
+                    price = wanted.targets.get(part)
+                    if price is not None and abs(price - order.limit_price) > half and part not in wanted.scale_outs:
+                        new += self._commit(connection, order, _moved(order, orders, close_time, limit_price=price), now)
+        for ids, committed, sent in ((new, "move_committed", "move_sent"), (closing, "scale_committed", "scale_sent")):
+            if ids:
+                crash_point(committed)
+                for one in ids:  # each for itself: they are of different groups, and one refusal must not take the others along
+                    submission.send(self._engine, self._broker, self._clock, [one])
+                crash_point(sent)
+        if new or closing:
+            events.drain(self._engine, self._broker, self._clock)
+            self._settle(position.trade_id)
+        return [*new, *closing]
+
+    def _commit(self, connection: Connection, old: OrderRecord, intent: Intent, now: int) -> list[str]:
+        """Write one leg as SENDING, audited; nothing when it is there already or has nothing to do."""
+        if intent.quantity <= 0.0 or not journal.insert_intents(
+            connection, [journal.NewOrder(intent, old.trade_id)], session=old.session, broker=old.broker, mode=old.mode,
+            state=OrderState.SENDING, now_time=now,
+        ):  # fmt: skip
+            return []
+        content = {
+            "intent": intent.id, "trade": old.trade_id, "strategy": old.strategy, "symbol": old.symbol, "leg": intent.leg,
+            "replaces": old.id, "quantity": intent.quantity, "stop_price": [old.stop_price, intent.stop_price],
+            "limit_price": [old.limit_price, intent.limit_price],
+        }  # fmt: skip
+        audit.append(connection, "desk", "part_closing" if kind_of(intent.leg) == SCALE else "leg_moved", content)
+        return [intent.id]
+
+    def _settle(self, trade_id: str) -> None:
+        """Cancel legs beside which a newer one of the same part rests for certain."""
+        with self._engine.connect() as connection:
+            orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
+        old = [o for o in orders if o.working and any(n.state in _RESTS for n in _newer(orders, o))]
+        if old:
+            exit_orders.cancel_orders(self._engine, self._broker, self._clock, old, "replaced")
+
+
+def _of(price: Any, factor: float) -> float | None:
+    return None if price is None else float(price) * factor
+
+
+def _newer(orders: Sequence[OrderRecord], order: OrderRecord) -> list[OrderRecord]:
+    """Legs that replace `order`, directly or one after the other."""
+    found: list[OrderRecord] = []
+    replaced = {order.id}
+    for other in orders:  # oldest first
+        if other.content["meta"].get("replaces") in replaced and kind_of(other.leg) == kind_of(order.leg):
+            replaced.add(other.id)
+            found.append(other)
+    return found
+
+
+def _twice(orders: Sequence[OrderRecord], order: OrderRecord) -> bool:
+    """Is a leg that replaces this one on its way, or may it be at the broker?"""
+    return any(o.working for o in _newer(orders, order))
+
+
+def _open_quantity(order: OrderRecord, orders: Collection[OrderRecord]) -> float:
+    """What is open of the part that `order` belongs to: its first stop's quantity (of after the last split) less its fills."""
+    own = [o for o in orders if part_of(o.leg) == part_of(order.leg) and kind_of(o.leg) in (STOP, TARGET, SCALE)]
+    meta = [(o, o.content["meta"]) for o in own if kind_of(o.leg) == STOP]
+    roots = [o for o, m in meta if "replaces" not in m or "action" in m]
+    if not roots:
+        return 0.0
+    root = roots[-1]
+    return max(0.0, root.quantity - sum(o.filled_quantity for o in own if o.created_time >= root.created_time))
+
+
+def _moved(
+    order: OrderRecord, orders: Collection[OrderRecord], close_time: int, stop_price: float | None = None,
+    limit_price: float | None = None,
+) -> Intent:  # fmt: skip
+    """The leg that takes the place of `order`."""
+    before = store.intent_of(order.content)
+    return replace(
+        before, leg=f"{named(kind_of(order.leg), part_of(order.leg))}:{close_time}",
+        quantity=_open_quantity(order, orders), valid_until=None, meta={**before.meta, "replaces": order.id},
+        stop_price=stop_price, limit_price=limit_price,
+    )  # fmt: skip
+
+
+def _closing(stop: OrderRecord, orders: Collection[OrderRecord], close_time: int) -> Intent:
+    """The market order that closes the part `stop` guards."""
+    before = store.intent_of(stop.content)
+    return replace(
+        before, leg=f"{named(SCALE, part_of(stop.leg))}:{close_time}", quantity=_open_quantity(stop, orders),
+        order_type=OrderType.MARKET, time_in_force=TimeInForce.GTC, stop_price=None, parent_intent="", valid_until=None,
+        meta={**before.meta, "closes": stop.id},
+    )  # fmt: skip

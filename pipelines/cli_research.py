@@ -1,0 +1,121 @@
+"""``tapeline research``: revisions of strategies, what is known of each, and two of them against each other.
+
+Exit codes: 0 done, 1 something asked for is not there or cannot be compared.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli_support import WRONG, fail, own_settings, print_json, table
+
+if TYPE_CHECKING:
+    from resources.config import Config
+    from resources.research_store import ResearchStore
+
+app = typer.Typer(help="Research: is a strategy better than luck?", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
+NameOf = Annotated[str, typer.Argument(metavar="NAME", help="a strategy or plan")]
+
+
+def _config() -> Config:
+    from resources.config import ConfigInvalid, load_config
+
+    try:
+        return load_config(own_settings())
+    except ConfigInvalid as error:
+        fail(str(error), WRONG)
+
+
+def _store(config: Config) -> ResearchStore:
+    """The store, with the files as they are now among its revisions."""
+    from resources.research_store import ResearchStore
+
+    own = own_settings()
+    store = ResearchStore(own.path("research"))
+    store.keep_files(own.config, config.files, config.evaluables())
+    return store
+
+
+@app.command()
+def revisions(name: NameOf, as_json: AsJson = False) -> None:
+    """Every revision of a strategy or plan that was ever seen here, the oldest first."""
+    from trading.timeframes import iso
+
+    config = _config()
+    kept = _store(config).revisions(name)
+    if not kept:
+        fail(f"no revision of {name!r} is kept; known are {', '.join(_store(config).names()) or 'none'}", WRONG)
+    current = config.evaluables().get(name)
+    rows = [
+        {"revision": r.revision, "first seen": iso(r.seen_wall), "file": r.path,
+         "now": "in use" if current is not None and current.revision == r.revision else ""}
+        for r in kept
+    ]  # fmt: skip
+    if as_json:
+        print_json(rows)
+    else:
+        table(f"revisions of {name}", list(rows[0]), [list(r.values()) for r in rows])
+
+
+@app.command()
+def compare(
+    name: NameOf,
+    rev_a: Annotated[str, typer.Argument(metavar="REV_A", help="beginning of a revision's hash")],
+    rev_b: Annotated[str, typer.Argument(metavar="REV_B", help="beginning of the other's")],
+    picture: Annotated[Path | None, typer.Option(help="Write both equity curves here (PNG)")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Two revisions on identical bars: paired bootstrap verdict, and what was changed in the file."""
+    from assets.research_compare import compare_revisions
+    from resources.lake import LakeError, open_lake
+
+    config = _config()
+    try:
+        done = compare_revisions(name, rev_a, rev_b, config, open_lake(own_settings()), own_settings().paper_cash, _store(config))
+    except (LookupError, ValueError, LakeError) as error:
+        fail(str(error), WRONG)
+    if picture is not None:
+        picture.write_bytes(done.shown.pictures["compare"])
+    if as_json:
+        print_json({"a": done.a.revision, "b": done.b.revision, **done.shown.figures, "diff": done.diff})
+        return
+    table(
+        f"{name}: a = {done.a.revision}, b = {done.b.revision}: {done.shown.figures['verdict']}", list(done.shown.header),
+        [[str(c) for c in row] for row in done.shown.rows],
+    )  # fmt: skip
+    typer.echo(done.diff or "the files are the same")
+
+
+@app.command()
+def show(name: NameOf, as_json: AsJson = False) -> None:
+    """The criteria of a strategy's promotion, as the newest research run judged the file in use."""
+    config = _config()
+    current = config.evaluables().get(name)
+    if current is None:
+        fail(f"no strategy or plan {name!r}: expected one of {', '.join(sorted(config.evaluables()))}", WRONG)
+    store = _store(config)
+    kept: dict[str, Any] | None = store.get(name, current.revision, "promotion")
+    if kept is None:
+        fail(f"{name} {current.revision} was not researched yet: run job research (and research_deep)", WRONG)
+    if as_json:
+        print_json(kept)
+        return
+    verdict = "promoted" if kept["promoted"] else f"{kept['met']} of {kept['criteria']} criteria met"
+    table(f"{name} {current.revision}: {verdict}", kept["header"], [[str(c) for c in row] for row in kept["rows"]])
+    page = store.folder(name, current.revision) / "report.html"
+    if page.exists():
+        typer.echo(f"every table and picture: {page}")
+
+
+@app.command()
+def trials(name: NameOf) -> None:
+    """How many variants of a strategy were ever tried: the N that its deflated figures know."""
+    from resources.research_trials import TrialBook
+
+    said = TrialBook(own_settings().mlflow_url, _store(_config())).count(name, [])
+    typer.echo(f"{name}: {said.total} variants" + ("" if said.tracked else f" on this machine; MLflow: {said.why}"))

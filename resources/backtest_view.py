@@ -1,0 +1,101 @@
+"""A backtest for the eye: a figure for the notebook, one HTML page without outside parts.
+
+``BacktestResult.plot()`` and ``.html()`` come here; matplotlib is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from resources import plots
+from trading import metrics
+from trading.backtest import BacktestResult
+
+_POINTS = 2000
+_TRADES = 500
+_STYLE = (
+    "body{font:14px/1.5 system-ui,sans-serif;color:#1c2733;max-width:1100px;margin:2rem auto;padding:0 1rem}"
+    "h1{font-size:1.4rem}h2{font-size:1.05rem;margin-top:2rem}table{border-collapse:collapse;font-size:13px}"
+    "td,th{padding:.25rem .7rem;border-bottom:1px solid #e4e9ee;text-align:right}th{color:#6b7a89;font-weight:600}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}.note{color:#6b7a89}"
+)
+
+
+def plot(result: BacktestResult, width: float = 10.0, height: float = 7.0) -> Any:
+    """Figure of three panels over one time axis: equity with the trades' ends, drawdown, gross and net exposure."""
+    figure, axes = plots.figure(width, height, rows=3, sharex=True, height_ratios=(3, 1, 1))
+    keep = _thinned(len(result.close_time))
+    times = plots.utc(result.close_time[keep])
+    equity, exposure = result.equity[keep], result.exposures()
+    top, middle, bottom = axes
+    plots.title(top, "Equity")
+    top.plot(times, equity, color=plots.BLUE, linewidth=1.2)
+    top.axhline(result.cash, color=plots.MUTED, linewidth=0.8)
+    _mark_trades(top, result)
+    plots.title(middle, "Drawdown, %")
+    below = -100.0 * metrics.drawdowns(result.equity, result.cash)[keep]
+    middle.fill_between(times, below, 0, color=plots.LOSS, alpha=0.35, linewidth=0)
+    plots.title(bottom, "Exposure: gross, net")
+    bottom.plot(times, exposure["gross"][keep], color=plots.MUTED, linewidth=1.0)
+    bottom.plot(times, exposure["net"][keep], color=plots.ORANGE, linewidth=1.0)
+    plots.time_axis(bottom)
+    return figure
+
+
+def _mark_trades(ax: Any, result: BacktestResult) -> None:
+    """A dot on the equity where a trade ended: green with a profit, red with a loss; only as many as can be seen."""
+    t = result.trades
+    ended = np.flatnonzero(t.closed)
+    if not 0 < len(ended) <= _TRADES:
+        return
+    row = np.searchsorted(result.close_time, t.exit_time[ended])
+    for chosen, colour in ((t.pnl[ended] > 0, plots.GAIN), (t.pnl[ended] <= 0, plots.LOSS)):
+        times = plots.utc(result.close_time[row[chosen]])
+        ax.scatter(times, result.equity[row[chosen]], s=10, color=colour, zorder=3, linewidths=0)
+
+
+def _thinned(count: int) -> Any:
+    """Rows to draw: all of them, or evenly spread ones with the last."""
+    if count <= _POINTS:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, _POINTS).astype(np.int64))
+
+
+def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
+    """The whole result as one page. The newest 500 trades are listed."""
+    measured = result.metrics(periods_per_year)
+    rows = result.trades.rows()
+    counted = [
+        ("ambiguous bars, decided for the stop", result.ambiguous_bars), ("margin calls", result.margin_calls),
+        ("positions liquidated", result.liquidations), ("orders", result.orders), ("bars", result.bars),
+        ("borrow cost paid", result.borrow_paid), ("dividends", result.dividends),
+    ]  # fmt: skip
+    figures = [(name.replace("_", " "), value) for name, value in measured.to_dict().items()] + counted
+    image = plots.data_uri(plots.png(plot(result)))
+    note = f"<p class=note>The newest {_TRADES} of {len(rows)} trades.</p>" if len(rows) > _TRADES else ""
+    newest = rows[-_TRADES:]
+    trades = _table(list(newest[0]), [list(r.values()) for r in newest]) if newest else "<p>No trade.</p>"
+    refusals = _table(["refusal", "count"], sorted(result.refusals.items())) if result.refusals else "<p>None.</p>"
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{escape(title)}</h1><img alt='Equity, drawdown and exposure' src='{image}'>"
+        f"<h2>Figures</h2>{_table(['figure', 'value'], figures)}<h2>Refused entries</h2>{refusals}"
+        f"<h2>Trades</h2>{note}{trades}</html>"
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    head = "".join(f"<th>{escape(str(h))}</th>" for h in header)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(v)}</td>" for v in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6g}" if math.isfinite(value) else "–"
+    return escape(str(value))

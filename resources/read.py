@@ -1,0 +1,369 @@
+"""Bars and features in one line, for a notebook or a script.
+
+    from resources.read import bars, features
+
+    bars("EURUSD", "1h")                                   # pandas: UTC index, one column each
+    bars("AAPL", "1d", "2014-05-01", adjusted=True)        # on today's price level
+    bars("AAPL", "15m", as_of="2014-06-06T15:00Z")         # what was known then, and nothing else
+    bars("AAPL", "1m", known="2014-06-07T06:00Z")          # the lake as it was on that day
+    polars.from_arrow(features("EURUSD", "1h", form="arrow"))
+
+Every answer says what it was made of: ``frame.attrs`` (pandas) or ``table.schema.metadata`` (Arrow) hold the content hash
+of the rows and those of the lake's partitions behind them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resources.lake import FeatureFrame, Lake, LakeError, PartitionMissing
+from trading.bars import Bars
+from trading.calendars import Calendar, calendar
+from trading.corporate_actions import adjust
+from trading.resample import resample
+from trading.timeframes import Timeframe, iso, session_date, session_number, to_us
+from trading.universe import Universe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Form = Literal["pandas", "arrow", "numpy"]
+Day = date | str | None
+Moment = datetime | str | int | None
+"""An aware datetime, ISO text with its offset (``2014-06-06T15:00Z``) or UTC microseconds."""
+
+BAR_COLUMNS: Final = ("open", "high", "low", "close", "volume")
+
+
+def bars(
+    symbol: str,
+    timeframe: str | Timeframe,
+    start: Day = None,
+    end: Day = None,
+    *,
+    adjusted: bool = False,
+    dividends: bool = False,
+    as_of: Moment = None,
+    known: Moment = None,
+    form: Form = "pandas",
+) -> Any:
+    """Bars of `symbol` in sessions [start, end], ascending: a pandas frame indexed by close_time (UTC), an Arrow table that
+    polars takes as it is, or trading.bars.Bars (`form`).
+
+    A timeframe that the lake does not hold is derived from the instrument's own. adjusted: splits and spin-offs known at
+    `as_of` (now, when not given) divide earlier prices; dividends: those, too. as_of: only bars with close_time <= as_of.
+    known: the versions that counted in the lake at that wall-clock time, as far as retention keeps them; sessions first
+    written later are left out. Raises PartitionMissing when there is nothing of `symbol`, LakeError, ConfigInvalid, and
+    trading.corporate_actions.UnknownFactor when a split's factor is not known.
+    """
+    return _market().bars(
+        symbol, timeframe, start, end, adjusted=adjusted, dividends=dividends, as_of=as_of, known=known, form=form
+    )
+
+
+def features(
+    symbol: str,
+    timeframe: str | Timeframe,
+    start: Day = None,
+    end: Day = None,
+    *,
+    adjusted: bool = False,
+    as_of: Moment = None,
+    form: Form = "pandas",
+) -> Any:
+    """Features of `symbol` as `bars` gives bars; ``numpy``: resources.lake.FeatureFrame.
+
+    Stored ones where the lake has them in today's definition; else, and when `adjusted`, computed from the bars.
+    """
+    return _market().features(symbol, timeframe, start, end, adjusted=adjusted, as_of=as_of, form=form)
+
+
+@lru_cache(maxsize=1)
+def _market() -> Market:
+    from resources.config import load_config
+    from resources.lake import open_lake
+    from resources.settings import settings
+
+    return Market(open_lake(settings()), load_config(settings()).universe, settings().lake_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Bars, the dataset they were read from, and that dataset's partitions behind them."""
+
+    bars: Bars
+    dataset: str
+    partitions: dict[str, str]
+
+
+class Market:
+    """What `bars` and `features` answer from: a lake, the instruments, and where corporate actions are kept."""
+
+    def __init__(self, lake: Lake, universe: Universe, actions_root: Path) -> None:
+        self._lake = lake
+        self._universe = universe
+        self._actions_root = actions_root
+
+    def bars(
+        self,
+        symbol: str,
+        timeframe: str | Timeframe,
+        start: Day = None,
+        end: Day = None,
+        *,
+        adjusted: bool = False,
+        dividends: bool = False,
+        as_of: Moment = None,
+        known: Moment = None,
+        form: Form = "pandas",
+    ) -> Any:
+        """See resources.read.bars."""
+        wanted, at, wall = _timeframe(timeframe), _moment(as_of, "as_of"), _moment(known, "known")
+        lo, hi = _day(start, "start"), _day(end, "end")
+        made = self._bars(symbol, wanted, lo, hi, adjusted, dividends, at, wall)
+        about = self._about(made, made.bars.content_hash(), wanted, adjusted, at, wall)
+        if form == "numpy":
+            return made.bars
+        columns = {name: getattr(made.bars, name) for name in (*BAR_COLUMNS, *made.bars.extras)}
+        return _formed(form, symbol, made.bars.close_time, made.bars.session, columns, about)
+
+    def features(
+        self,
+        symbol: str,
+        timeframe: str | Timeframe,
+        start: Day = None,
+        end: Day = None,
+        *,
+        adjusted: bool = False,
+        as_of: Moment = None,
+        form: Form = "pandas",
+    ) -> Any:
+        """See resources.read.features."""
+        from trading import windows
+        from trading.features import FEATURES_VERSION, NAMES, WARM_UP, compute_anchored
+
+        wanted, at = _timeframe(timeframe), _moment(as_of, "as_of")
+        lo, hi = _day(start, "start"), _day(end, "end")
+        dataset = f"features_{wanted}"
+        partitions = {} if adjusted else self._hashes(dataset, symbol, lo, hi, None)
+        if partitions and {p.source for p in self._lake.partitions(dataset, lo, hi, [symbol])} == {FEATURES_VERSION}:
+            frame = self._lake.read_features(dataset, symbol, lo, hi)
+            rows = len(frame) if at is None else int(np.searchsorted(frame.close_time, at, side="right"))
+            made = _Made(Bars.empty(symbol, wanted), dataset, partitions)
+        else:
+            venue = self._venue(symbol)
+            first = None
+            if lo is not None:
+                first = min(lo, session_date(windows.window_start(session_number(lo), wanted, WARM_UP, venue)))
+            made = self._bars(symbol, wanted, first, hi, adjusted, False, at, None)
+            _, values = compute_anchored(made.bars, venue)
+            skip = 0 if lo is None else int(np.searchsorted(made.bars.session, session_number(lo)))
+            b = made.bars.rows(slice(skip, None))
+            frame = FeatureFrame(symbol, NAMES, b.close_time, b.session, values[skip:], FEATURES_VERSION)
+            rows = len(frame)
+        frame = FeatureFrame(
+            symbol, frame.names, frame.close_time[:rows], frame.session[:rows], frame.values[:rows], frame.version
+        )  # fmt: skip
+        if form == "numpy":
+            return frame
+        about = self._about(made, "", wanted, adjusted, at, None) | {"features_version": frame.version}
+        columns = {name: np.ascontiguousarray(frame.values[:, i]) for i, name in enumerate(frame.names)}
+        return _formed(form, symbol, frame.close_time, frame.session, columns, about)
+
+    # ---- within ------------------------------------------------------------------------------------------------------
+
+    def _bars(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        start: date | None,
+        end: date | None,
+        adjusted: bool,
+        dividends: bool,
+        as_of: int | None,
+        known: int | None,
+    ) -> _Made:
+        native = self._native(symbol)
+        stored = self._hashes(f"bars_{timeframe}", symbol, start, end, known)
+        behind = self._hashes(f"bars_{native}", symbol, start, end, known) if native not in (None, timeframe) else {}
+        # A week in which a split falls mixes two price levels: an adjusted one is made of adjusted bars.
+        mixed = adjusted and timeframe is Timeframe.W1 and bool(behind)
+        whole = stored and (timeframe is Timeframe.W1 or behind.keys() <= stored.keys())
+        if whole and not mixed:
+            made = self._read(symbol, timeframe, start, end, known, stored)
+            made = self._adjusted(made, dividends, as_of) if adjusted else made
+            return made if as_of is None else _Made(made.bars.known_at(as_of), made.dataset, made.partitions)
+        if not behind or native is None:
+            raise PartitionMissing(
+                f"{symbol} {timeframe}: no bars in the lake at {self._lake.storage.url}"
+                f"{f' from {start}' if start else ''}{f' to {end}' if end else ''}; materialise bars_{native or timeframe}"
+            )
+        if native.minutes > timeframe.minutes:
+            raise LakeError(f"{symbol}: its bars are {native}; {timeframe} cannot be made of them")
+        return self._derived(symbol, native, timeframe, start, end, adjusted, dividends, as_of, known)
+
+    def _derived(
+        self,
+        symbol: str,
+        native: Timeframe,
+        timeframe: Timeframe,
+        start: date | None,
+        end: date | None,
+        adjusted: bool,
+        dividends: bool,
+        as_of: int | None,
+        known: int | None,
+    ) -> _Made:
+        first = start
+        if start is not None and timeframe is Timeframe.W1:  # its bar is made of the whole week before it
+            first = session_date(session_number(start) - start.weekday())
+        hashes = self._hashes(f"bars_{native}", symbol, first, end, known)
+        source = self._read(symbol, native, first, end, known, hashes)
+        if adjusted:
+            source = self._adjusted(source, dividends, as_of)
+        venue = self._venue(symbol)
+        until = self._complete_until(source, venue)
+        made = resample(source.bars, timeframe, venue, known_until=until if as_of is None else min(until, as_of))
+        if start is not None:
+            made = made.rows(made.session >= session_number(start))
+        return _Made(made, source.dataset, source.partitions)
+
+    def _complete_until(self, source: _Made, venue: Calendar) -> int:
+        """Close of the last session read; of its last bar while that session is still being traded."""
+        if not len(source.bars):
+            return 0
+        last, newest = int(source.bars.session[-1]), int(source.bars.close_time[-1])
+        if session_date(last) in self._lake.hot_sessions(source.dataset):
+            return newest
+        return max(newest, int(venue.close_time[venue.position(last)]))
+
+    def _read(
+        self, symbol: str, timeframe: Timeframe, start: date | None, end: date | None, known: int | None, hashes: dict[str, str]
+    ) -> _Made:
+        dataset = f"bars_{timeframe}"
+        return _Made(self._lake.read_bars(dataset, symbol, start, end, known=known), dataset, hashes)
+
+    def _adjusted(self, made: _Made, dividends: bool, as_of: int | None) -> _Made:
+        from resources.corporate_actions import read_actions
+
+        actions = read_actions(self._actions_root, made.bars.symbol)
+        at = as_of if as_of is not None else _now()
+        return _Made(adjust(made.bars, actions, as_of=at, dividends=dividends), made.dataset, made.partitions)
+
+    def _hashes(self, dataset: str, symbol: str, start: date | None, end: date | None, known: int | None) -> dict[str, str]:
+        return {p.session.isoformat(): p.content_hash for p in self._lake.partitions(dataset, start, end, [symbol], known=known)}
+
+    def _native(self, symbol: str) -> Timeframe | None:
+        found = self._universe.instruments.get(symbol)
+        return found.native_timeframe if found is not None else None
+
+    def _venue(self, symbol: str) -> Calendar:
+        found = self._universe.instruments.get(symbol)
+        if found is None:
+            raise LakeError(f"{symbol} is not in the universe {self._universe.name}: its sessions are not known")
+        return calendar(found.calendar)
+
+    def _about(
+        self, made: _Made, content_hash: str, timeframe: Timeframe, adjusted: bool, as_of: int | None, known: int | None
+    ) -> dict[str, Any]:
+        return {
+            "timeframe": str(timeframe),
+            "adjusted": adjusted,
+            "as_of": iso(as_of) if as_of is not None else "",
+            "known": iso(known) if known is not None else "",
+            "simulated": self._universe.simulated,
+            "dataset": made.dataset,
+            "content_hash": content_hash,
+            "partitions": made.partitions,
+        }
+
+
+def _formed(
+    form: Form,
+    symbol: str,
+    close_time: NDArray[np.int64],
+    session: NDArray[np.int32],
+    columns: dict[str, NDArray[np.float64]],
+    about: dict[str, Any],
+) -> Any:
+    if form == "pandas":
+        return _frame(symbol, close_time, session, columns, about)
+    if form == "arrow":
+        return _table(symbol, close_time, session, columns, about)
+    raise ValueError(f"no form {form!r}; expected pandas, arrow or numpy")
+
+
+def _frame(
+    symbol: str, close_time: NDArray[np.int64], session: NDArray[np.int32], columns: dict[str, Any], about: dict[str, Any]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    index = pd.DatetimeIndex(close_time.astype("datetime64[us]"), tz="UTC", name="close_time")
+    days = session.astype("datetime64[D]").astype("datetime64[us]")
+    frame = pd.DataFrame({"session": days, **columns}, index=index)
+    frame.attrs.update(symbol=symbol, **about)
+    return frame
+
+
+def _table(
+    symbol: str, close_time: NDArray[np.int64], session: NDArray[np.int32], columns: dict[str, Any], about: dict[str, Any]
+) -> pa.Table:
+    import pyarrow as pa
+
+    arrays = {
+        "close_time": pa.array(close_time).cast(pa.timestamp("us", tz="UTC")),
+        "session": pa.array(session).cast(pa.date32()),
+        **{name: pa.array(values) for name, values in columns.items()},
+    }
+    said = {"symbol": symbol, **about}
+    return pa.table(arrays, metadata={k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()})
+
+
+def _timeframe(value: str | Timeframe) -> Timeframe:
+    try:
+        return Timeframe(value)
+    except ValueError:
+        raise ValueError(f"no timeframe {value!r}; expected one of {_names(str(t) for t in Timeframe)}") from None
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _day(value: Day, name: str) -> date | None:
+    if isinstance(value, datetime):
+        raise ValueError(f"{name} is a session's date, got the moment {value}; use as_of for moments")
+    if value is None or isinstance(value, date):
+        return value
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{name} {value!r}: expected a session's date like 2014-06-05") from None
+
+
+def _moment(value: Moment, name: str) -> int | None:
+    if value is None or isinstance(value, int):
+        return value
+    try:
+        return to_us(datetime.fromisoformat(value) if isinstance(value, str) else value)
+    except ValueError as error:
+        raise ValueError(f"{name} {value!r}: expected a time with its zone, like 2014-06-06T15:00Z ({error})") from None
+
+
+def _now() -> int:
+    import time
+
+    return time.time_ns() // 1000
+
+
+__all__ = ["Market", "bars", "features"]

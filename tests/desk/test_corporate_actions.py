@@ -1,0 +1,404 @@
+"""What a split does at the desk: positions, resting orders and plans follow it once, and doubt holds the instrument."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine, select, text
+
+from desk import faults, mismatches, reconcile, store, submission
+from desk.action_steps import shares
+from desk.corporate_actions import CorporateActions, held_instruments
+from resources.corporate_actions import write_actions
+from resources.feeds.protocol import BarClose
+from resources.ledger import action_tables as a
+from resources.ledger import audit
+from resources.ledger.actions import applied_splits, decide, in_todays_units
+from resources.ledger.store import connect
+from tests.desk import kit
+from trading.calendars import calendar
+from trading.corporate_actions import ActionKind, CorporateAction
+from trading.costs import Costs
+from trading.instruments import AssetClass
+from trading.timeframes import US_PER_HOUR, Timeframe, session_date, session_number
+
+WED, THU, FRI = date(2017, 12, 27), date(2017, 12, 28), date(2017, 12, 29)
+STOCK = kit.instrument(
+    "AAPL", asset_class=AssetClass.EQUITY, calendar="XNYS", tick_size=Decimal("0.01"), native_timeframe=Timeframe.H1
+)
+
+
+def at(day: date, hours: int) -> int:
+    """Close of the day's n-th hourly bar."""
+    return calendar("XNYS").bounds(day)[0] + hours * US_PER_HOUR
+
+
+def stock_bar(day: date, hours: int, price: float, low: float = math.nan, high: float = math.nan) -> BarClose:
+    low, high = (price if math.isnan(x) else x for x in (low, high))
+    return BarClose("AAPL", Timeframe.H1, at(day, hours), session_number(day), price, high, low, price, 1e6)
+
+
+def split(factor: float, day: date = THU, kind: ActionKind = ActionKind.SPLIT) -> CorporateAction:
+    return CorporateAction("AAPL", kind, session_number(day), calendar("XNYS").bounds(day)[0], factor, source="test")
+
+
+class StockDesk(kit.Desk):
+    """The small desk with one stock, and the engine's order of things around corporate actions."""
+
+    def __init__(self, engine: Engine, room: Path, lot: str = "1", costs: Costs = kit.NO_COSTS) -> None:
+        kit.INSTRUMENTS["AAPL"] = replace(STOCK, lot_size=Decimal(lot))
+        try:
+            super().__init__(engine, costs=costs)
+        finally:
+            instruments = dict(kit.INSTRUMENTS)
+            del kit.INSTRUMENTS["AAPL"]
+        self.paper._instruments = instruments  # a copy that keeps the stock
+        self.config.universe.instruments["AAPL"] = instruments["AAPL"]
+        self.config.strategies |= {n: kit.Rule(n, symbols=("AAPL",)) for n in ("trend", "revert")}
+        limits = {"max_order_quantity": 1e9, "max_notional": 1e9, "max_position_notional": 1e9, "price_collar_percent": 90}
+        self.config.limits = kit.LIMITS.model_copy(update=limits)
+        self.room = room
+        self.actions = CorporateActions(
+            engine=engine, broker=self.broker, clock=self.clock, lake=room, config=lambda: self.config
+        )
+
+    def begin(self) -> StockDesk:
+        self.clock.advance(at(WED, 1))
+        submission.recover(self.engine, self.broker, self.clock)
+        self.ledger.open_session(WED.isoformat(), opened_time=at(WED, 0), start_equity=kit.CASH)
+        self.ledger.put_verdicts(kit.good_verdicts("AAPL"))
+        self.store.mark(at(WED, 1), WED.isoformat(), {"AAPL": 700.0})
+        return self
+
+    def bar(self, bar: BarClose) -> dict[str, str]:
+        self.clock.advance(bar.close_time)
+        held = self.actions.begin([bar])
+        if bar.symbol not in held:
+            self.paper.on_bars(bar.close_time, [bar])
+        self.router.drain()
+        if bar.symbol not in held:
+            self.store.mark(bar.close_time, session_date(bar.session).isoformat(), {bar.symbol: bar.close})
+        return held
+
+    def enter(self, quantity: float = 100, strategy: str = "trend", stop: float = 630.0, target: float | None = 770.0) -> str:
+        made = self.submit(
+            0, strategy, "AAPL", reference=700.0, stop=stop, target=target, quantity=quantity, close_time=at(WED, 1),
+            valid_until=at(WED, 2),
+        )  # fmt: skip
+        assert made.accepted, made.refusal
+        return made.intent_ids[0]
+
+    def legs(self, trade: str) -> dict[str, tuple[str, float, float]]:
+        """leg -> (state, quantity, level) of the trade's working orders."""
+        working = [o for o in self.store.orders_of_trade(trade) if o.working]
+        return {o.leg.split(":")[0]: (o.state.value, o.quantity, o.stop_price or o.limit_price or 0.0) for o in working}
+
+    def audits(self, act: str) -> int:
+        with self.engine.connect() as connection:
+            rows = connection.execute(text("SELECT count(*) FROM audit WHERE action = :a"), {"a": act})
+            return int(rows.scalar_one())
+
+    def say(self, day: date, factor: float | None) -> None:
+        with self.engine.begin() as connection:
+            decide(connection, "AAPL", day, factor=factor, who="tapeline:test", reason="looked at it", now_time=self.clock())
+
+
+@pytest.fixture
+def desk(ledger_engine: Engine, tmp_path: Path) -> StockDesk:
+    made = StockDesk(ledger_engine, tmp_path).begin()
+    assert made.bar(stock_bar(WED, 1, 700.0)) == {}
+    return made
+
+
+def opened(desk: StockDesk, quantity: float = 100) -> str:
+    trade = desk.enter(quantity)
+    desk.bar(stock_bar(WED, 2, 700.0))
+    assert desk.position(symbol="AAPL") == quantity
+    return trade
+
+
+class TestAKnownSplit:
+    def test_exchanges_shares_and_average_in_both_books_and_costs_nothing(self, desk: StockDesk) -> None:
+        opened(desk)
+        equity = desk.broker.account().equity
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        assert desk.bar(stock_bar(THU, 1, 100.0)) == {}
+        (held,) = desk.store.open_positions()
+        assert (held.quantity, held.average_price) == (700.0, 100.0)
+        assert [(p.quantity, p.average_price) for p in desk.broker.positions()] == [(700.0, 100.0)]
+        assert desk.broker.account().equity == pytest.approx(equity)
+        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+        assert audit.verify(desk.engine) == []
+
+    def test_moves_stop_and_target_to_the_new_level_through_the_order_path(self, desk: StockDesk) -> None:
+        trade = opened(desk)
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.bar(stock_bar(THU, 1, 100.0))
+        assert desk.legs(trade) == {"stop": ("accepted", 700.0, 90.0), "target": ("accepted", 700.0, 110.0)}
+        gone = [o for o in desk.store.orders_of_trade(trade) if o.leg in ("stop", "target")]
+        assert [o.state.value for o in gone] == ["canceled", "canceled"]
+        assert desk.audits("corporate_action_protection") == 1
+
+    def test_protects_in_the_very_first_bar_of_the_session(self, desk: StockDesk) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.bar(stock_bar(THU, 1, 100.0, low=89.0))
+        assert desk.position(symbol="AAPL") == 0.0
+        fills = [f for f in desk.ledger.fills() if f["side"] == "sell"]
+        assert [(f["quantity"], f["price"]) for f in fills] == [(700.0, 90.0)]
+        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+
+    def test_does_not_sell_at_the_old_stop(self, desk: StockDesk) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.bar(stock_bar(THU, 1, 100.0))
+        assert [f["side"] for f in desk.ledger.fills()] == ["buy"]
+
+    def test_a_later_exit_closes_every_new_share(self, desk: StockDesk) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.bar(stock_bar(THU, 1, 100.0))
+        assert desk.router.exit_position("trend", "AAPL", "rule", at(THU, 1)).accepted
+        desk.bar(stock_bar(THU, 2, 101.0))
+        assert desk.position(symbol="AAPL") == 0.0
+        assert desk.broker.positions() == []
+        assert desk.broker.account().cash == pytest.approx(kit.CASH + 700.0)
+        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+
+    def test_an_exit_under_way_is_asked_for_again_in_new_shares(self, desk: StockDesk) -> None:
+        opened(desk)
+        desk.router.exit_position("trend", "AAPL", "rule", at(WED, 2))  # a market order for the next open
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.bar(stock_bar(THU, 1, 100.0))
+        assert desk.position(symbol="AAPL") == 0.0
+        sold = [(f["quantity"], f["price"]) for f in desk.ledger.fills() if f["side"] == "sell"]
+        assert sold == [(700.0, 100.0)]
+
+    def test_an_entry_that_has_not_filled_is_lost(self, desk: StockDesk) -> None:
+        trade = desk.enter()
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.bar(stock_bar(THU, 1, 100.0))
+        assert desk.states(trade) == ["canceled"]
+        assert desk.position(symbol="AAPL") == 0.0
+
+    def test_a_reverse_split_pays_the_fraction_out(self, desk: StockDesk) -> None:
+        trade = opened(desk, 130)
+        cash, equity = desk.broker.account().cash, desk.broker.account().equity
+        write_actions(desk.room, "AAPL", [split(0.05)])
+        desk.bar(stock_bar(THU, 1, 14000.0))
+        (held,) = desk.store.open_positions()
+        assert (held.quantity, held.average_price) == (6.0, 14000.0)
+        assert desk.broker.account().cash - cash == pytest.approx(0.5 * 14000.0)
+        assert desk.broker.account().equity == pytest.approx(equity)
+        assert desk.legs(trade)["stop"] == ("accepted", 6.0, 12600.0)
+        with desk.engine.connect() as connection:
+            (told,) = connection.execute(select(a.position_adjustments)).all()
+        assert told.cash_in_lieu == pytest.approx(7000.0)
+        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+
+    def test_a_position_below_one_lot_is_paid_out_whole(self, desk: StockDesk) -> None:
+        trade = opened(desk, 10)
+        write_actions(desk.room, "AAPL", [split(0.05)])
+        desk.bar(stock_bar(THU, 1, 14000.0))
+        assert (desk.store.open_positions(), desk.broker.positions(), desk.legs(trade)) == ([], [], {})
+        assert desk.broker.account().cash == pytest.approx(kit.CASH)
+        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+
+    def test_strategies_with_one_symbol_share_the_brokers_whole_lots(self, desk: StockDesk) -> None:
+        desk.enter(30)
+        desk.enter(30, "revert")
+        desk.bar(stock_bar(WED, 2, 700.0))
+        write_actions(desk.room, "AAPL", [split(0.05)])
+        desk.bar(stock_bar(THU, 1, 14000.0))
+        assert sum(p.quantity for p in desk.store.open_positions()) == 3.0
+        assert desk.broker.positions()[0].quantity == 3.0
+        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+
+    def test_is_applied_once(self, desk: StockDesk) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        for hours in (1, 2, 3):
+            desk.bar(stock_bar(THU, hours, 100.0))
+        desk.actions.resume()
+        assert desk.position(symbol="AAPL") == 700.0
+        assert (desk.audits("corporate_action_started"), desk.audits("corporate_action_done")) == (1, 1)
+
+    def test_of_a_session_without_bars_is_applied_at_the_next_one(self, desk: StockDesk) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [split(7.0, THU)])
+        desk.bar(stock_bar(FRI, 1, 100.0))
+        assert desk.position(symbol="AAPL") == 700.0
+
+    def test_of_another_day_does_nothing(self, desk: StockDesk) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [split(7.0, FRI), split(2.0, date(2017, 1, 3))])
+        desk.bar(stock_bar(THU, 1, 700.0))
+        assert desk.position(symbol="AAPL") == 100.0
+
+    def test_moves_the_last_price_so_that_the_collar_holds(self, desk: StockDesk) -> None:
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.clock.advance(at(THU, 1))
+        desk.actions.begin([stock_bar(THU, 1, 100.0)])
+        assert desk.store.last_prices()["AAPL"] == 100.0
+
+
+class TestDoubt:
+    def test_a_split_without_a_factor_holds_the_instrument_and_freezes_its_orders(self, desk: StockDesk) -> None:
+        trade = opened(desk)
+        write_actions(desk.room, "AAPL", [split(math.nan)])
+        held = desk.bar(stock_bar(THU, 1, 100.0))
+        assert "not known" in held["AAPL"]
+        assert "trend 100" in held["AAPL"]
+        assert desk.legs(trade)["stop"] == ("accepted", 100.0, 630.0)
+        assert desk.position(symbol="AAPL") == 100.0
+        refused = desk.submit(
+            0, "revert", "AAPL", reference=100.0, stop=90.0, target=None, close_time=at(THU, 1), valid_until=at(THU, 2)
+        )
+        assert (refused.accepted, refused.refusal.split(":")[0]) == (False, "RECONCILIATION")
+
+    def test_a_step_that_looks_like_a_split_holds_until_an_operator_confirms_it(self, desk: StockDesk) -> None:
+        trade = opened(desk)
+        held = desk.bar(stock_bar(THU, 1, 100.0))
+        assert "looks like a split by 7" in held["AAPL"]
+        desk.say(THU, 7.0)
+        assert desk.bar(stock_bar(THU, 2, 101.0)) == {}
+        assert desk.position(symbol="AAPL") == 700.0
+        assert desk.legs(trade)["stop"] == ("accepted", 700.0, 90.0)
+        with desk.engine.connect() as connection:
+            assert mismatches.known(connection) == {}
+            assert held_instruments(connection) == {}
+        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+
+    def test_a_crash_that_looked_like_a_split_is_dismissed_and_the_stop_works(self, desk: StockDesk) -> None:
+        opened(desk)
+        assert "AAPL" in desk.bar(stock_bar(THU, 1, 350.0))
+        assert desk.position(symbol="AAPL") == 100.0
+        desk.say(THU, None)
+        assert desk.bar(stock_bar(THU, 2, 350.0)) == {}
+        assert desk.position(symbol="AAPL") == 0.0
+        assert desk.audits("corporate_action_dismissed") == 2  # the operator's word and what the desk made of it
+
+    def test_a_factor_confirmed_ahead_needs_no_hold(self, desk: StockDesk) -> None:
+        opened(desk)
+        desk.say(THU, 7.0)
+        assert desk.bar(stock_bar(THU, 1, 100.0)) == {}
+        assert desk.position(symbol="AAPL") == 700.0
+
+    def test_a_factor_confirmed_later_in_the_session_is_applied(self, desk: StockDesk) -> None:
+        opened(desk)
+        desk.bar(stock_bar(THU, 1, 665.0))  # a stock dividend of 5 %: too small a step to be noticed
+        desk.say(THU, 1.05)
+        desk.clock.advance(at(THU, 2))
+        desk.actions.begin([stock_bar(THU, 2, 665.0)])
+        assert desk.position(symbol="AAPL") == 105.0
+        assert desk.store.last_prices()["AAPL"] == 665.0  # of this session: at the new level already
+        assert desk.broker.account().equity == pytest.approx(kit.CASH - 100 * 700.0 + 105 * 665.0)
+
+    @pytest.mark.parametrize("kind", [ActionKind.SPIN_OFF, ActionKind.DELISTING])
+    def test_a_spin_off_or_delisting_of_something_held_is_the_operators(self, desk: StockDesk, kind: ActionKind) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [split(1.1 if kind is ActionKind.SPIN_OFF else 1.0, kind=kind)])
+        assert str(kind) in desk.bar(stock_bar(THU, 1, 690.0))["AAPL"]
+
+    def test_a_spin_off_of_something_not_held_holds_nothing(self, desk: StockDesk) -> None:
+        write_actions(desk.room, "AAPL", [split(1.1, kind=ActionKind.SPIN_OFF)])
+        assert desk.bar(stock_bar(THU, 1, 690.0)) == {}
+
+    def test_actions_that_cannot_be_read_hold_the_instrument(self, desk: StockDesk) -> None:
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        (desk.room / "corporate_actions" / "symbol=AAPL" / "manifest.json").write_text("{}")
+        assert "cannot be read" in desk.bar(stock_bar(THU, 1, 100.0))["AAPL"]
+
+    def test_a_factor_that_is_none_is_refused(self, desk: StockDesk) -> None:
+        for factor in (0.0, -7.0, 1.0, math.inf):
+            with pytest.raises(ValueError, match="factor"):
+                desk.say(THU, factor)
+
+
+class TestPlans:
+    def test_a_plan_written_before_the_split_is_recorded_with_its_revision(self, desk: StockDesk) -> None:
+        class Idea:
+            name, revision, symbols, valid_sessions = "idea", "r1", ("AAPL",), (WED, FRI)
+
+        class Later(Idea):
+            name, valid_sessions = "later", (THU, FRI)
+
+        desk.config.plans = {"idea": Idea(), "later": Later()}
+        write_actions(desk.room, "AAPL", [split(7.0)])
+        desk.bar(stock_bar(THU, 1, 100.0))
+        with desk.engine.connect() as connection:
+            rows = connection.execute(select(a.plan_levels.c.plan, a.plan_levels.c.factor)).all()
+            assert [tuple(r) for r in rows] == [("idea", 7.0)]
+            assert [s.factor for s in applied_splits(connection)["AAPL"]] == [7.0]
+            assert set(in_todays_units(desk.config.plans, connection)) == {"idea", "later"}
+
+
+# ---- killed between any two steps ---------------------------------------------------------------------------------
+
+
+def _live(url: str, room: str, crash_at: str) -> None:
+    os.environ.pop(faults.VARIABLE, None)
+    if crash_at:
+        os.environ[faults.VARIABLE] = crash_at
+    engine = connect(url)
+    desk = StockDesk(engine, Path(room))
+    desk.clock.advance(at(THU, 1))
+    submission.recover(engine, desk.broker, desk.clock)
+    desk.actions.resume()
+    desk.router.continue_exits()
+    desk.bar(stock_bar(THU, 1, 100.0))
+    os._exit(0)
+
+
+SENDING = ("during_cancel", "before_send", "after_send_before_answer", "answer_before_commit", "after_ack")
+
+
+@pytest.mark.parametrize("boundary", [*faults.ACTION_BOUNDARIES, *SENDING])
+def test_a_kill_between_any_two_steps_applies_the_split_once(ledger_url: str, tmp_path: Path, boundary: str) -> None:
+    engine = connect(ledger_url)
+    desk = StockDesk(engine, tmp_path).begin()
+    desk.bar(stock_bar(WED, 1, 700.0))
+    trade = opened(desk)
+    write_actions(tmp_path, "AAPL", [split(7.0)])
+    engine.dispose()
+    fork = multiprocessing.get_context("fork")
+    for crash_at, code in ((boundary, -9), ("", 0)):
+        process = fork.Process(target=_live, args=(ledger_url, str(tmp_path), crash_at))
+        process.start()
+        process.join(60)
+        assert process.exitcode == code, crash_at
+    assert desk.position(symbol="AAPL") == 700.0
+    assert [(p.quantity, p.average_price) for p in desk.broker.positions()] == [(700.0, 100.0)]
+    assert {k: v[1:] for k, v in desk.legs(trade).items()} == {"stop": (700.0, 90.0), "target": (700.0, 110.0)}
+    assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
+    with desk.engine.connect() as connection:
+        assert len(connection.execute(select(a.position_adjustments)).all()) == 1
+        assert store.find_orders(connection, store.in_states()) == []
+    engine.dispose()
+
+
+# ---- whole lots ---------------------------------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(-500, 500).filter(bool), min_size=1, max_size=6),
+       st.sampled_from([7.0, 2.0, 1.5, 0.05, 0.1, 1 / 3]))  # fmt: skip
+def test_the_shares_of_strategies_are_whole_lots_that_sum_up_to_the_brokers(held: dict[str, int], factor: float) -> None:
+    exact = Fraction(factor).limit_denominator(1000)
+    quantities: dict[str, Any] = {k: float(v) for k, v in held.items()}
+    total = sum(Fraction(v) for v in held.values()) * exact
+    whole = float(abs(total) // 1 * (1 if total >= 0 else -1))
+    after = shares(quantities, exact, whole, Fraction(1))
+    assert sum(after.values()) == whole
+    assert all(x == int(x) for x in after.values())
+    assert all(abs(Fraction(after[k]) - Fraction(v) * exact) <= 1 for k, v in held.items())

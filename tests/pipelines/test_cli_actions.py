@@ -1,0 +1,106 @@
+"""``tapeline actions``: what is known, what an operator says, and how a future rolls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from sqlalchemy import Engine
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from resources.corporate_actions import write_actions
+from resources.ledger import audit
+from resources.ledger.actions import decisions_of
+from resources.settings import settings
+from tests.paths import lean_data
+from trading.corporate_actions import ActionKind, CorporateAction
+from trading.timeframes import session_number
+
+UNIVERSE = """\
+name: small
+history_start: 2013-10-07
+instruments:
+  AAPL: {asset_class: equity, calendar: XNYS, tick_size: 0.01, currency: USD, feed: lean, native_timeframe: 1m}
+  ES:
+    {asset_class: future, calendar: CMES, tick_size: 0.25, currency: USD, feed: lean, native_timeframe: 1m,
+     feed_symbol: future/cme/es, future: {root: ES, roll: volume}}
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    config = tmp_path / "config" / "universe"
+    config.mkdir(parents=True)
+    (config / "small.yaml").write_text(UNIVERSE)
+    server, _, database = ledger_url.rpartition("/")
+    for name, value in {
+        "UNIVERSE": "small", "CONFIG_DIR": str(config.parent), "DATA_DIR": str(tmp_path / "data"), "POSTGRES_URL": server,
+        "LEDGER_DATABASE": database,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"TAPELINE_{name}", value)
+    settings.cache_clear()
+    ex = session_number(date(2014, 6, 9))
+    paid = CorporateAction("AAPL", ActionKind.DIVIDEND, ex - 30, 1, 1.004, 2.6, source="test")
+    write_actions(settings().lake_dir, "AAPL", [CorporateAction("AAPL", ActionKind.SPLIT, ex, 1, 7.0, source="test"), paid])
+    yield lambda *arguments: CliRunner().invoke(app, ["actions", *arguments])
+    settings.cache_clear()
+
+
+def test_list_shows_splits_and_dividends_when_asked(run: Run) -> None:
+    result = run("list", "--json")
+    assert result.exit_code == 0, result.output
+    assert [(a["kind"], a["factor"]) for a in json.loads(result.stdout)["actions"]] == [("split", 7.0)]
+    assert len(json.loads(run("list", "AAPL", "--dividends", "--json").stdout)["actions"]) == 2
+    shown = run("list")
+    assert "2014-06-09" in shown.output
+    assert "--dividends" in shown.output
+
+
+def test_confirm_and_dismiss_are_written_and_audited(run: Run, ledger_engine: Engine) -> None:
+    assert run("confirm", "AAPL", "--session", "2014-06-10", "--factor", "7", "--reason", "press release").exit_code == 0
+    assert run("dismiss", "AAPL", "--session", "2014-06-11").exit_code == 0
+    with ledger_engine.connect() as connection:
+        said = decisions_of(connection)
+    assert said["AAPL", "2014-06-10"].factor == 7.0
+    assert not said["AAPL", "2014-06-11"].confirmed
+    assert audit.verify(ledger_engine) == []
+    spoken = json.loads(run("list", "AAPL", "--json").stdout)["decisions"]
+    assert [(d["session"], d["factor"]) for d in spoken] == [("2014-06-10", 7.0), ("2014-06-11", None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("confirm", "APPL", "--session", "2014-06-09", "--factor", "7"), "no instrument 'APPL'"),
+        (("confirm", "AAPL", "--session", "2014-06-08", "--factor", "7"), "no session 2014-06-08"),
+        (("confirm", "AAPL", "--session", "June", "--factor", "7"), "expected a date"),
+        (("confirm", "AAPL", "--session", "2014-06-09", "--factor", "1"), "factor 1.0"),
+        (("dismiss", "AAPL", "--session", "2014-06-08"), "no session"),
+        (("rolls", "NQ"), "no continuous future 'NQ'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(
+    run: Run, ledger_engine: Engine, arguments: tuple[str, ...], says: str
+) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert says in result.output
+    assert "Traceback" not in result.output
+    with ledger_engine.connect() as connection:
+        assert decisions_of(connection) == {}
+
+
+def test_rolls_prints_the_table_of_a_root(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPELINE_LEAN_DATA", str(lean_data()))
+    settings.cache_clear()
+    result = run("rolls", "ES", "--json")
+    assert result.exit_code == 0, result.output
+    first = json.loads(result.stdout)["rolls"][0]
+    assert (first["session"], first["from"], first["to"], first["difference"]) == ("2013-12-16", "201312", "201403", "-6.25")

@@ -1,0 +1,140 @@
+"""Records and codes of the compiled backtest: what its loops read and write, by name.
+
+Each record is one element of a structured array, which compiled code reads at the cost of a pointer. A slot is one
+(strategy, instrument) with its bars and wishes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Records = NDArray[np.void]
+Record = Any
+"""One element of a structured array: np.void in plain Python, a pointer in compiled code."""
+
+DONE: Final = 0
+NEED_ROWS: Final = 1
+BUFFER_FULL: Final = 2
+
+# Why a trade, or a part of one, ended.
+OPEN: Final = 0
+STOP: Final = 1
+TARGET: Final = 2
+RULE: Final = 3
+MAX_BARS: Final = 4
+SESSION_END: Final = 5
+MARGIN_CALL: Final = 6
+DELISTED: Final = 7
+ROLL: Final = 8
+SPLIT_CASH: Final = 9
+EXIT_REASONS: Final = (
+    "open", "stop", "target", "rule", "max_bars", "session_end", "margin_call", "delisted", "roll", "split_cash",
+)  # fmt: skip
+"""Why a trade ended, by code. roll: the old contract of a continuous future; split_cash: the fraction of a share that a
+split left."""
+
+ENTRY: Final = 0
+"""Leg code of an entry fill; exit fills carry their reason."""
+
+# How an entry order ended.
+WORKING: Final = 0
+FILLED: Final = 1
+CANCELED: Final = 2
+EXPIRED: Final = 3
+REJECTED: Final = 4
+ORDER_ENDS: Final = ("working", "filled", "canceled", "expired", "rejected")
+
+# Counted refusals, as columns of `refused` (S, 14). The codes are RefusalCode's.
+STOP_REQUIRED: Final = 0
+REWARD_TO_RISK: Final = 1
+SIZE_ZERO: Final = 2
+MAX_ORDER_QUANTITY: Final = 3
+MAX_NOTIONAL: Final = 4
+MAX_POSITION: Final = 5
+CONCURRENT_POSITIONS: Final = 6
+POSITION_OPEN: Final = 7
+DAILY_LOSS: Final = 8
+BUYING_POWER: Final = 9
+LIMIT_MISSING: Final = 10
+NOT_TRADABLE: Final = 11
+PRICE_MISSING: Final = 12
+SESSION_CLOSED: Final = 13
+REFUSAL_NAMES: Final = (
+    "STOP_REQUIRED", "REWARD_TO_RISK", "SIZE_ZERO", "MAX_ORDER_QUANTITY", "MAX_NOTIONAL", "MAX_POSITION",
+    "CONCURRENT_POSITIONS", "POSITION_OPEN", "DAILY_LOSS", "BUYING_POWER", "LIMIT_MISSING", "NOT_TRADABLE", "PRICE_MISSING",
+    "SESSION_CLOSED",
+)  # fmt: skip
+NO_REFUSAL: Final = -1
+
+END_OF_TIME: Final = 2**62
+
+
+def _dtype(whole: str, real: str) -> np.dtype[np.void]:
+    return np.dtype([(name, np.int64) for name in whole.split()] + [(name, np.float64) for name in real.split()])
+
+
+SLOT: Final = _dtype(
+    "symbol strategy commission_kind slippage_kind sizing_kind max_bars require_stop entry_type valid_bars settled fx_at",
+    "tick lot multiplier commission_rate commission_minimum slippage_value sizing_parameter min_reward_to_risk participation "
+    "borrow_rate initial_margin maintenance_margin",
+)
+"""Constants of a slot. symbol, strategy: codes that say which slots share one. settled: 1 where profit is paid daily and
+nothing is bought (futures). fx_at: where its rates begin in the flat column of rates, -1: quoted in the account's
+currency. participation: 0 = no cap. initial_margin, maintenance_margin: fractions of the value, NaN = not checked."""
+
+BOUND: Final = _dtype(
+    "active",
+    "collar_percent order_quantity order_value position_value concurrent own_concurrent loss_amount loss_percent "
+    "own_loss_amount own_loss_percent leverage",
+)
+"""Risk limits of a slot; NaN = missing. active 0: no limits at all. own_*: of the slot's strategy, NaN = none."""
+
+WISH: Final = _dtype("row side", "reference stop target limit trigger trail scale")
+"""An entry wish at a bar's row: side +1 or -1, levels on the grid, NaN = none. Ascending by row within a slot. trail:
+distance of a trailing stop. target: the one the reward-to-risk gate reads. scale: of the sizing rule's amount."""
+
+ACTION: Final = _dtype("row kind", "factor amount")
+"""What happens to a position by itself. row: the bar before whose open it happens; kinds below."""
+ACT_SPLIT: Final = 0
+ACT_CASH: Final = 1  # amount per unit: dividend
+ACT_SPIN_OFF: Final = 2  # factor: price level before / after, the difference is paid out
+ACT_ROLL: Final = 3  # factor, amount: price difference new less old contract
+ACT_DELIST: Final = 4  # row: the last bar, after which nothing trades
+
+STATE: Final = _dtype(
+    "cursor wish wish_end action action_end next_time session pending_time placed_time exit_reason held entry_time signal_time "
+    "trade entry_type triggered worked delisted",
+    "quantity entry_price stop trail mark value cash pending ordered pending_stop pending_trail pending_reference limit "
+    "trigger entry_commission settled entry_fx fx day_start carried",
+)
+"""What changes in a slot. cursor: next row; wish, wish_end: next and last wish; quantity, pending: signed; cash: flows so
+far; value: quantity * mark * multiplier * fx; day_start: cash + value when the session began; worked: bars the entry
+order has met; ordered: signed quantity of the entry order; settled: profit of the open position paid already; carried:
+borrow cost and dividends of the open position."""
+
+BOOK: Final = _dtype(
+    "session orders ambiguous trades margin_calls liquidations margined n_trades n_fills n_orders",
+    "start_cash equity day_start_equity traded_value borrow_paid dividends",
+)
+"""What changes in the portfolio, one record. margined: 1 when a slot has margins. n_*: records written
+to the buffers of trades, fills and orders."""
+
+TRADE: Final = _dtype(
+    "slot signal_time entry_time exit_time bars_held reason trade", "quantity entry_price exit_price commission pnl"
+)
+"""A closed trade, or a closed part of one; quantity signed, pnl net of commission. trade: parts of one entry share it."""
+
+TRADE_WHOLE: Final = 7
+"""How many of its fields, the first ones, are whole numbers."""
+
+FILL: Final = _dtype("slot trade time reason", "quantity price commission fx")
+"""One fill; quantity signed; reason: ENTRY or the exit's. commission in account currency."""
+
+ORDER: Final = _dtype("slot trade time done_time type end", "quantity filled limit trigger stop trail")
+"""One entry order when it ended: quantity signed, as ordered; filled: what of it was filled."""

@@ -1,0 +1,107 @@
+"""One strategy ready to be backtested again and again: the same bars, sizes, limits and costs, with one thing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading import metrics
+from trading.backtest import BacktestResult, backtest
+from trading.bars import Bars
+from trading.costs import Costs
+from trading.evaluation import Evaluation
+from trading.instruments import Instrument
+from trading.limits import Limits
+from trading.timeframes import US_PER_DAY
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experiment:
+    """A backtest before it is run. evaluations, bars, instruments: one per slot, in the order of decisions.
+
+    limits, require_stop and min_reward_to_risk are the desk's; once: a plan, which enters one time only.
+    """
+
+    name: str
+    evaluations: tuple[Evaluation, ...]
+    bars: tuple[Bars, ...]
+    instruments: tuple[Instrument, ...]
+    cash: float
+    sizing: Mapping[str, Any]
+    costs: Costs
+    limits: Limits | None = None
+    min_reward_to_risk: float = 0.0
+    require_stop: bool = True
+    once: bool = False
+
+    def run(self) -> BacktestResult:
+        """The backtest. Raises ValueError when the parts do not fit together."""
+        result = self._run(self.evaluations)
+        if self.once and len(result.trades) > 1:
+            entered = int(result.trades.signal_time.min())
+            result = self._run(tuple(_until(e, entered) for e in self.evaluations))
+        return result
+
+    def _run(self, evaluations: tuple[Evaluation, ...]) -> BacktestResult:
+        return backtest(
+            list(evaluations), list(self.bars), list(self.instruments), cash=self.cash, sizing=self.sizing, costs=self.costs,
+            limits=self.limits, strategy=self.name, require_stop=self.require_stop, min_reward_to_risk=self.min_reward_to_risk,
+        )  # fmt: skip
+
+    def but(self, **changes: Any) -> Experiment:
+        """The same with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def wishes(self) -> int:
+        """Bars that want to enter, before any refusal."""
+        return sum(int(np.sum((e.enter_long != e.enter_short) & e.ready)) for e in self.evaluations)
+
+    @property
+    def session_ends(self) -> Ints:
+        """Close time of each session's last bar over all slots, int64 (D,), ascending."""
+        last: dict[int, int] = {}
+        for b in self.bars:
+            ends = np.flatnonzero(np.diff(b.session, append=b.session[-1:] + 1))
+            for number, time in zip(b.session[ends].tolist(), b.close_time[ends].tolist(), strict=True):
+                last[number] = max(last.get(number, time), time)
+        return np.array(sorted(last.values()), np.int64)
+
+
+def _until(evaluation: Evaluation, last: int) -> Evaluation:
+    """The same without entries after `last` (UTC us): a plan enters once."""
+    allowed = evaluation.close_time <= last
+    return replace(evaluation, enter_long=evaluation.enter_long & allowed, enter_short=evaluation.enter_short & allowed)
+
+
+def session_returns(result: BacktestResult, ends: Ints) -> Floats:
+    """Simple returns of the equity from session to session, float64 (D,): what the statistics of luck are made of, because
+    returns of single bars are mostly zero and depend on each other. Where nothing is left: 0."""
+    if not len(result.equity):
+        return np.zeros(len(ends))
+    at = np.searchsorted(result.close_time, ends, side="right") - 1
+    equity = np.where(at >= 0, result.equity[np.maximum(at, 0)], result.cash)
+    return np.nan_to_num(metrics.simple_returns(equity, result.cash), nan=0.0)
+
+
+def per_year(times: Ints) -> float:
+    """How many of `times` (UTC us, ascending) there are in a year; 252 where they span nothing."""
+    span = int(times[-1] - times[0]) if len(times) else 0
+    years = span / (365.25 * US_PER_DAY)
+    return len(times) / years if years > 0 else 252.0
+
+
+def longest_holding(result: BacktestResult, ends: Ints) -> int:
+    """Sessions the longest trade lasted, the one of its entry counted: how far a decision's outcome reaches."""
+    if not len(result.trades):
+        return 1
+    first = np.searchsorted(ends, result.trades.signal_time, side="left")
+    last = np.searchsorted(ends, result.trades.exit_time, side="left")
+    return int((last - first).max()) + 1
