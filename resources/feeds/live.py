@@ -217,7 +217,9 @@ class LiveSubscription:
             yield replace(bar, late=True)
             return
         if state.missing(bar.close_time) > state.tolerated:
-            async for repaired in self._fill([state], bar.close_time):
+            # What the others miss of that time goes first, too: bars are passed on in order of time over all instruments.
+            behind = [s for s in self.symbols.values() if s is state or s.missing(bar.close_time) > s.tolerated]
+            async for repaired in self._fill(behind, bar.close_time):
                 yield repaired
         yield self._taken(state, bar)
 

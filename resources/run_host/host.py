@@ -220,14 +220,18 @@ def execute_run(run_id: str) -> int:
 
 
 def report_crash(run_id: str, code: int) -> None:
-    """Mark a run failed whose process ended with `code` and left it unfinished."""
-    from dagster import DagsterInstance
+    """Mark a run failed, or cancelled where that was asked for, whose process ended with `code` and left it unfinished."""
+    from dagster import DagsterInstance, DagsterRunStatus
 
     with DagsterInstance.get() as instance:
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            instance.report_run_failed(run, f"The run's process was {how}.")
+            if run.status is DagsterRunStatus.CANCELING:
+                # The interrupt met it before its own handling stood: it ended as it was asked to.
+                instance.report_run_canceled(run, f"The run's process was {how}.")
+            else:
+                instance.report_run_failed(run, f"The run's process was {how}.")
 
 
 def _listen(path: Path) -> socket.socket:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from dagster import DefaultRunLauncher, StringSource
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
-from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
 from dagster._serdes.config_class import ConfigurableClassData
 
 from resources.run_host.protocol import (
@@ -27,7 +27,8 @@ from resources.run_host.protocol import (
 )  # fmt: skip
 
 ANSWER_TIMEOUT_SECONDS = 10.0
-TERMINATE_ATTEMPTS = 10
+TERMINATE_ATTEMPTS = 30
+START_SECONDS = 15.0
 TERMINATE_PAUSE_SECONDS = 0.3
 
 
@@ -86,6 +87,15 @@ class WarmRunLauncher(DefaultRunLauncher):
                 self._instance.report_run_canceled(run, "Canceled while waiting for a run slot.")
                 return True
             return super().terminate(run_id)
+        # The run's own "started" would wipe out a cancellation noted before it, and the interrupt would count as a failure.
+        deadline = time.monotonic() + START_SECONDS
+        while run.status in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING) and time.monotonic() < deadline:
+            if worker_alive(mark) is None:
+                break
+            time.sleep(0.1)
+            run = self._instance.get_run_by_id(run_id) or run
+        if run.is_finished:
+            return False
         self._instance.report_run_canceling(run)
         pid = worker_alive(mark)
         if pid is None:

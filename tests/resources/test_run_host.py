@@ -104,8 +104,8 @@ def test_a_run_asked_for_twice_is_executed_once(lane: Lane) -> None:
     first = lane.mark(run_id)
     assert ask(lane.socket, {"op": "launch", "run_id": run_id}, 5) == {"taken": True}
     assert lane.mark(run_id) == first
-    lane.launcher.terminate(run_id)
-    assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.CANCELED)
+    assert lane.launcher.terminate(run_id)
+    assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.CANCELED), lane.status(run_id)
 
 
 def test_a_run_that_is_killed_is_reported_failed(lane: Lane) -> None:
