@@ -234,8 +234,9 @@ class LiveSubscription:
         before: only bars that close earlier (UTC us); None: up to now.
         """
         found: list[tuple[SymbolState, BarClose]] = []
+        # One moment for all: time goes on while history answers, and one symbol must not be brought further than another.
+        until = before if before is not None else self._market_time() + 1
         for state in states:
-            until = before if before is not None else self._market_time() + 1
             after = state.last if state.gap is None else min(state.gap.after, state.last)
             try:
                 bars = await asyncio.wait_for(asyncio.to_thread(self._history, state, after, until), self.policy.repair_seconds)
