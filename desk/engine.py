@@ -24,7 +24,7 @@ from desk.dagster_reporter import CloseReport
 from desk.exits import ExitCheck, check_exits
 from desk.hot_bars import BarCache
 from desk.hot_derive import HotDerive
-from desk.hot_store import HotStore
+from desk.hot_store import HOT_CONFLICT, HotStore
 from desk.managing import TradeManager
 from desk.plan_book import PlanBook
 from desk.replay import NO_STRATEGY, SKIPPED, CloseGroup
@@ -93,7 +93,7 @@ class DeskEngine:
         self._cache = BarCache(lake)
         self._derived = HotDerive(self._cache)
         self._corrections = Corrections(ledger, lake, source)
-        self._hot = HotStore(lake, self._cache, source, trouble)
+        self._hot = HotStore(lake, self._cache, source, trouble, self._standing_conflict)
         self.actions = CorporateActions(
             engine=ledger.engine, broker=broker, clock=router.clock, lake=lake, config=config
         )
@@ -107,6 +107,13 @@ class DeskEngine:
     @property
     def cache(self) -> BarCache:
         return self._cache
+
+    def _standing_conflict(self, dataset: str, session: str, symbol: str) -> str:
+        """What the ledger says of a bar told differently twice in this partition; empty when nothing."""
+        for row in self._ledger.session_verdicts(session, failed_only=True):
+            if (row.dataset, row.symbol, row.check) == (dataset, symbol, HOT_CONFLICT):
+                return str(next(iter(row.examples), {}).get("message", "a bar was told differently before"))
+        return ""
 
     def process_close(self, group: CloseGroup, emitted_wall: int) -> CloseResult:
         """Take one close to its committed row. Does nothing when that row is there.

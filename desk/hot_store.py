@@ -38,14 +38,22 @@ class HotStore:
     """Appends closed bars to the lake and judges what it then holds."""
 
     def __init__(
-        self, lake: Lake, cache: BarCache, source: Callable[[Instrument], str], trouble: Callable[[str], str] = lambda symbol: ""
+        self,
+        lake: Lake,
+        cache: BarCache,
+        source: Callable[[Instrument], str],
+        trouble: Callable[[str], str],
+        conflict: Callable[[str, str, str], str],
     ) -> None:
         """source: name written to the lake as where an instrument's bars came from. trouble: why a symbol's live feed
-        cannot be relied on right now, empty when it can."""
+        cannot be relied on right now, empty when it can. conflict: what the ledger says of a bar of (dataset, session,
+        symbol) told differently twice, empty when nothing or when it is settled."""
         self._lake = lake
         self._cache = cache
         self._source = source
         self._trouble = trouble
+        self._conflict = conflict
+        self._conflicts: dict[tuple[str, str, str], str] = {}
 
     def append_all(
         self, universe: Universe, dataset: str, session: int, parts: Sequence[Bars], until: int
@@ -83,13 +91,20 @@ class HotStore:
         faults: dict[str, str] = {FEED_LIVE: why} if (why := self._trouble(bars.symbol)) else {}
         partitions: list[Partition] = []
         held = bars
+        # A bar told differently twice is not settled by the next bar, nor by a restart: only other content of the partition
+        # (the source's final bars) does that, and whoever stores it says so in the ledger.
+        key = (dataset, day.isoformat(), bars.symbol)
+        if self._conflicts.get(key, "not asked yet"):
+            self._conflicts[key] = self._conflict(*key)
+        if self._conflicts[key]:
+            faults[HOT_CONFLICT] = self._conflicts[key]
         try:
             try:
                 partitions = self._lake.append_hot(
                     dataset, day, [bars], source=self._source(instrument), instruments=universe.instruments
                 )
             except HotConflict as error:  # the stored bar stands
-                faults[HOT_CONFLICT] = str(error)
+                faults[HOT_CONFLICT] = self._conflicts[key] = str(error)
                 partitions = self._lake.partitions(dataset, day, day, [bars.symbol])
             held = self._lake.read_bars(dataset, bars.symbol, day, day).known_at(until)
         except LakeWriteFailed:

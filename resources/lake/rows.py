@@ -107,7 +107,7 @@ def merge_closes(name: DatasetName, symbol: str, held: Rows, new: Rows) -> tuple
             i = int(np.flatnonzero(differs)[0])
             when = iso(int(new["close_time"][known][i]))
             raise HotConflict(
-                f"{name.name} {symbol} {when}: {column} held {old[i]!r}, offered {offered[i]!r}; the held bar stays"
+                f"{name.name} {symbol} {when}: {column} held {old[i].item()!r}, offered {offered[i].item()!r}; the held bar stays"
             )
     if known.all():
         return None

@@ -13,6 +13,7 @@ import pytest
 from desk.clock import wall
 from desk.engine import CloseIncomplete
 from desk.hot_bars import to_bars
+from desk.hot_store import HotStore
 from desk.live import LiveDesk
 from desk.replay import CloseGroup
 from resources.lake import HotConflict, LakeWriteFailed
@@ -235,6 +236,17 @@ def test_a_bar_told_differently_before_is_not_traded_on(make: Make) -> None:
         )
     _, verdicts = day.live.engine._hot.append(universe, "bars_1h", group.session, bars, group.close_time)
     assert [v.check for v in verdicts if not v.passed] == ["hot_conflict"]
+    day.live.ledger.put_verdicts(verdicts)
+    engine = day.live.engine
+    restarted = HotStore(day.at.lake, engine.cache, lambda _: "x", lambda _: "", engine._standing_conflict)
+    for hot in (engine._hot, restarted):  # the next bar does not settle it, nor does a restart: only other content does
+        (after,) = to_bars([day.groups[2].bars[0]])
+        _, verdicts = hot.append(universe, "bars_1h", group.session, after, day.groups[2].close_time)
+        assert [v.check for v in verdicts if not v.passed] == ["hot_conflict"]
+    day.live.ledger.put_verdicts([replace(v, passed=True, failed_count=0, examples=()) for v in verdicts])
+    (later,) = to_bars([day.groups[3].bars[0]])
+    _, verdicts = day.live.engine._hot.append(universe, "bars_1h", group.session, later, day.groups[3].close_time)
+    assert [v.check for v in verdicts if not v.passed] == []
 
 
 def test_a_session_opens_with_its_first_bar_and_ends_when_its_last_venue_has_closed(quiet: Day) -> None:
