@@ -12,12 +12,10 @@ from pathlib import Path
 import structlog
 
 from resources.config import Config, ConfigInvalid
+from resources.config_cache import stamp
 from trading.strategy import Evaluable
 
 log = structlog.get_logger("desk.config")
-
-Stamp = tuple[tuple[str, int, int], ...]
-
 
 class ConfigWatch:
     """Callable: the configuration in force. Raises ConfigInvalid on construction when there never was a good one."""
@@ -28,7 +26,7 @@ class ConfigWatch:
         self._root = root
         self._changed = changed
         self._lock = threading.Lock()
-        self._stamp = self._files()
+        self._stamp = stamp(root)
         self._config = load()
         self._known: dict[str, Evaluable] = {}
         self.trouble = ""
@@ -46,10 +44,10 @@ class ConfigWatch:
     def refresh(self) -> None:
         """Read the files again if one of them changed. Never raises what a file can cause: see `trouble`."""
         with self._lock:
-            stamp = self._files()
-            if stamp == self._stamp:
+            now = stamp(self._root)
+            if now == self._stamp:
                 return
-            self._stamp = stamp
+            self._stamp = now
             try:
                 config = self._load()
             except (ConfigInvalid, OSError) as error:
@@ -72,14 +70,3 @@ class ConfigWatch:
     def _remember(self, config: Config) -> None:
         self._known.update(config.strategies)
         self._known.update(config.plans)
-
-    def _files(self) -> Stamp:
-        found = []
-        for path in sorted(self._root.rglob("*")):
-            if path.suffix in {".yaml", ".yml", ".py"}:
-                try:
-                    status = path.stat()
-                except FileNotFoundError:
-                    continue
-                found.append((str(path), status.st_mtime_ns, status.st_size))
-        return tuple(found)

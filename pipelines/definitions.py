@@ -17,6 +17,7 @@ from assets import (
     lake_retention,
     market_data,
     models,
+    plans,
     quotes,
     reports,
     research,
@@ -30,17 +31,19 @@ from assets.quality import checks as quality
 from assets.quality import feed_live
 from resources.dagster_resources import resource_definitions
 from sensors.end_of_session import session_ended
+from sensors.failed_checks import failed_checks
 from sensors.failures import failed_runs
 from sensors.feed_health import SENSORS as feed_sensors
 from sensors.fresh_bars import fresh_bars
 from sensors.inbox import SENSORS as inbox_sensors
 from sensors.lake_upkeep import SENSORS as lake_sensors
+from sensors.plans import SENSORS as plan_sensors
 from sensors.stale import stale_partitions
 
 _ASSETS = [
     *market_data.ASSETS, *corporate_actions.ASSETS, *quotes.ASSETS, *backfill.ASSETS, *inbox.ASSETS, *lake_retention.ASSETS,
     *features.ASSETS, *models.ASSETS, *research.ASSETS, *research_results.ASSETS,
-    *research_checks.ASSETS, *trading.ASSETS, *reports.ASSETS,
+    *research_checks.ASSETS, *plans.ASSETS, *trading.ASSETS, *reports.ASSETS,
 ]  # fmt: skip
 _CHECKS = [
     *quality.CHECKS, *feed_live.CHECKS, *features.CHECKS, *models.CHECKS, *research.CHECKS,
@@ -48,8 +51,9 @@ _CHECKS = [
     *corporate_actions.CHECKS,
 ]  # fmt: skip
 
+# Not `feed_live`: its sensor reports that, when it changes, without a run.
 _LIVE_CHECKS = dg.AssetSelection.checks(
-    *(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE), *feed_live.CHECK_KEYS
+    *(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE)
 )
 _HISTORY = dg.AssetSelection.groups("market_data", "features")
 
@@ -107,9 +111,13 @@ defs = dg.Definitions(
     asset_checks=_CHECKS,
     jobs=[
         ingest, trade, end_of_session, train, research_job, research_deep, upstream.recompute_stale, *research_checks.JOBS,
+        *plans.JOBS,
         *backfill.JOBS, *inbox.JOBS, *lake_retention.JOBS,
     ],
     schedules=[weekly_training, *research_checks.SCHEDULES],
-    sensors=[fresh_bars, session_ended, failed_runs, stale_partitions, *feed_sensors, *inbox_sensors, *lake_sensors],
+    sensors=[
+        fresh_bars, session_ended, failed_runs, failed_checks, stale_partitions, *feed_sensors, *inbox_sensors, *lake_sensors,
+        *plan_sensors,
+    ],
     resources=resource_definitions(),
 )

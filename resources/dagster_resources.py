@@ -58,10 +58,10 @@ class ConfigFilesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Universe, strategies, plans and risk limits as people edit them, and the feeds the universe names."""
 
     def load(self) -> Config:
-        """Read now, so that a run sees the files as they are. Raises resources.config.ConfigInvalid."""
-        from resources.config import load_config
+        """The files as they are now. Raises resources.config.ConfigInvalid."""
+        from resources.config_cache import current_config
 
-        return load_config(settings())
+        return current_config(settings())
 
     def feed(self, name: str) -> Feed:
         """Raises resources.feeds.protocol.FeedError when there is no such feed or its source is not there."""

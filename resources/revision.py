@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import subprocess
-from functools import cache
+from functools import cache, lru_cache
 
 from resources.settings import ROOT
 
@@ -24,8 +26,27 @@ def code_revision() -> str:
     return f"src-{source_hash()}"
 
 
+def source_state() -> tuple[int, int]:
+    """(number of source files, newest modification in ns): changes whenever a source file does."""
+    count, newest = 0, 0
+    for folder in _SOURCES:
+        for where, folders, names in os.walk(ROOT / folder):
+            folders[:] = [f for f in folders if f != "__pycache__"]
+            for name in names:
+                if name.endswith(".py"):
+                    with contextlib.suppress(OSError):
+                        newest = max(newest, os.stat(os.path.join(where, name)).st_mtime_ns)
+                        count += 1
+    return count, newest
+
+
 def source_hash() -> str:
-    """First 12 hex digits of a SHA-256 over every source file's path and bytes."""
+    """First 12 hex digits of a SHA-256 over every source file's path and bytes; read again only when one changed."""
+    return _hash_of(source_state())
+
+
+@lru_cache(maxsize=1)
+def _hash_of(_state: tuple[int, int]) -> str:
     digest = hashlib.sha256()
     for folder in _SOURCES:
         for path in sorted((ROOT / folder).rglob("*.py")):

@@ -26,7 +26,7 @@ None of them has partitions of its own: in a run over a range Dagster 1.13 recor
 and check and never completes them. The sessions judged are in the metadata, the verdict per session in the ledger.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -200,23 +200,36 @@ def _whole(lake: Any, universe: Universe, dataset: str) -> tuple[date, date]:
     return min(p.session for p in held), max(p.session for p in held)
 
 
-def live_check(universe: Universe, timeframe: Timeframe) -> dg.AssetChecksDefinition:
-    """``live_verdicts`` of ``bars_<timeframe>``: has the desk judged every partition of the session, and passed it?"""
-    dataset = f"bars_{timeframe}"
+def live_checks(universe: Universe, timeframes: Sequence[Timeframe]) -> dg.AssetChecksDefinition:
+    """``live_verdicts`` of every ``bars_<timeframe>``: has the desk judged every partition of the session, and passed it?
 
-    @dg.asset_check(
-        asset=dg.AssetKey(dataset),
+    One step for all of them: it runs beside every bar close.
+    """
+
+    @dg.multi_asset_check(
         name=LIVE,
-        description="The session's partitions have every verdict, passed, on the very content the lake holds now.",
+        specs=[
+            dg.AssetCheckSpec(
+                LIVE,
+                asset=dg.AssetKey(f"bars_{timeframe}"),
+                description="The session's partitions have every verdict, passed, on the very content the lake holds now.",
+            )
+            for timeframe in timeframes
+        ],
+        can_subset=True,
     )
-    def live_verdicts(context: dg.AssetCheckExecutionContext, lake: LakeResource, ledger: LedgerResource) -> dg.AssetCheckResult:
+    def live_verdicts(
+        context: dg.AssetCheckExecutionContext, lake: LakeResource, ledger: LedgerResource
+    ) -> Iterator[dg.AssetCheckResult]:
         store, book = lake.lake(), ledger.ledger()
-        start, end = session_span(context) or _whole(store, universe, dataset)
         opened = {str(row["session"]) for row in book.sessions()}
-        held = [p for p in store.partitions(dataset, start, end) if p.session.isoformat() in opened]
-        # A run that brings the source's final bars makes the verdicts on the live ones stale by itself.
-        remade = dg.AssetKey(dataset) in context.job_def.asset_layer.executable_asset_keys
-        return live_result(dataset, held, book, f"{start} to {end}", error_when_none_good=not remade)
+        for key in sorted(context.selected_asset_check_keys):
+            dataset = key.asset_key.to_user_string()
+            start, end = session_span(context) or _whole(store, universe, dataset)
+            held = [p for p in store.partitions(dataset, start, end) if p.session.isoformat() in opened]
+            # A run that brings the source's final bars makes the verdicts on the live ones stale by itself.
+            remade = key.asset_key in context.job_def.asset_layer.executable_asset_keys
+            yield live_result(dataset, held, book, f"{start} to {end}", error_when_none_good=not remade)
 
     return live_verdicts
 
@@ -245,6 +258,8 @@ def live_result(
     said = f"{good} of {len(refs)} partitions of live sessions have all their verdicts"
     return dg.AssetCheckResult(
         passed=not bad,
+        asset_key=dataset,
+        check_name=LIVE,
         severity=severity,
         description=f"{said}." if not bad else f"{said}; {bad[0][0]} check={bad[0][1]} reason={bad[0][2]}",
         metadata={
@@ -266,7 +281,7 @@ def quality_checks(universe: Universe) -> list[dg.AssetChecksDefinition]:
     """Every check on the universe's bars."""
     frames = timeframes_of(universe)
     native = {i.native_timeframe for i in universe.instruments.values()}
-    return [*(bars_checks(universe, f) for f in frames), *(live_check(universe, f) for f in frames if f in native)]
+    return [*(bars_checks(universe, f) for f in frames), live_checks(universe, [f for f in frames if f in native])]
 
 
 ASSETS: list[dg.AssetsDefinition] = []

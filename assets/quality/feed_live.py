@@ -98,4 +98,3 @@ def native_timeframes(universe: Universe) -> list[Timeframe]:
 
 
 CHECKS: list[dg.AssetChecksDefinition] = [feed_check(configured_universe(), t) for t in native_timeframes(configured_universe())]
-CHECK_KEYS: list[dg.AssetCheckKey] = [key for check in CHECKS for key in check.check_keys]

@@ -14,6 +14,7 @@ from dagster import DefaultRunLauncher, StringSource
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
+from dagster._serdes import serialize_value
 from dagster._serdes.config_class import ConfigurableClassData
 
 from resources.run_host.protocol import (
@@ -61,7 +62,12 @@ class WarmRunLauncher(DefaultRunLauncher):
         try:
             answer = ask(
                 self._socket,
-                {"op": "launch", "run_id": run.run_id, "urgent": run.tags.get(LANE_TAG) == TRADE_LANE},
+                {
+                    "op": "launch",
+                    "run_id": run.run_id,
+                    "urgent": run.tags.get(LANE_TAG) == TRADE_LANE,
+                    "origin": serialize_value(run.job_code_origin) if run.job_code_origin else "",
+                },
                 ANSWER_TIMEOUT_SECONDS,
             )
         except HostUnavailable as error:

@@ -16,7 +16,7 @@ from dagster._core.definitions.reconstruct import ReconstructableJob, reconstruc
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 
 from resources.run_host.launcher import WarmRunLauncher
-from resources.run_host.protocol import HostUnavailable, ask, worker_alive, worker_mark
+from resources.run_host.protocol import LANE_TAG, TRADE_LANE, HostUnavailable, ask, worker_alive, worker_mark
 from tests.doubles import tiny_location
 from tests.paths import ROOT
 
@@ -60,6 +60,26 @@ class Lane:
         assert run is not None
         return run.tags.get("tapeline/worker")
 
+    def urgent(self, job: JobDefinition) -> str:
+        """A run of the trade lane, launched."""
+        recon = reconstructable(job)
+        assert isinstance(recon, ReconstructableJob)
+        run = self.instance.create_run_for_job(job, job_code_origin=recon.get_python_origin(), tags={LANE_TAG: TRADE_LANE})
+        self.launch(run.run_id)
+        return run.run_id
+
+    def spare(self) -> int:
+        """Pid of the process that waits for the next run of the trade lane."""
+        found: list[int] = []
+
+        def there() -> bool:
+            pid = ask(self.socket, {"op": "ping"}, 5)["spare"]
+            found[:] = [pid] if pid else []
+            return bool(found)
+
+        assert _wait(there), "no spare process"
+        return found[0]
+
 
 @pytest.fixture(scope="module")
 def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
@@ -81,8 +101,11 @@ def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
         assert _wait(socket_path.exists, 60), "the run host did not come up"
         yield Lane(home, socket_path, process)
     finally:
+        spare = ask(socket_path, {"op": "ping"}, 5)["spare"]
+        mark = worker_mark(spare) if spare else None
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+        assert mark is None or _wait(lambda: worker_alive(mark) is None), "the spare ends with the host"
         assert not socket_path.exists(), "the host leaves no socket behind"
 
 
@@ -136,6 +159,37 @@ def test_beyond_the_slots_a_run_waits_while_the_trade_lane_passes(lane: Lane) ->
     assert _wait(lambda: lane.mark(blocker) is not None)
     lane.launcher.terminate(blocker)
     assert _wait(lambda: lane.status(waiting) is DagsterRunStatus.SUCCESS)
+
+
+def test_the_trade_lanes_next_run_is_taken_by_the_process_that_waits_for_it_and_another_follows(lane: Lane) -> None:
+    first = lane.urgent(tiny_location.quick)
+    assert _wait(lambda: lane.status(first) is DagsterRunStatus.SUCCESS)
+    spare = lane.spare()
+    second = lane.urgent(tiny_location.quick)
+    assert _wait(lambda: lane.status(second) is DagsterRunStatus.SUCCESS)
+    assert (lane.mark(second) or "").startswith(f"{spare}:")
+    assert lane.spare() != spare
+
+
+def test_a_run_whose_waiting_process_was_killed_before_is_executed_all_the_same(lane: Lane) -> None:
+    os.kill(lane.spare(), signal.SIGKILL)
+    run_id = lane.urgent(tiny_location.quick)
+    assert _wait(lambda: lane.status(run_id) in {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE})
+    if lane.status(run_id) is DagsterRunStatus.FAILURE:  # it died with the run's name in its pipe: said, never silent
+        assert lane.mark(run_id) is None
+        run_id = lane.urgent(tiny_location.quick)
+        assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.SUCCESS)
+
+
+def test_a_run_in_the_waiting_process_dies_and_is_stopped_like_any_other(lane: Lane) -> None:
+    lane.spare()
+    killed = lane.urgent(tiny_location.crash)
+    assert _wait(lambda: lane.status(killed) is DagsterRunStatus.FAILURE)
+    lane.spare()
+    stopped = lane.urgent(tiny_location.slow)
+    assert _wait(lambda: lane.status(stopped) is DagsterRunStatus.STARTED)
+    assert lane.launcher.terminate(stopped)
+    assert _wait(lambda: lane.status(stopped) is DagsterRunStatus.CANCELED), lane.status(stopped)
 
 
 def test_health_says_failed_only_with_evidence(lane: Lane) -> None:

@@ -1,0 +1,74 @@
+"""The process forked ahead: it opens what a run needs, waits for one run id on a pipe, executes it and is gone.
+
+Forking, opening Dagster's instance, connecting to two databases and loading the job take about half a second of a run of
+the trade lane. Here that time passes before the bar closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resources.run_host.execute import execute_run_of
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """The host's side: the process and the host's end of the pipe it reads."""
+
+    pid: int
+    write_end: int
+
+    def take(self, run_id: str) -> bool:
+        """Give it its run. False when it is gone and cannot have read it."""
+        try:
+            os.write(self.write_end, f"{run_id}\n".encode())
+        except OSError:
+            return False
+        finally:
+            os.close(self.write_end)
+        return True
+
+    def dismiss(self) -> None:
+        """Nothing will come: it ends by itself when it reads the end of the pipe, at once when it still prepares itself."""
+        os.close(self.write_end)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+
+def await_run(read_end: int, origin: str) -> int:
+    """Prepare, read one run id from `read_end`, execute it. Returns the exit code; 0 when the pipe ends without one.
+
+    origin: serialised JobPythonOrigin of the runs to come, empty when none is known yet.
+    """
+    from dagster import DagsterInstance
+
+    with DagsterInstance.get() as instance:
+        _prepare(instance, origin)
+        with os.fdopen(read_end) as pipe:
+            run_id = pipe.readline().strip()
+        return execute_run_of(instance, run_id) if run_id else 0
+
+
+def _prepare(instance: DagsterInstance, origin: str) -> None:
+    """Open connections, look columns up, load the job: all that does not depend on the run."""
+    from dagster._core.origin import JobPythonOrigin
+    from dagster._utils.hosted_user_process import recon_job_from_origin
+    from dagster_shared.serdes import deserialize_value
+
+    from resources.dagster_resources import LedgerResource
+
+    instance.get_runs(limit=1)
+    instance.get_asset_records([])
+    instance.event_log_storage.get_latest_materialization_events([])
+    with contextlib.suppress(FileNotFoundError):  # an installation without a ledger yet
+        LedgerResource().ledger().latest_close()
+    if origin:
+        job = recon_job_from_origin(deserialize_value(origin, JobPythonOrigin))
+        job.get_definition()
