@@ -16,6 +16,7 @@ import numpy as np
 from assets.bars_books import Books
 from assets.changes import changed_by, replace_bars
 from assets.common import image, markdown_table
+from resources.feeds.identity import history, tickers
 from resources.feeds.market_clock import market_now
 from resources.lake import LakeError
 from resources.quarantine import LeftOutRecord, Quarantine, summary
@@ -126,8 +127,7 @@ class BarsRun:
         outcome = Outcome(min(sessions), max(sessions))
         read_from = self._books.now()
         feed = self._files.feed(instrument.feed)
-        bars = feed.history(instrument, self.timeframe, outcome.start, outcome.end)
-        bars = self._screened(feed, instrument, bars, outcome)
+        bars = self._screened(feed, instrument, *history(feed, instrument, self.timeframe, outcome.start, outcome.end), outcome)
         numbers, counts = np.unique(bars.session, return_counts=True)
         received = {session_date(int(n)): int(c) for n, c in zip(numbers, counts, strict=True)}
         held = self._lake.read_bars(self.dataset, instrument.symbol, outcome.start, outcome.end)
@@ -173,21 +173,21 @@ class BarsRun:
         if native is not self.timeframe:
             return self._derive(instrument, outcome.start, outcome.end)
         feed = self._files.feed(instrument.feed)
-        bars = feed.history(instrument, native, outcome.start, outcome.end)
+        bars, places = history(feed, instrument, native, outcome.start, outcome.end)
         self._note_left_out(feed, instrument, outcome)
-        return self._screened(feed, instrument, bars, outcome)
+        return self._screened(feed, instrument, bars, places, outcome)
 
-    def _screened(self, feed: Feed, instrument: Instrument, bars: Bars, outcome: Outcome) -> Bars:
-        """The rows that may enter the lake; the others are in quarantine when this returns."""
+    def _screened(self, feed: Feed, instrument: Instrument, bars: Bars, places: Mapping[int, str], outcome: Outcome) -> Bars:
+        """The rows that may enter the lake; the others are in quarantine when this returns. places: row of `bars` -> file and
+        line, where the feed says it."""
         regular = bool(getattr(feed.capabilities(), "regular_hours", True))
-        valid, invalid = screen(bars, calendar(instrument.calendar), regular_hours=regular)
+        valid, invalid = screen(bars, calendar(instrument.calendar), regular_hours=regular, floor=instrument.price_floor)
         ledger = self._books.ledger(needed=f"{len(invalid)} rows fail validity ({summary(invalid)})" if invalid else "")
         if ledger is None:
             return valid
-        places = getattr(feed, "places", None)
         screened = Quarantine(ledger.engine).ingest(
             instrument.feed, self.dataset, valid, invalid, outcome.start, outcome.end, run_id=self.run_id,
-            places=places(instrument) if callable(places) and invalid else None,
+            places=places if invalid else None,
         )  # fmt: skip
         if screened.put_aside:
             outcome.put_aside[instrument.symbol] = screened.put_aside
@@ -200,7 +200,7 @@ class BarsRun:
         inside: list[LeftOutRecord] = []
         venue = calendar(instrument.calendar)
         for record in getattr(feed, "left_out", ()):
-            if record.symbol not in (instrument.symbol, instrument.feed_symbol):
+            if record.symbol not in {instrument.symbol, *tickers(instrument)}:
                 continue
             entry = (record.symbol, record.where, record.reason)
             if entry not in outcome.left_out:

@@ -25,10 +25,14 @@ from assets.common import (
 from assets.market_data import sources_of, timeframes_of
 from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource
 from resources.lake import FeatureFrame, Lake, LakeError
+from resources.price_view import actions_for
+from resources.settings import settings
 from trading import windows
 from trading.bars import Bars
 from trading.calendars import Calendar, calendar
-from trading.features import FEATURES_VERSION, NAMES, TIMEFRAMES, WARM_UP, compute_anchored, definitions
+from trading.corporate_actions import UnknownFactor
+from trading.features import FEATURES_VERSION, NAMES, TIMEFRAMES, WARM_UP, definitions
+from trading.price_view import features_as_of
 from trading.timeframes import Timeframe, iso, session_date, session_number
 from trading.universe import Universe
 
@@ -45,13 +49,14 @@ _PLOTTED = (
 def compute_range(
     lake: Lake, dataset: str, symbol: str, timeframe: Timeframe, venue: Calendar, start: date, end: date
 ) -> tuple[Bars, np.ndarray[Any, np.dtype[np.float64]]]:
-    """(bars of sessions [start, end], their features float64 (T, F)), read from the anchor of the first session on.
+    """(raw bars of sessions [start, end], their features float64 (T, F)), read from the anchor of the first session on.
 
-    Raises LakeError when the bars cannot be read.
+    On which prices the features are computed across a split or spin-off is the setting `price_view`'s to say. Raises
+    LakeError when bars or actions cannot be read, UnknownFactor when an action's factor is not known.
     """
     anchor = session_date(windows.window_start(session_number(start), timeframe, WARM_UP, venue))
     bars = lake.read_bars(dataset, symbol, min(anchor, start), end)
-    _, values = compute_anchored(bars, venue)
+    _, values = features_as_of(bars, venue, actions_for(lake, symbol, settings().price_view))
     keep = slice(int(np.searchsorted(bars.session, session_number(start))), None)
     return bars.rows(keep), values[keep]
 
@@ -84,13 +89,14 @@ def features_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.
         owners=MARKET_DATA_OWNERS,
         kinds={"parquet", "python"},
         tags={"lane": "ingest", "timeframe": str(timeframe)},
-        deps=[dg.AssetKey(source)],
+        deps=[dg.AssetKey(source), dg.AssetKey("corporate_actions")],
         partitions_def=partitions_def,
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version=FEATURES_VERSION,
         metadata={"dagster/column_schema": features_schema(), "features_version": FEATURES_VERSION},
         description=f"{len(NAMES)} features per {timeframe} bar: moving averages, oscillators, bands, volatility, volume and "
-        "candlestick patterns. A row uses bars up to its own close only; a value is empty until its indicator has settled.",
+        "candlestick patterns. A row uses bars up to its own close only, across a split on its own price level; a value is "
+        "empty until its indicator has settled.",
     )
     def features(
         context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
@@ -107,7 +113,7 @@ def features_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.
             venue = calendar(now_universe.instruments[symbol].calendar)
             try:
                 bars, values = compute_range(store, source, symbol, timeframe, venue, start, end)
-            except LakeError as error:
+            except (LakeError, UnknownFactor) as error:
                 failed[symbol] = str(error)
                 continue
             made[symbol] = bars

@@ -18,10 +18,12 @@ from ml.promotion import Criterion
 from ml.relative import relative_features, relative_version
 from ml.rule import RuleResult
 from resources.lake import Lake, LakeError
-from resources.settings import Settings
+from resources.price_view import outcome_bars
+from resources.settings import Settings, settings
 from resources.tracking import DatasetInput, ModelRecord
 from trading import features
 from trading.bars import Bars
+from trading.corporate_actions import UnknownFactor
 from trading.instruments import Instrument, Mode
 from trading.timeframes import Timeframe, iso
 from trading.universe import Universe
@@ -72,7 +74,8 @@ def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, hor
         try:
             frame = lake.read_features(f"features_{timeframe}", symbol)
             own = lake.read_bars(f"bars_{timeframe}", symbol)
-        except LakeError as error:
+            outcomes = outcome_bars(lake, own, settings().price_view)
+        except (LakeError, UnknownFactor) as error:
             left_out[symbol] = str(error)
             continue
         reason = _unusable(instrument, timeframe, len(frame), frame.version)
@@ -88,7 +91,7 @@ def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, hor
             empty = [n for n, column in zip(names, values.T, strict=True) if not np.isfinite(column).any()]
             left_out[symbol] = "no complete row: " + (f"{_some(empty)} never known" if empty else "too short a history")
             continue
-        parts[symbol], bars[symbol] = FeaturePart(frame.close_time, frame.session, values), own
+        parts[symbol], bars[symbol] = FeaturePart(frame.close_time, frame.session, values), outcomes
         for dataset in (f"bars_{timeframe}", f"features_{timeframe}"):
             held = [(p.session.isoformat(), p.content_hash) for p in lake.partitions(dataset, symbols=[symbol])]
             sources.append(SourceSpan.of(dataset, symbol, held))

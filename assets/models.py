@@ -7,6 +7,7 @@ import dagster as dg
 from assets import model_run
 from assets.common import image
 from resources.dagster_resources import ConfigFilesResource, LakeResource, TrackingResource
+from resources.price_view import outcome_bars
 from resources.revision import code_revision
 from resources.settings import settings
 
@@ -84,7 +85,8 @@ def baseline_model(
         result = baseline.train(data)
     except (dataset.DatasetError, baseline.TrainingError) as error:
         raise dg.Failure(f"No model was trained: {error}") from error
-    bars = {s: lake.lake().read_bars(f"bars_{data.matrix.timeframe}", s) for s in data.matrix.symbols}
+    place, view = lake.lake(), settings().price_view
+    bars = {s: outcome_bars(place, place.read_bars(f"bars_{data.matrix.timeframe}", s), view) for s in data.matrix.symbols}
     money = rule.evaluate_rule(data, result.out_of_sample, bars, model_run.tradable(universe))
     criteria = promotion.judge({**result.metrics(), **money.metrics()})
     figures = {

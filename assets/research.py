@@ -1,5 +1,6 @@
 """Research: the strategies and plans as people wrote them, and what each would have done over the whole history."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dagster as dg
@@ -7,9 +8,11 @@ import dagster as dg
 from assets import research_run
 from assets.common import configured_universe, image, markdown_table
 from assets.market_data import timeframes_of
+from resources.config import Config
 from resources.dagster_resources import ConfigFilesResource, LakeResource
 from resources.research_store import ResearchStore
 from resources.settings import settings
+from trading.config_text import Problem
 from trading.ids import content_hash
 
 _STRATEGIES_SCHEMA = dg.TableSchema(
@@ -50,6 +53,16 @@ _TRADES_SCHEMA = dg.TableSchema(
 )
 def strategies(config_files: ConfigFilesResource) -> dg.MaterializeResult:
     config = config_files.load()
+    return dg.MaterializeResult(metadata=strategies_metadata(config), data_version=dg.DataVersion(files_version(config)))
+
+
+def files_version(config: Config) -> str:
+    """Hash of what every file says."""
+    return content_hash([[f.path, f.revision] for f in config.files])[:24]
+
+
+def strategies_metadata(config: Config) -> dict[str, Any]:
+    """What the UI shows of the files; their revisions are kept."""
     known = config.evaluables()
     # Every revision that was ever in use can be compared with later ones, and its decisions replayed.
     ResearchStore(settings().path("research")).keep_files(settings().config, config.files, known)
@@ -64,17 +77,14 @@ def strategies(config_files: ConfigFilesResource) -> dg.MaterializeResult:
              ", ".join(e.symbols) if e else "", str(e.timeframe) if e else "", e.owner if e else "", e.description if e else ""]
         )  # fmt: skip
     header = ["file", "name", "revision", "state", "status", "mode", "instruments", "timeframe", "owner", "description"]
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/row_count": len(known),
-            "active": len(config.active()),
-            "files": dg.MetadataValue.md(markdown_table(header, rows)),
-            "config_problems": len(config.problems),
-            "limits": dg.MetadataValue.json(config.limits.model_dump(mode="json")),
-            "limits_missing": ", ".join(config.limits.missing()) or "none",
-        },
-        data_version=dg.DataVersion(content_hash([[f.path, f.revision] for f in config.files])[:24]),
-    )
+    return {
+        "dagster/row_count": len(known),
+        "active": len(config.active()),
+        "files": dg.MetadataValue.md(markdown_table(header, rows)),
+        "config_problems": len(config.problems),
+        "limits": dg.MetadataValue.json(config.limits.model_dump(mode="json")),
+        "limits_missing": ", ".join(config.limits.missing()) or "none",
+    }
 
 
 @dg.asset_check(
@@ -83,28 +93,47 @@ def strategies(config_files: ConfigFilesResource) -> dg.MaterializeResult:
     "and the nearest valid name. What does not validate does not trade.",
 )
 def config_valid(config_files: ConfigFilesResource) -> dg.AssetCheckResult:
-    from resources.config import ConfigInvalid
+    return dg.AssetCheckResult(**config_verdict(config_files.load))
 
+
+def config_verdict(load: Callable[[], Config]) -> dict[str, Any]:
+    """passed, severity, description and metadata of `config_valid`: every problem of every file at once.
+
+    An error where a file is not used for what it says (or limits are missing); a warning where only research's files have
+    problems, which no order depends on.
+    """
+    from resources.config import ConfigInvalid
+    from resources.research_files import asked_of
+
+    asked: list[Problem] = []
     try:
-        config = config_files.load()
-        problems, warned, missing = config.problems, config.warnings, config.limits.missing()
+        config = load()
+        problems, warned, missing = list(config.problems), config.warnings, config.limits.missing()
+        asked = asked_of(config, settings().config).problems
     except ConfigInvalid as error:
         problems, warned, missing = error.problems, [], []
-    rows = [[p.file, p.line, p.key, p.message, p.expected, p.nearest] for p in problems]
-    header = ["file", "line", "key", "problem", "expected", "did you mean"]
-    description = f"{len(problems)} problem(s)" + (f"; limits missing: {', '.join(missing)}" if missing else "")
-    return dg.AssetCheckResult(
-        passed=not problems and not missing,
-        description=description if problems or missing else "every file validates",
-        metadata={
-            "problems": dg.MetadataValue.md(markdown_table(header, rows)),
-            "warnings": dg.MetadataValue.md(
-                markdown_table(header, [[w.file, w.line, w.key, w.message, w.expected, w.nearest] for w in warned])
-            ),
-            "count": len(problems),
+    count = len(problems) + len(asked)
+    said = f"{count} problem(s)" + (f"; limits missing: {', '.join(missing)}" if missing else "")
+    return {
+        "passed": not count and not missing,
+        "severity": dg.AssetCheckSeverity.ERROR if problems or missing else dg.AssetCheckSeverity.WARN,
+        "description": said if count or missing else "every file validates",
+        "metadata": {
+            "problems": dg.MetadataValue.md(markdown_table(PROBLEM_HEADER, problem_rows([*problems, *asked]))),
+            "warnings": dg.MetadataValue.md(markdown_table(PROBLEM_HEADER, problem_rows(warned))),
+            "count": count,
+            "warned": len(warned),
             "limits_missing": ", ".join(missing) or "none",
         },
-    )
+    }
+
+
+PROBLEM_HEADER = ["file", "line", "key", "problem", "expected", "did you mean"]
+
+
+def problem_rows(problems: Iterable[Problem]) -> list[list[Any]]:
+    """Rows under PROBLEM_HEADER."""
+    return [[p.file, p.line, p.key, p.message, p.expected, p.nearest] for p in problems]
 
 
 @dg.asset(
@@ -136,6 +165,11 @@ def strategy_backtests(
         "strategies": len(runs),
         "metrics": dg.MetadataValue.md(markdown_table(research_run.METRICS_HEADER, [research_run.metrics_row(r) for r in runs])),
         "refused": dg.MetadataValue.md(markdown_table(["strategy", "code", "entry wishes refused"], refusals)),
+        "doubtful": dg.MetadataValue.md(
+            markdown_table(
+                ["strategy", "instrument", "why"], [[r.evaluable.name, s, why] for r in runs for s, why in r.doubts.items()]
+            )
+        ),
         "not_tested": dg.MetadataValue.md(markdown_table(["strategy or file", "instrument", "why"], ignored)),
         "costs": dg.MetadataValue.md(
             markdown_table(

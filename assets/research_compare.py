@@ -6,8 +6,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from assets.research_figures import Shown, compare
+from assets.research_figures import Shown
 from assets.research_run import NotRun, prepare
+from assets.research_verdicts import compare
 from resources.config import Config
 from resources.lake import Lake
 from resources.research_store import ResearchStore, Revision

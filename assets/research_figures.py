@@ -12,21 +12,20 @@ from numpy.typing import NDArray
 
 from assets.research_run import Prepared
 from resources import research_plots
-from resources.research_store import ResearchStore, number
-from resources.research_trials import TrialBook, Trials
-from trading import baselines, promotion, walk_forward
+from resources.research_store import ResearchStore
+from resources.research_trials import TrialBook
+from trading import baselines, walk_forward
 from trading.backtest import BacktestResult
 from trading.calendars import calendar
 from trading.experiment import longest_holding, per_year, session_returns
+from trading.gated import gated_like
 from trading.metrics import TradeFigures, max_drawdown, total_return
 from trading.perturbation import perturbed_runs
 from trading.research_grid import Variant, rules_hash
 from trading.statistics import (
-    Interval,
     bootstrap_paths,
     effective_trials,
     expected_maximum_sharpe,
-    paired,
     probability_of_overfitting,
     shuffle_paths,
     superior_ability,
@@ -41,6 +40,8 @@ Floats = NDArray[np.float64]
 
 RANDOM_SEEDS: Final = 50
 PATHS: Final = 2_000
+RUNS: Final = 1_000
+NOISE: Final = 0.1
 PBO_BLOCKS: Final = 12
 FOLDS: Final = 6
 GROUPS, TESTED = 8, 2
@@ -48,7 +49,8 @@ GROUPS, TESTED = 8, 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """What one asset says of one strategy. figures: kept as JSON; table rows under its header; picture: PNG by name."""
+    """What one asset says of one strategy. figures: kept as JSON; table rows under its header; pictures: PNG by name; tables:
+    further ones, (header, rows) by name."""
 
     name: str
     figures: dict[str, Any]
@@ -56,15 +58,38 @@ class Shown:
     rows: list[list[Any]]
     pictures: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    tables: Mapping[str, tuple[Sequence[str], list[list[Any]]]] = field(default_factory=dict)
 
 
-def keep(store: ResearchStore, prepared: Prepared, kind: str, shown: Shown) -> None:
-    """Remember what was shown, for the promotion table, the HTML page and the command line."""
+_SHOWN: Final = ("header", "rows", "picture_names", "notes", "tables", "snapshot", "basis")
+
+
+def keep(store: ResearchStore, prepared: Prepared, kind: str, shown: Shown, basis: str = "") -> None:
+    """Remember what was shown, for the promotion table, the HTML page and the command line. basis: see `kept`."""
     e = prepared.evaluable
-    figures = {"snapshot": prepared.snapshot, **shown.figures, "header": list(shown.header), "rows": shown.rows}
-    store.put(e.name, e.revision, kind, figures)
     for picture, content in shown.pictures.items():
         store.put_file(e.name, e.revision, f"{picture}.png", content)
+    store.put(e.name, e.revision, kind, {
+        **shown.figures, "header": list(shown.header), "rows": shown.rows, "picture_names": list(shown.pictures),
+        "notes": shown.notes, "tables": shown.tables, "snapshot": prepared.snapshot, "basis": basis,
+    })  # fmt: skip
+
+
+def kept(store: ResearchStore, prepared: Prepared, kind: str, basis: str) -> Shown | None:
+    """What was shown before of this revision, when it was made of the same bars and `basis` (everything else a result
+    depends on, hashed); None when it has to be computed."""
+    e = prepared.evaluable
+    found = store.get(e.name, e.revision, kind)
+    if found is None or not basis or (found.get("basis"), found.get("snapshot")) != (basis, prepared.snapshot):
+        return None
+    pictures = dict(store.pictures(e.name, e.revision))
+    if any(name not in pictures for name in found["picture_names"]):
+        return None
+    figures = {k: v for k, v in found.items() if k not in _SHOWN}
+    tables = {name: (header, rows) for name, (header, rows) in found["tables"].items()}
+    return Shown(
+        e.name, figures, found["header"], found["rows"], {n: pictures[n] for n in found["picture_names"]}, found["notes"], tables
+    )
 
 
 def percent(value: float) -> str:
@@ -78,6 +103,7 @@ def decimal(value: float, digits: int = 2) -> str:
 # -- baselines, costs, splits ----------------------------------------------------------------------------------------------
 
 BASELINE_HEADER: Final = ("what", "total", "CAGR", "Sharpe", "max drawdown", "trades", "win rate", "exposure", "costs paid")
+SPLIT_HEADER: Final = ("split", "group", "trades", "win rate", "net")
 
 
 def _line(name: str, result: BacktestResult) -> list[Any]:
@@ -88,14 +114,16 @@ def _line(name: str, result: BacktestResult) -> list[Any]:
     ]  # fmt: skip
 
 
-def baselines_of(prepared: Prepared, currency: str, seeds: int = RANDOM_SEEDS) -> Shown:
-    """Baselines, random entries, cost ladder and splits of one strategy."""
+def baselines_of(
+    prepared: Prepared, currency: str, seeds: int = RANDOM_SEEDS, factors: Sequence[float] = (), seed: int = 0
+) -> Shown:
+    """Baselines, random entries, cost ladder and splits of one strategy. factors: rungs beside those of all ladders."""
     experiment = prepared.experiment
     result, ends = prepared.result, experiment.session_ends
     mine = session_returns(result, ends)
     others = baselines.baselines(experiment, result)
-    random = baselines.random_entries(experiment, result, seeds)
-    ladder = baselines.cost_ladder(experiment)
+    random = baselines.random_entries(experiment, result, seeds, seed)
+    ladder = baselines.cost_ladder(experiment, sorted({*baselines.COST_FACTORS, *factors}))
     earned = [(f, total_return(r.equity, r.cash)) for f, r in ladder]
     rows = [_line("strategy", result), *(_line(b.name, b.result) for b in others)]
     if seeds:
@@ -122,14 +150,12 @@ def baselines_of(prepared: Prepared, currency: str, seeds: int = RANDOM_SEEDS) -
         pictures["splits"] = research_plots.split_bars(
             {k: {label: (g.trades, g.net_profit) for label, g in v.items()} for k, v in splits.items()}, currency, name
         )
-    return Shown(name, figures, BASELINE_HEADER, rows, pictures)
+    tables = {"splits": (SPLIT_HEADER, split_rows(figures))}
+    return Shown(name, figures, BASELINE_HEADER, rows, pictures, tables=tables)
 
 
 def _group(figures: TradeFigures) -> dict[str, float]:
     return {"trades": figures.trades, "win_rate": figures.win_rate, "net": figures.net_profit}
-
-
-SPLIT_HEADER: Final = ("split", "group", "trades", "win rate", "net")
 
 
 def split_rows(figures: Mapping[str, Any]) -> list[list[Any]]:
@@ -146,15 +172,16 @@ def split_rows(figures: Mapping[str, Any]) -> list[list[Any]]:
 MONTE_CARLO_HEADER: Final = ("what", "as it happened", "median", "95 % interval")
 
 
-def monte_carlo_of(prepared: Prepared, paths: int = PATHS, seed: int = 0) -> Shown:
-    """Block bootstrap of session returns and the trades in random order. Raises ValueError without trades."""
+def monte_carlo_of(prepared: Prepared, paths: int = PATHS, seed: int = 0, block: float | None = None) -> Shown:
+    """Block bootstrap of session returns and the trades in random order. block: mean length, sessions; None: chosen from the
+    returns. Raises ValueError without trades."""
     experiment = prepared.experiment
     result, ends = prepared.result, experiment.session_ends
     returns = session_returns(result, ends)
     name = prepared.evaluable.name
     if not len(result.trades):
         raise ValueError(f"{name} made no trade: there is nothing to resample")
-    boot = bootstrap_paths(returns, paths=paths, seed=seed)
+    boot = bootstrap_paths(returns, paths=paths, block=block, seed=seed)
     shuffled = shuffle_paths(result.trades.pnl, experiment.cash, paths=paths, seed=seed)
     deepest = max_drawdown(result.equity, result.cash)[0]
     equity = np.asarray(np.cumprod(1.0 + returns), np.float64)
@@ -208,7 +235,7 @@ def grid_of(
         strategy, problems = parse_strategy(by_label[number].text, f"{name} variant {number}", universe)
         if strategy is None:
             raise ValueError("; ".join(str(p) for p in problems) or "for another universe")
-        strategy = replace(strategy, name=name)
+        strategy = gated_like(prepared.evaluable, replace(strategy, name=name))
         return [evaluate_anchored(strategy, prepared.windows[i.symbol], i, calendar(i.calendar)) for i in own.instruments]
 
     ends = own.session_ends
@@ -334,114 +361,3 @@ def perturbed_of(
         moved.total_return, moved.max_drawdown, moved.cost_factor, actual, f"{name}: {runs:,} runs on moved bars"
     )
     return Shown(name, figures, PERTURBED_HEADER, rows, {"perturbed": picture})
-
-
-# -- promotion -------------------------------------------------------------------------------------------------------------
-
-
-def promotion_of(
-    prepared: Prepared, store: ResearchStore, trials: Trials, no_look_ahead: bool | None, seed: int = 0
-) -> tuple[Shown, list[promotion.Criterion]]:
-    """The criteria for trading a strategy with money, from its backtest and what other assets kept of this revision.
-
-    Kept figures count only when they were made of the same bars; walk-forward and overfitting need the grid (job
-    research_deep). What is missing is a criterion not met.
-    """
-    e, experiment = prepared.evaluable, prepared.experiment
-    notes: list[str] = []
-
-    def kept(kind: str) -> dict[str, Any] | None:
-        found = store.get(e.name, e.revision, kind)
-        if found is None:
-            notes.append(f"{kind}: not computed for this revision")
-        elif found.get("snapshot") != prepared.snapshot:
-            notes.append(f"{kind}: computed on other bars than today's, not counted")
-            return None
-        return found
-
-    result, ends = prepared.result, experiment.session_ends
-    returns = session_returns(result, ends)
-    grid, walk, base, resampled = kept("grid"), kept("walk_forward"), kept("baselines"), kept("monte_carlo")
-    # The grid's test knows that the best was picked from many; the strategy's own that it is this one: both must hold.
-    spa_flat, spa_hold = number(grid, "spa_flat"), number(grid, "spa_hold")
-    if len(result.trades) and len(returns) >= 10:
-        hold = session_returns(baselines.buy_and_hold(experiment, baselines.mean_entry_value(result)).run(), ends)
-        spa_flat = float(np.fmax(spa_flat, superior_ability(returns, seed=seed).consistent))
-        spa_hold = float(np.fmax(spa_hold, superior_ability(returns - hold, seed=seed).consistent))
-    variance = number(grid, "trial_sharpe_variance")
-    evidence = promotion.Evidence(
-        returns=returns, periods_per_year=per_year(ends), trades=len(result.trades.round_trips()[0]),
-        trials=float(trials.total) if trials.tracked and trials.total else math.nan,
-        trial_sharpe_variance=None if math.isnan(variance) else variance, overfitting=number(grid, "overfitting"),
-        spa_flat=spa_flat, spa_hold=spa_hold, random_beaten=number(base, "random_beaten"),
-        net_at_double_costs=number(base, "net_at_double_costs"),
-        out_of_sample=np.array((walk or {}).get("out_of_sample", []), np.float64),
-        drawdown_95=number(resampled, "drawdown_95"), no_look_ahead=no_look_ahead, seed=seed,
-    )  # fmt: skip
-    criteria = promotion.judge(evidence)
-    if not trials.tracked:
-        notes.append(f"trials: {trials.why}")
-    sharpe = next(c for c in criteria if c.name.startswith("Sharpe"))
-    deflated = next(c for c in criteria if c.name.startswith("deflated"))
-    figures = {
-        "promoted": promotion.promoted(criteria), "met": sum(c.passed for c in criteria), "criteria": len(criteria),
-        "sharpe": sharpe.value, "sharpe_low": sharpe.low, "sharpe_high": sharpe.high, "deflated_sharpe": deflated.value,
-        "trials": trials.total,
-    }  # fmt: skip
-    return Shown(e.name, figures, promotion.HEADER, promotion.rows(criteria), {}, notes), criteria
-
-
-# -- two revisions ---------------------------------------------------------------------------------------------------------
-
-COMPARE_HEADER: Final = ("figure", "a", "b", "b less a", "95 % interval", "P(b not better)")
-
-
-def compare(one: Prepared, other: Prepared, replicates: int = 4_000, seed: int = 0) -> Shown:
-    """Two revisions on identical bars: paired bootstrap of the difference in mean return and Sharpe ratio.
-
-    The verdict is "b is better" or "a is better" where the interval of the Sharpe difference excludes 0, else "no
-    difference can be told". Raises ValueError when the two did not read the same bars of the instruments they share.
-    """
-    a, b = one.experiment, other.experiment
-    for symbol in set(one.windows) & set(other.windows):
-        for key in set(one.windows[symbol]) & set(other.windows[symbol]):
-            if one.windows[symbol][key].content_hash() != other.windows[symbol][key].content_hash():
-                raise ValueError(f"{symbol} {key}: the bars changed between the two backtests; run the comparison again")
-    results = one.result, other.result
-    ends = np.union1d(a.session_ends, b.session_ends)
-    ra, rb = (session_returns(r, ends) for r in results)
-    yearly = per_year(ends)
-    root = math.sqrt(yearly)
-    figures: dict[str, Any] = {"sessions": len(ends)}
-    rows: list[list[Any]] = []
-    verdict = "no difference can be told"
-    statistics: list[tuple[str, Callable[[Floats], Floats], bool]] = [
-        ("Sharpe ratio a year", lambda r: column_sharpes(r.T) * root, False),
-        ("mean return a year", lambda r: np.asarray(r.mean(axis=1) * yearly, np.float64), True),
-    ]
-    for label, statistic, share in statistics:
-        if np.array_equal(ra, rb):
-            gap, p = Interval(0.0, 0.0, 0.0, 0.95), 1.0
-        else:
-            gap, p = paired(rb, ra, statistic, replicates=replicates, seed=seed)
-        values = [float(statistic(r[None, :])[0]) for r in (ra, rb)]
-        show = percent if share else decimal
-        rows.append(
-            [label, show(values[0]), show(values[1]), show(gap.estimate), f"{show(gap.low)} to {show(gap.high)}", f"{p:.3f}"]
-        )
-        key = "mean" if share else "sharpe"
-        figures |= {f"{key}_difference": gap.estimate, f"{key}_low": gap.low, f"{key}_high": gap.high, f"{key}_p": p}
-        if not share and gap.low > 0:
-            verdict = "b is better"
-        elif not share and gap.high < 0:
-            verdict = "a is better"
-    for label, texts in (
-        ("total result", [percent(total_return(r.equity, r.cash)) for r in results]),
-        ("deepest drawdown", [percent(max_drawdown(r.equity, r.cash)[0]) for r in results]),
-        ("trades", [str(len(r.trades)) for r in results]),
-    ):
-        rows.append([label, *texts, "", "", ""])
-    figures["verdict"] = verdict
-    names = [f"{tag}: {p.evaluable.revision}" for tag, p in (("a", one), ("b", other))]
-    picture = research_plots.compared(ends, (names[0], ra), (names[1], rb), f"{one.evaluable.name}: {verdict}")
-    return Shown(one.evaluable.name, figures, COMPARE_HEADER, rows, {"compare": picture})

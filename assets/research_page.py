@@ -52,5 +52,5 @@ def _table(header: list[Any], rows: list[list[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else str(value)
-    kind = {"met": ' class="yes"', "not met": ' class="no"'}.get(text, "")
+    kind = {"met": ' class="yes"', "not met": ' class="no"', "unknown: fails": ' class="no"'}.get(text, "")
     return f"<td{kind}>{html.escape(text)}</td>"

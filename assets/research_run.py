@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
+from assets.research_inputs import doubts_of, rates_of, without_rate
 from resources.config import Config
+from resources.gate_history import gated_from_lake
 from resources.lake import Lake, LakeError
+from resources.price_view import carried, research_actions
+from resources.settings import settings
 from trading.backtest import BacktestResult
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.costs import Costs
 from trading.evaluation import Evaluation
 from trading.experiment import Experiment, per_year
+from trading.gates.settings import budget_of
 from trading.ids import content_hash
 from trading.instruments import Instrument, Mode
 from trading.metrics import Metrics
+from trading.price_view import point_in_time
 from trading.strategy import Evaluable, context_of, evaluate_anchored
+from trading.trade_paths import TradePaths, paths_of, rolls_of
 
 DEFAULT_COSTS: Final = Costs("per_value", rate=0.0001, slippage_kind="fixed", value=1.0)
 """Costs of a file that names none: one basis point and one tick each way, so that nothing looks free."""
@@ -28,7 +35,8 @@ DEFAULT_COSTS: Final = Costs("per_value", rate=0.0001, slippage_kind="fixed", va
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StrategyRun:
-    """One backtest. ignored: instrument -> why it took no part. wishes: bars that wanted to enter, before any refusal."""
+    """One backtest. ignored: instrument -> why it took no part. wishes: bars that wanted to enter, before any refusal. doubts:
+    why the result on an instrument may not be real."""
 
     evaluable: Evaluable
     symbols: tuple[str, ...]
@@ -37,6 +45,7 @@ class StrategyRun:
     costs: Costs
     wishes: int
     ignored: dict[str, str]
+    doubts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +59,14 @@ class NotRun:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A strategy or plan with the bars it reads. windows: by symbol, as evaluate_anchored reads them."""
+    """A strategy or plan with the bars it reads. windows: by symbol, as evaluate_anchored reads them. doubts: why the result on
+    an instrument may not be real."""
 
     evaluable: Evaluable
     experiment: Experiment
     windows: dict[str, dict[Any, Bars]]
     ignored: dict[str, str]
+    doubts: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def result(self) -> BacktestResult:
@@ -67,6 +78,7 @@ class Prepared:
         """Hash of every bar read: two backtests with the same one saw the same history."""
         return content_hash(
             [[symbol, [[str(key), bars.content_hash()] for key, bars in read.items()]] for symbol, read in self.windows.items()]
+            + [[s, [[a.id, repr(a.factor), a.amount] for a in found]] for s, found in (self.experiment.actions or {}).items()]
         )[:16]
 
 
@@ -129,10 +141,20 @@ def prepare_all(config: Config, lake: Lake, cash: float, names: Sequence[str] = 
 
 
 def prepare(
-    evaluable: Evaluable, config: Config, lake: Lake, cash: float, windows: Mapping[str, dict[Any, Bars]] | None = None
-) -> Prepared | NotRun:
+    evaluable: Evaluable, config: Config, lake: Lake, cash: float, windows: Mapping[str, dict[Any, Bars]] | None = None,
+    currency: str = "",
+) -> Prepared | NotRun:  # fmt: skip
     """One strategy or plan with all bars of its instruments, evaluated. windows: bars read before, by symbol; they must hold
-    what it reads. Raises LakeError or ValueError on unreadable bars."""
+    what it reads. currency: the account's, default the settings'. Windows and positions cross splits and spin-offs as the
+    setting `price_view` says. Raises LakeError or ValueError on unreadable bars and on an action whose factor nobody knows."""
+    actions = research_actions(lake, evaluable, settings().price_view)
+    evaluable = gated_from_lake(point_in_time(evaluable, actions), config.universe, config.news, lake, actions)
+    currency = currency or settings().account_currency
+    traded = {symbol: config.universe.instruments[symbol] for symbol in evaluable.symbols}
+    fx = rates_of(config.universe, lake, {i.currency for i in traded.values()}, currency)
+    unvalued = without_rate(traded, fx, currency)
+    managed: list[TradePaths | None] = []
+    doubts: dict[str, str] = {}
     evaluations: list[Evaluation] = []
     bars: list[Bars] = []
     instruments: list[Instrument] = []
@@ -142,6 +164,9 @@ def prepare(
         instrument = config.universe.instruments[symbol]
         if Mode.BACKTEST not in instrument.tradable_in:
             ignored[symbol] = "NOT_TRADABLE in backtest"
+            continue
+        if symbol in unvalued:
+            ignored[symbol] = unvalued[symbol]
             continue
         its = dict((windows or {}).get(symbol, {}))
         for timeframe in evaluable.timeframes:
@@ -154,7 +179,10 @@ def prepare(
         if missing:
             ignored[symbol] = f"no {', '.join(missing)} in the lake"
             continue
+        doubt = doubts_of(instrument, its[evaluable.timeframe], actions.get(symbol, ()))
+        doubts |= {symbol: doubt} if doubt else {}
         evaluations.append(evaluate_anchored(evaluable, its, instrument, calendar(instrument.calendar)))
+        managed.append(paths_of(evaluable, its, instrument, rolls_of(actions, symbol)))
         bars.append(its[evaluable.timeframe])
         instruments.append(instrument)
         read[symbol] = its
@@ -165,8 +193,10 @@ def prepare(
     experiment = Experiment(
         evaluable.name, tuple(evaluations), tuple(bars), tuple(instruments), cash, evaluable.sizing, costs, config.limits,
         evaluable.min_reward_to_risk, require_stop=True, once=evaluable.once,
+        actions=carried(actions, zip(instruments, bars, strict=True)), managed=tuple(managed), currency=currency, fx=fx,
+        risk_budget=budget_of(evaluable),
     )  # fmt: skip
-    return Prepared(evaluable, experiment, read, ignored)
+    return Prepared(evaluable, experiment, read, ignored, doubts)
 
 
 def run_one(evaluable: Evaluable, config: Config, lake: Lake, cash: float) -> StrategyRun | NotRun:
@@ -180,7 +210,7 @@ def _run(prepared: Prepared) -> StrategyRun:
     symbols = tuple(i.symbol for i in experiment.instruments)
     return StrategyRun(
         evaluable, symbols, result, result.metrics(per_year(result.close_time)), experiment.costs, experiment.wishes,
-        prepared.ignored,
+        prepared.ignored, prepared.doubts,
     )  # fmt: skip
 
 

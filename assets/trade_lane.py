@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from assets.gate_measures import GateMarket, risk_of, with_more
 from resources.desk_client import DecisionReceipt, DeskClient, DeskError
 from resources.ledger.actions import in_todays_units
 from resources.ledger.base import now_us
 from resources.ledger.plans import has_entered
 from resources.ledger.store import DecisionRow, Ledger
+from resources.ledger.tables import intents
 from trading import decisions as kernel
 from trading.bars import Bars
 from trading.calendars import calendar
@@ -25,6 +27,7 @@ from trading.conflict_policy import resolve
 from trading.features import FEATURES_VERSION
 from trading.frame import BarWindow, SeriesCache
 from trading.freshness import freshness_of
+from trading.gates.settings import gates_of
 from trading.instruments import Instrument, Mode
 from trading.plugins import PluginError
 from trading.signals import Decision, PartitionRef, Signal
@@ -174,37 +177,50 @@ def close_times_of(session: str, ledger: Ledger, lake: Any, config: Any) -> list
     return sorted(found)
 
 
-def decide(signals: Iterable[Signal], config: Any, ledger: Ledger, now_time: int) -> list[DecisionRow]:
+def decide(
+    signals: Iterable[Signal], config: Any, ledger: Ledger, now_time: int, lake: Any = None
+) -> list[DecisionRow]:  # fmt: skip
     """Decisions with the snapshots they were taken on. The snapshot is all that decide() reads, so that it replays.
 
     A signal whose strategy or instrument is no longer in the configuration is judged without a reward-to-risk limit,
-    which the gate refuses as missing; without its instrument it gets no decision at all, hence no order.
+    which the gate refuses as missing; without its instrument it gets no decision at all, hence no order. lake: what the
+    optional gates are measured on; without it those that need bars refuse. Signals are decided in their order: what was
+    accepted before at the same close counts towards the budget of the next.
     """
-    signals = list(signals)
     by_name = {e.name: e for e in evaluables(config)}
+    # A backtest decides the instruments of a strategy in the order of its file: so does this, for the budget's sake.
+    signals = sorted(signals, key=lambda s: (s.close_time, s.strategy, _place(by_name.get(s.strategy), s.symbol), s.id))
     peers = _peers(signals, ledger)
     conflicts = resolve(peers, config.universe.conflicts, _held(ledger))
     now_wall = now_us()
+    market = GateMarket(lake, ledger, getattr(config, "news", None), now_time)
+    accepted = _Accepted(ledger, {s.close_time for s in signals})
 
-    def judged(signal: Signal, legs: dict[str, str] | None) -> DecisionRow | None:
+    def judged(signal: Signal, legs: dict[str, str] | None, beside: Iterable[float | None] = ()) -> DecisionRow | None:
         evaluable = by_name.get(signal.strategy)
         instrument = config.universe.instruments.get(signal.symbol)
         if instrument is None:
             return None
+        taken = accepted.at(signal.close_time, without=signal.id, beside=beside)
+        measured, refs = market.measured(evaluable, signal, instrument, taken)
+        required = with_more(signal.partitions, refs)
         snapshot = kernel.build_snapshot(
             signal,
             instrument=instrument,
             mode=signal.mode,
-            verdicts=[v.snapshot() for v in ledger.verdicts(signal.partitions)],
-            required=signal.partitions,
+            verdicts=[v.snapshot() for v in ledger.verdicts(required)],
+            required=required,
             warm=True,
             now_time=now_time,
             session_open=_closes_in_session(calendar(instrument.calendar), signal.close_time),
             min_reward_to_risk=evaluable.min_reward_to_risk if evaluable is not None else math.nan,
-            freshness=freshness_of(signal.partitions, config.universe),
+            freshness=freshness_of(required, config.universe),
             now_wall=now_wall,
             conflict=conflicts[signal.id].plain(),
             legs=legs,
+            gates=gates_of(evaluable).switched_on if evaluable is not None else None,
+            measured=measured,
+            sizing=market.sizing(signal),
         )
         outcome = kernel.decide(snapshot)
         return DecisionRow(kernel.decision_of(snapshot, outcome), snapshot, outcome)
@@ -213,15 +229,57 @@ def decide(signals: Iterable[Signal], config: Any, ledger: Ledger, now_time: int
     for signal in signals:
         evaluable = by_name.get(signal.strategy)
         others = [leg for leg in legs_of(evaluable) if leg != signal.symbol] if evaluable is not None else []
+        partners = {leg: next((s for s in peers if _is_partner(s, signal, leg)), None) for leg in others}
+        # Legs are entered together: each is held against the budget with what the others risk.
+        alone = {s.symbol: judged(s, None) for s in (signal, *partners.values()) if s is not None} if others else {}
+        risks = {symbol: risk_of(row.decision.size) for symbol, row in alone.items() if row is not None}
+        taken = {leg for leg, partner in partners.items() if partner is not None and accepted.has(partner.id)}
         legs: dict[str, str] = {}
-        for leg in others:
-            partner = next((s for s in peers if _is_partner(s, signal, leg)), None)
-            row = judged(partner, None) if partner is not None else None
+        for leg, partner in partners.items():
+            beside = [risk for symbol, risk in risks.items() if symbol != leg and symbol not in taken]
+            row = judged(partner, None, beside) if partner is not None else None
             legs[leg] = "missing" if row is None else "approved" if row.decision.approved else row.decision.refusal
-        row = judged(signal, legs or None)
+        row = judged(signal, legs or None, [r for leg, r in risks.items() if leg != signal.symbol and leg not in taken])
         if row is not None:
             made.append(row)
+            accepted.note(row.decision)
     return made
+
+
+def _place(evaluable: Evaluable | None, symbol: str) -> int:
+    symbols = evaluable.symbols if evaluable is not None else ()
+    return symbols.index(symbol) if symbol in symbols else len(symbols)
+
+
+class _Accepted:
+    """Risk of the decisions accepted at a close that are no orders yet, those of a run before this one included."""
+
+    def __init__(self, ledger: Ledger, closes: Iterable[int]) -> None:
+        self._risks: dict[int, dict[str, float | None]] = {}
+        for close_time in closes:
+            rows = [row for row in ledger.decisions(close_time=close_time) if row["approved"]]
+            ids = [row["id"] for row in rows]
+            ordered = {row["parent"] for row in ledger.rows(intents, [intents.c.id], parent=ids)} if ids else set()
+            for row in rows:
+                if row["id"] not in ordered:
+                    self.note(kernel.decision_of(bytes(row["snapshot"]), bytes(row["outcome"])))
+
+    def note(self, decision: Decision) -> None:
+        """Count it, when it becomes an order: what is approved in shadow or alert risks nothing."""
+        if decision.approved and decision.signal.mode in (Mode.PAPER.value, Mode.LIVE.value):
+            self._risks.setdefault(decision.signal.close_time, {})[decision.signal.id] = risk_of(decision.size)
+
+    def has(self, signal_id: str) -> bool:
+        return any(signal_id in risks for risks in self._risks.values())
+
+    def at(self, close_time: int, without: str, beside: Iterable[float | None] = ()) -> float | None:
+        """Their sum and that of `beside`, the signal `without` left out; None when the risk of one is not known."""
+        total = 0.0
+        for risk in (*(r for s, r in self._risks.get(close_time, {}).items() if s != without), *beside):
+            if risk is None:
+                return None
+            total += risk
+        return total
 
 
 def _is_partner(other: Signal, signal: Signal, leg: str) -> bool:

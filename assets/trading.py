@@ -24,6 +24,8 @@ CLOSE_TIME_TAG = "tapeline/close_time"
 
 _PARTITIONS = session_partitions_def()
 _COMMON: dict[str, Any] = {
+    # Before the checks of the same run, which inform: what refuses is the gate, by the verdicts in the ledger.
+    "op_tags": {"dagster/priority": "1"},
     "group_name": "trading",
     "owners": ["team:trading"],
     "partitions_def": _PARTITIONS,
@@ -150,7 +152,7 @@ def decisions(
         undecided = trade_lane.undecided(store, close_time)
         latest = store.latest_close()
         now_time = max(close_time, int(latest["close_time"])) if latest is not None else close_time
-        made = trade_lane.decide(undecided, config, store, now_time)
+        made = trade_lane.decide(undecided, config, store, now_time, lake.lake())
         store.insert_decisions(
             made, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id
         )

@@ -1,8 +1,9 @@
-"""One split in the desk's books, step by step; every step may be repeated, so that a killed desk goes on where it was.
+"""One split or spin-off in the desk's books, step by step; each may be repeated, so that a killed desk goes on where it was.
 
 started    what is held and what rests is written down, with the audit entry
 cancelled  the symbol's resting orders are cancelled through the normal order path: their levels are of yesterday
-broker     the broker exchanges the units (a paper broker is told to, a real one has done it by itself)
+broker     the broker exchanges the units (a paper broker is told to, a real one has done it by itself); in a spin-off the
+           units stay, and a paper broker pays out what was spun off
 adjusted   positions, averages, cash in lieu, last price and plan levels in the ledger, in one transaction
 done       protection works again at the new levels, and exits that were under way are asked for again
 """
@@ -22,7 +23,7 @@ from desk import exit_orders, journal, store, submission
 from desk.faults import crash_point
 from desk.legs import kind_of, part_of
 from desk.store import OrderRecord, PositionRecord
-from resources.brokers.paper_book import Split, whole_lots
+from resources.brokers.paper_book import Split, spun_off, whole_lots
 from resources.brokers.protocol import Broker
 from resources.ledger import action_tables as a
 from resources.ledger import audit
@@ -48,7 +49,7 @@ class ActionIncomplete(Exception):
 class SplitsOnRequest(Protocol):
     """A broker that exchanges units when it is told to (paper)."""
 
-    def apply_split(self, action_id: str, symbol: str, factor: float, split_time: int) -> Split: ...
+    def apply_split(self, action_id: str, symbol: str, factor: float, split_time: int, *, units: bool = True) -> Split: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ def apply(books: Books, action: CorporateAction, instrument: Instrument, plans: 
         store.lock(connection)
         set_state(connection, action, DONE, done_wall=store.wall_us())
         audit.append(connection, "desk", "corporate_action_done", {"action": action.id, "symbol": action.symbol})
-    log.info("split_applied", symbol=action.symbol, factor=action.factor, session=str(session_date(action.ex_session)))
+    session = str(session_date(action.ex_session))
+    log.info("action_applied", symbol=action.symbol, kind=str(action.kind), factor=action.factor, session=session)
 
 
 def _start(books: Books, action: CorporateAction) -> str:
@@ -147,7 +149,7 @@ def _cancel(books: Books, action: CorporateAction) -> None:
     resting = _resting(books, action.symbol)
     if not resting:
         return
-    exit_orders.cancel_orders(books.engine, books.broker, books.clock, resting, f"split {action.id}")
+    exit_orders.cancel_orders(books.engine, books.broker, books.clock, resting, f"{action.kind} {action.id}")
     if _resting(books, action.symbol):
         submission.resolve_unknown(books.engine, books.broker, books.clock)
     if left := _resting(books, action.symbol):
@@ -158,13 +160,15 @@ def _at_broker(books: Books, action: CorporateAction, instrument: Instrument) ->
     """What the broker did to the position; None when it holds none of it by itself (a real broker, compared instead)."""
     if isinstance(books.broker, SplitsOnRequest):
         opened = calendar(instrument.calendar).bounds(action.ex_session)[0]
-        return books.broker.apply_split(action.id, action.symbol, action.factor, opened)
+        return books.broker.apply_split(action.id, action.symbol, action.factor, opened, units=action.rescales_units)
     held = sum(p.quantity for p in books.broker.positions() if p.symbol == action.symbol)
     with books.engine.connect() as connection:
         ours = store.find_positions(connection, symbol=action.symbol)
-    expected = float(sum((Fraction(p.quantity) for p in ours), Fraction(0)) * exact_factor(action.factor))
+    expected = float(sum((Fraction(p.quantity) for p in ours), Fraction(0)) * action.units)
     if abs(held - expected) >= float(instrument.lot_size):
-        raise ActionIncomplete(f"{action.symbol}: the broker holds {held:g}, a split by {action.factor:g} makes {expected:g}")
+        raise ActionIncomplete(
+            f"{action.symbol}: the broker holds {held:g}, a {action.kind} by {action.factor:g} makes {expected:g}"
+        )
     return None
 
 
@@ -191,8 +195,8 @@ def _adjust(
         quantities = {p.strategy: p.quantity for p in positions}
         net = sum((Fraction(q) for q in quantities.values()), Fraction(0))
         agreed = split is not None and abs(float(net) - split.quantity_before) < 1e-9 * max(1.0, abs(float(net)))
-        total = split.quantity_after if split is not None and agreed else whole_lots(net * factor, instrument)
-        after = shares(quantities, factor, total, Fraction(instrument.lot_size))
+        total = split.quantity_after if split is not None and agreed else whole_lots(net * action.units, instrument)
+        after = shares(quantities, action.units, total, Fraction(instrument.lot_size)) if action.rescales_units else quantities
         prices = store.get_state(connection, "prices")
         last = float(prices[action.symbol][0]) if action.symbol in prices else 0.0
         # A real broker's payment for the fraction is in its statement: only what is known here is booked.
@@ -230,10 +234,16 @@ def _adjust_one(
     """Write one strategy's position; returns what changed."""
     factor, multiplier = exact_factor(action.factor), float(instrument.multiplier)
     average = float(Fraction(position.average_price) / factor)
-    fraction = float(Fraction(position.quantity) * factor - Fraction(after))
+    if not action.rescales_units and not price:  # what a real broker delivered is another holding: nothing is booked out here
+        average = position.average_price
+    fraction = float(Fraction(position.quantity) * action.units - Fraction(after))
+    paid = fraction * price * multiplier
+    realized = fraction * (price - average) * multiplier if price else 0.0
+    if not action.rescales_units and price:  # the part that was spun off leaves at what the price lost, against its share
+        value = spun_off(after, price, action.factor, multiplier)
+        paid, realized = paid + value, realized + value - after * (position.average_price - average) * multiplier
     values: dict[str, Any] = {
-        "quantity": after, "average_price": average if after else 0.0,
-        "realized_pnl": position.realized_pnl + (fraction * (price - average) * multiplier if price else 0.0),
+        "quantity": after, "average_price": average if after else 0.0, "realized_pnl": position.realized_pnl + realized,
     }  # fmt: skip
     if not after:
         values |= {"trade_id": "", "opened_time": None, "bars_held": 0, "exit_state": {}}
@@ -242,7 +252,7 @@ def _adjust_one(
     return {
         "strategy": position.strategy, "trade_id": position.trade_id, "quantity_before": position.quantity,
         "quantity_after": after, "average_before": position.average_price, "average_after": values["average_price"],
-        "cash_in_lieu": fraction * price * multiplier,
+        "cash_in_lieu": paid,
     }  # fmt: skip
 
 

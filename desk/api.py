@@ -73,6 +73,7 @@ class DecisionBody(BaseModel):
     approved: bool
     verdicts: list[dict[str, Any]] = Field(description="Every gate's verdict")
     refusal: str = ""
+    size: dict[str, Any] | None = Field(None, description="Size the decision was taken with; the desk orders no more")
     close_time: int | None = Field(None, description="Bar close of the trade run, UTC microseconds")
 
 

@@ -1,8 +1,9 @@
-"""What a split does to open positions, resting orders and plans, before the first bar of its session is looked at.
+"""What splits and spin-offs do to open positions, resting orders and plans, before the first bar of their session is looked at.
 
-A known factor is applied (desk/action_steps.py). Where it is not known (an action without one, a spin-off or delisting of
-something held, a step of the raw prices that looks like a split and is none anybody told of) the instrument is held:
-entries are refused, paper orders are not matched, exits by rule wait, until an operator confirms a factor or dismisses it.
+A known factor is applied (desk/action_steps.py); a spin-off may be told by the value of what is spun off, measured by the
+last price before. Where it is not known (an action without one, a delisting of something held, a step of the raw prices
+that looks like a split and is none anybody told of) the instrument is held: entries are refused, paper orders are not
+matched, exits by rule wait, until an operator confirms a factor or dismisses it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from resources.lake import Lake, LakeError
 from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
-from resources.ledger.actions import Decided, decisions_of, in_todays_units
-from trading.corporate_actions import ActionKind, CorporateAction, explained_jumps, split_like
+from resources.ledger.actions import CONFIRMED_KINDS, Decided, decisions_of, in_todays_units
+from trading.calendars import calendar
+from trading.corporate_actions import ActionKind, CorporateAction, explained_jumps, factor_from_value, split_like
 from trading.instruments import AssetClass, Instrument
 from trading.strategy import Evaluable
 from trading.timeframes import iso, session_date, session_number
@@ -154,14 +156,15 @@ class CorporateActions:
             said = decided.get((symbol, session_date(action.ex_session).isoformat()))
             if said is not None and not said.confirmed:
                 split_known = True
-            elif action.kind is ActionKind.SPLIT and action.factor != 1.0:
+            elif action.kind in CONFIRMED_KINDS and action.factor != 1.0:
                 split_known = True
-                factor = said.factor if said is not None else action.factor
+                mine = said is not None and said.kind is action.kind
+                factor = said.factor if said is not None and mine else self._factor(action, instrument)
                 if math.isnan(factor):
-                    self._hold(action, f"the factor of the split on {session_date(action.ex_session)} is not known")
+                    self._hold(action, f"the factor of the {action.kind} on {session_date(action.ex_session)} is not known")
                 else:
                     self._apply(replace(action, factor=factor), self._old_plans(action))
-            elif action.kind in (ActionKind.SPIN_OFF, ActionKind.DELISTING) and self._exposed(symbol):
+            elif action.kind is ActionKind.DELISTING and self._exposed(symbol):
                 self._hold(action, f"{action.kind} on {session_date(action.ex_session)} of something held or ordered")
         said = decided.get((symbol, session_date(bar.session).isoformat()))
         if said is not None and said.confirmed and not split_known:  # confirmed ahead, and no source tells of it
@@ -169,6 +172,18 @@ class CorporateActions:
             self._apply(_confirmed(symbol, bar.session, said), self._old_plans(_confirmed(symbol, bar.session, said)))
         if not split_known and instrument.asset_class is AssetClass.EQUITY:
             self._suspect(symbol, bar, due, decided)
+
+    def _factor(self, action: CorporateAction, instrument: Instrument) -> float:
+        """The factor of an action; of one told by its value, from the last price if that is of the session before."""
+        if action.factor_known or action.kind is not ActionKind.SPIN_OFF:
+            return action.factor
+        with self._engine.connect() as connection:
+            last = store.get_state(connection, "prices").get(action.symbol)
+        venue = calendar(instrument.calendar)
+        before = venue.position(action.ex_session) - 1
+        if last is None or before < 0 or not int(venue.open_time[before]) < int(last[1]) <= int(venue.close_time[before]):
+            return math.nan
+        return factor_from_value(float(last[0]), action.amount)
 
     def _suspect(
         self, symbol: str, bar: BarClose, due: Sequence[CorporateAction], decided: Mapping[tuple[str, str], Decided]
@@ -194,23 +209,29 @@ class CorporateActions:
             return
         if not said.confirmed:
             self._release(action, f"dismissed by {said.who}: {said.reason}", done=True)
-        else:
+        elif said.kind is action.kind:
             self._apply(replace(action, factor=said.factor), self._old_plans(action))
+        else:  # held as one kind, and it was another: that one is done, then this one is no more
+            right = _confirmed(action.symbol, action.ex_session, said)
+            if self._apply(right, self._old_plans(right)):
+                self._release(action, f"confirmed as {said.kind} by {said.who}: {said.reason}", done=True)
 
     # -- acts ----------------------------------------------------------------------------------------------------------
 
-    def _apply(self, action: CorporateAction, plans: Sequence[tuple[str, str]]) -> None:
+    def _apply(self, action: CorporateAction, plans: Sequence[tuple[str, str]]) -> bool:
+        """Is it done?"""
         instrument = self._config().universe.instruments.get(action.symbol)
         if instrument is None or not action.factor_known:
-            return
+            return False
         plans = plans or self._old_plans(action)
         try:
             action_steps.apply(self._books, action, instrument, plans)
         except ActionIncomplete as error:
-            self._note(action.symbol, f"a split by {action.factor:g} is not finished: {error}")
-            log.error("split_waits", symbol=action.symbol, why=str(error))
-            return
-        self._release(action, f"split by {action.factor:g} applied", done=False)
+            self._note(action.symbol, f"a {action.kind} by {action.factor:g} is not finished: {error}")
+            log.error("action_waits", symbol=action.symbol, kind=str(action.kind), why=str(error))
+            return False
+        self._release(action, f"{action.kind} by {action.factor:g} applied", done=False)
+        return True
 
     def _hold(self, action: CorporateAction, why: str) -> None:
         """No new risk on the instrument until an operator says what it was."""
@@ -220,7 +241,8 @@ class CorporateActions:
             held = [f"{p.strategy} {p.quantity:g}" for p in store.find_positions(connection, symbol=action.symbol)]
             text = (
                 f"{why}; positions: {', '.join(held) or 'none'}; say `tapeline actions confirm {action.symbol} "
-                f"--session {session} --factor F` or `tapeline actions dismiss {action.symbol} --session {session}`"
+                f"--session {session} --factor F` (a spin-off: `--value V`, per share) or `tapeline actions dismiss "
+                f"{action.symbol} --session {session}`"
             )
             values = {
                 "action_id": action.id, "symbol": action.symbol, "session": session, "factor": None, "state": HELD,
@@ -301,7 +323,7 @@ def _doubtful(symbol: str, bar: BarClose) -> CorporateAction:
 
 
 def _confirmed(symbol: str, session: int, said: Decided) -> CorporateAction:
-    return CorporateAction(symbol, ActionKind.SPLIT, session, said.made_time, said.factor, source=f"operator:{said.who}")
+    return CorporateAction(symbol, said.kind, session, said.made_time, said.factor, source=f"operator:{said.who}")
 
 
 def held_instruments(connection: Connection) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine
 
-from desk import journal, mismatches, store
+from desk import external, journal, mismatches, store
 from desk.faults import crash_point
 from desk.journal import NewEvent
 from desk.store import OrderRecord
@@ -60,6 +60,8 @@ def drain(engine: Engine, broker: Broker, clock: Callable[[], int]) -> DrainResu
             events = broker.poll_events(after)
             if not events:
                 return total
+            # An order placed by hand is taken over before its first word is applied: the books tell what it is.
+            external.adopt(engine, broker, {e.client_id for e in events}, clock())
             for start in range(0, len(events), _BATCH):
                 batch = events[start : start + _BATCH]
                 with engine.begin() as connection:
@@ -84,6 +86,8 @@ def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerE
             total += DrainResult(journal.record_events(connection, plain).new)
             plain = []
             total += apply_event(connection, broker, event, now_time)
+            if event.event is OrderEvent.PARTIAL_FILL:
+                crash_point("between_partial_fills")
         crash_point("between_fill_events")
     return total + DrainResult(journal.record_events(connection, plain).new)
 

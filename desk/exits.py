@@ -71,6 +71,8 @@ def check_exits(
     """
     checks: list[ExitCheck] = []
     for position in positions:
+        if position.strategy == "external":
+            continue  # placed by hand at the broker: a person's, not ours to close
         evaluable = evaluables.get(position.strategy)
         instrument = instruments.get(position.symbol)
         if evaluable is None or instrument is None:

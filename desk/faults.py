@@ -20,8 +20,14 @@ BOUNDARIES: Final = (
     "answer_before_commit",  # the answer is written but not committed
     "after_ack",  # the acknowledgement is committed
     "between_fill_events",  # one broker event is written, the batch is not committed
+    "between_partial_fills",  # a part of an order is filled and written, the rest is not
     "during_cancel",  # the cancel request is committed, the broker does not know it
     "during_exit",  # the protective legs are cancelled, the exit order is not sent
+    "during_modify",  # the wish for a change is committed, the broker does not know it
+    "modify_sent",  # the broker knows of the change, its answer is not looked at
+    "during_bracket_legs",  # the intents of an entry and its legs are written, their orders are not
+    "legs_answered",  # the entry's answer is written, its legs' answers are not
+    "during_flatten",  # some positions are being closed, others are not yet asked for
 )
 ACTION_BOUNDARIES: Final = (
     "action_started",  # a split is noted with what is held and what rests

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from desk.faults import crash_point
 from desk.store import OrderRecord, trade_quantity, wall_us
 from resources.brokers.protocol import Execution
 from resources.ledger import tables as t
@@ -74,6 +75,8 @@ def insert_intents(
             for n in group
         ],
     )  # fmt: skip
+    if len(group) > 1:
+        crash_point("during_bracket_legs")
     connection.execute(
         insert(t.orders),
         [
@@ -118,6 +121,8 @@ def record_events(connection: Connection, told: Sequence[NewEvent]) -> Recorded:
     changes: dict[str, dict[str, Any]] = {}
     written: list[dict[str, Any]] = []
     for event in fresh:
+        if written:
+            crash_point("legs_answered")
         if event.order_id not in rows:
             raise KeyError(f"no order {event.order_id} in the ledger")
         before = states[event.order_id]

@@ -171,7 +171,7 @@ class PlanBook:
 
         def window(monitor: Monitor) -> Mapping[Any, Bars]:
             plan = armed[monitor.key]
-            key = (monitor.symbol, (plan.timeframes, tuple(sorted(plan.warm_up.items()))))
+            key = (monitor.symbol, (plan.timeframes, tuple(sorted(plan.warm_up.items())), tuple(sorted(plan.context.items()))))
             if key not in windows:
                 windows[key] = exits.windows(plan, universe.instruments[monitor.symbol], cache, close_time)
             return windows[key]  # type: ignore[no-any-return]

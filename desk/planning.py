@@ -15,6 +15,7 @@ from desk.exit_orders import oco_group
 from desk.legs import legs_of
 from resources.ledger.store import VerdictRow
 from trading import risk
+from trading.freshness import freshness_of
 from trading.gates.base import Missing
 from trading.gates.data_quality import DataQuality
 from trading.instruments import Instrument, Mode
@@ -23,7 +24,8 @@ from trading.orders import OrderType, TimeInForce
 from trading.refusals import RefusalCode, refuse
 from trading.risk import RiskState
 from trading.signals import Decision, Intent, PartitionRef, Signal
-from trading.sizing import size
+from trading.sizing import floor_to_lot, size
+from trading.sizing_inputs import decided_rule
 from trading.strategy import Evaluable
 from trading.timeframes import from_us
 from trading.universe import Universe
@@ -77,20 +79,22 @@ def plan_entry(
     equity: float,
     currency: str,
     now_time: int,
+    now_wall: int,
 ) -> EntryPlan:
     """Plan an approved decision.
 
     state_of(quality): the risk state, given the data-quality refusal or "". verdicts: the ledger's quality verdicts on
     the signal's partitions. entered_before: has this plan traded already? equity in `currency`, the account's.
+    now_time, now_wall: market and real clock (UTC us), by which verdicts may have expired.
     """
     signal = decision.signal
     instrument = config.universe.instruments.get(signal.symbol)
     evaluable = evaluable_of(config, signal.strategy)
     refusal = _refused_before_risk(signal, instrument, evaluable, entered_before, currency, now_time)
-    quantity, sizing, problem = _size(signal, instrument, equity, currency)
+    quantity, sizing, problem = _size(decision, instrument, equity, currency)
     refusal = refusal or problem
     entry = _entry(decision, instrument, quantity, mode)
-    state = state_of(quality_now(signal, verdicts))
+    state = state_of(quality_now(signal, verdicts, config.universe, now_time, now_wall))
     planned: list[Planned] = []
     if instrument is None:
         planned.append(Planned(entry, ()))
@@ -144,18 +148,27 @@ def _stop_refusal(signal: Signal) -> str:
     return ""
 
 
-def _size(signal: Signal, instrument: Instrument | None, equity: float, currency: str) -> tuple[float, dict[str, Any], str]:
-    """(quantity, record of how, refusal)."""
+def _size(decision: Decision, instrument: Instrument | None, equity: float, currency: str) -> tuple[float, dict[str, Any], str]:
+    """(quantity, record of how, refusal). By the rule the decision was taken with, and never more than it was taken with."""
+    signal, decided = decision.signal, decision.size or {}
     record: dict[str, Any] = {"rule": dict(signal.sizing), "equity": equity, "currency": currency, "quantity": 0.0}
     if instrument is None or instrument.currency != currency:
         return 0.0, record, ""
     try:
+        rule = decided_rule(signal.sizing, decided.get("rule"))
+        if rule != dict(signal.sizing):
+            record |= {"rule": rule, "stated": dict(signal.sizing)}
         quantity = size(
-            signal.sizing, equity=equity, reference_price=signal.reference_price, stop_price=signal.stop_price,
-            instrument=instrument,
+            rule, equity=equity, reference_price=signal.reference_price, stop_price=signal.stop_price, instrument=instrument,
         )  # fmt: skip
-    except (ValueError, TypeError) as error:
+        most = decided.get("quantity")
+        if most is not None and not math.isfinite(float(most)):
+            raise ValueError(f"the decision's quantity is {most}")
+    except (ValueError, TypeError, KeyError) as error:
         return 0.0, record, str(refuse(RefusalCode.CONFIG_INVALID, strategy=signal.strategy, sizing=str(error)))
+    if most is not None and quantity > float(most):
+        record["by_equity"] = quantity
+        quantity = float(floor_to_lot(max(float(most), 0.0), float(instrument.lot_size)))
     return quantity, {**record, "quantity": quantity}, ""
 
 
@@ -181,20 +194,28 @@ def _entry(decision: Decision, instrument: Instrument | None, quantity: float, m
     )  # fmt: skip
 
 
-def quality_now(signal: Signal, verdicts: Sequence[VerdictRow]) -> str:
+def quality_now(signal: Signal, verdicts: Sequence[VerdictRow], universe: Universe, now_time: int, now_wall: int) -> str:
     """The data-quality gate on the ledger's verdicts of this moment: its refusal's text, "" when all are good.
 
     Partitions of finished sessions must hold the very bars the signal was computed from. The newest session's one may
-    have grown since: there the newest verdicts count, whatever bars they judged.
+    have grown since: there the newest verdicts count, whatever bars they judged. Verdicts that were young enough for the
+    decision may have expired since: the gate's own rule is applied again, at `now_time` and `now_wall`.
     """
     from trading.quality import ERROR_CHECKS
 
     required = [_as_judged(ref, signal, verdicts) for ref in signal.partitions]
+    try:
+        limits = freshness_of(required, universe)
+    except (KeyError, ValueError) as error:  # nobody can say how old a verdict may be
+        return str(refuse(RefusalCode.DATA_QUALITY, reason="missing", field=f"freshness ({error})"))
     snapshot = {
         "required": [_plain(ref) for ref in required],
         "required_checks": list(ERROR_CHECKS),
         "verdicts": [v.snapshot() for v in verdicts],
         "signal": {"partitions": [_plain(ref) for ref in required]},
+        "freshness": [limit.plain() for limit in limits],
+        "now_time": now_time,
+        "now_wall": now_wall,
     }
     try:
         verdict = DataQuality().judge(snapshot)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
-from desk import events, mismatches, store, submission
+from desk import events, exit_orders, external, journal, mismatches, modify, store, submission
+from desk.journal import NewEvent
 from desk.legs import kind_of
 from desk.store import OrderRecord
 from resources.brokers.protocol import Account, Broker, BrokerPosition, OrderReport
 from resources.ledger import tables as t
-from trading.orders import MAY_BE_AT_BROKER, OrderState
+from trading.orders import MAY_BE_AT_BROKER, OrderEvent, OrderState
 
 log = structlog.get_logger("desk.reconcile")
 
@@ -35,8 +36,9 @@ class ReconcileResult:
 def reconcile(engine: Engine, broker: Broker, clock: Callable[[], int]) -> ReconcileResult:
     """Compare the books and note what differs; resolve UNKNOWN orders by evidence.
 
-    Sends no order. It does cancel entries that the ledger holds for dead but the broker has working. Raises what broker
-    or ledger raise: nothing is concluded then.
+    Sends no order. It takes over orders placed by hand, brings orders that were held for ended and work at the broker back to
+    life (entries among them are cancelled: nobody waits for them any more), asks again for cancels the broker never heard of,
+    and takes prices from the broker. Raises what broker or ledger raise: nothing is concluded then.
     """
     with store.routing_lock:
         waiting = _unknown(engine)
@@ -54,9 +56,12 @@ def reconcile(engine: Engine, broker: Broker, clock: Callable[[], int]) -> Recon
         resolved = _resolved(engine, [*waiting, *lost])
         with engine.begin() as connection:
             store.lock(connection)
+            external.adopt_reports(connection, broker.name, open_reports, clock())
+            modify.align(connection, open_reports, clock())
             found = _compare(connection, broker, open_reports, positions, account)
             stand = mismatches.replace(connection, found, clock())
-        _cancel_dead_entries(engine, broker, open_reports)
+            _revive(connection, open_reports, clock())
+        _cancel_what_nobody_wants(engine, broker, clock, open_reports)
     if stand:
         log.error("mismatch", mismatches={s: f"{m['kind']}: {m['text']}" for s, m in stand.items()})
     return ReconcileResult(resolved, stand)
@@ -132,6 +137,8 @@ def _compare(
 
 def _position_problems(position: store.PositionRecord, trade: list[OrderRecord]) -> list[tuple[str, str]]:
     """A position that turned around, or that nothing protects and nothing closes."""
+    if position.strategy == external.STRATEGY:
+        return []  # placed by hand: a person guards it
     entry = next((o for o in trade if o.leg == "entry"), None)
     if entry is None or (position.quantity > 0) is not (entry.side.sign > 0):
         text = f"{position.strategy} holds {position.quantity:g} of trade {position.trade_id}, not what it entered"
@@ -148,14 +155,27 @@ def _position_problems(position: store.PositionRecord, trade: list[OrderRecord])
     return [("UNPROTECTED", f"{position.strategy} holds {position.quantity:g} without a working stop or exit")]
 
 
-def _cancel_dead_entries(engine: Engine, broker: Broker, open_reports: list[OrderReport]) -> None:
-    """Entries that are ended here (found nowhere, say) and came to life at the broker: nobody waits for them any more."""
+def _revive(connection: Connection, open_reports: list[OrderReport], now_time: int) -> None:
+    """Orders that are ended here (found nowhere, say) and work at the broker: they work here, too."""
+    for order in store.find_orders(connection, t.orders.c.id.in_([r.client_id for r in open_reports])):
+        if order.state in (OrderState.CANCELED, OrderState.EXPIRED, OrderState.REJECTED):
+            log.error("dead_order_works", order=order.id, symbol=order.symbol, leg=order.leg)
+            key = f"evidence/{order.id}/{store.wall_us()}/found"
+            told = "evidence: the broker works it"
+            journal.record_event(connection, NewEvent(order.id, OrderEvent.FOUND, key, now_time, told))
+
+
+def _cancel_what_nobody_wants(engine: Engine, broker: Broker, clock: Callable[[], int], open_reports: list[OrderReport]) -> None:
+    """Entries that came back to life, and orders whose cancel was wanted but may never have reached the broker."""
     with engine.connect() as connection:
-        known = store.find_orders(connection, t.orders.c.id.in_([r.client_id for r in open_reports]))
-    for order in known:
-        if order.leg == "entry" and order.state not in MAY_BE_AT_BROKER:
-            log.error("dead_entry_works", order=order.id, symbol=order.symbol, action="cancel")
-            try:
-                broker.cancel(order.id)
-            except Exception as error:  # noqa: BLE001 the mismatch stands, the next round tries again
-                log.warning("cancel_unclear", order=order.id, error=type(error).__name__)
+        working = store.find_orders(connection, t.orders.c.id.in_([r.client_id for r in open_reports]))
+        revived = set(
+            connection.execute(
+                select(t.order_events.c.order_id).where(
+                    t.order_events.c.order_id.in_([o.id for o in working if o.leg == "entry"]),
+                    t.order_events.c.event == OrderEvent.FOUND.value,
+                )
+            ).scalars()
+        )
+    wanted = [o for o in working if o.working and (o.state is OrderState.PENDING_CANCEL or o.id in revived)]
+    exit_orders.cancel_orders(engine, broker, clock, wanted, "evidence: it works, and nobody waits for it")

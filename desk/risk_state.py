@@ -166,7 +166,7 @@ def build(
     halt = HaltState.from_dict(halted)
     prices = {s: float(p) for s, (p, _) in marked.items()}
     working = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER))
-    entries = [o for o in working if o.leg == "entry"]
+    entries = [o for o in working if o.leg in ("entry", "external")]  # a person's order at the broker adds risk, too
     session, start_equity = current_session(connection, now_time)
     notional: dict[str, float] = {}
     for order in entries:

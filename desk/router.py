@@ -12,16 +12,17 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Connection, Engine, select
 
-from desk import events, exit_orders, journal, mismatches, risk_state, store, submission
+from desk import events, exit_orders, external, journal, mismatches, modify, risk_state, store, submission
 from desk.faults import crash_point
 from desk.planning import ConfigView, EntryPlan, plan_entry
 from desk.risk_inputs import MarketView
 from desk.store import OrderRecord, PositionRecord
-from resources.brokers.protocol import Account, Broker
+from resources.brokers.protocol import Account, Broker, Modification
 from resources.ledger import audit
 from resources.ledger import tables as t
 from resources.ledger.plans import has_ended
 from resources.ledger.store import Ledger
+from trading import risk
 from trading.instruments import Mode
 from trading.orders import MAY_BE_AT_BROKER, OrderState
 from trading.refusals import RefusalCode, refuse
@@ -103,7 +104,7 @@ class Router:
                 plan = plan_entry(
                     decision, config=config, mode=mode, state_of=state_of, verdicts=verdicts,
                     entered_before=self._entered_before(connection, decision.signal.strategy), equity=account.equity,
-                    currency=account.currency, now_time=now,
+                    currency=account.currency, now_time=now, now_wall=store.wall_us(),
                 )  # fmt: skip
                 ours = self._commit(connection, decision, plan, mode, now)
             intent_ids = tuple(p.intent.id for p in plan.orders)
@@ -194,7 +195,7 @@ class Router:
         same = [o.id for o in orders if o.leg == leg]
         if under_way or same:
             return RouteResult(trade_id, True, "", tuple(under_way or same))
-        entry = next((o for o in orders if o.leg == "entry"), None)
+        entry = next((o for o in orders if o.leg in ("entry", external.LEG)), None)
         quantity = store.trade_quantity(connection, trade_id)
         if entry is None or quantity == 0.0:
             text = f"position {position.quantity:g} is not of trade {trade_id!r}: its fills sum up to {quantity:g}"
@@ -217,12 +218,18 @@ class Router:
                     log.error("halt_unreadable", error=str(error))
                     halt = risk_state.HaltState()
             for position in held:
+                own = halt.strategies.get(position.strategy, {}).get("level")
+                if position.strategy == external.STRATEGY and own != risk_state.HaltLevel.FLATTEN.value:
+                    continue  # placed by hand: closed only when it is named
                 if halt.level_of(position.strategy) is risk_state.HaltLevel.FLATTEN:
                     self.exit_position(position.strategy, position.symbol, "flatten", self._clock())
             return exit_orders.continue_exits(self._engine, self._broker, self._clock)
 
     def flatten(self, reason: str, who: str, strategy: str | None = None, symbol: str | None = None) -> list[RouteResult]:
-        """Cancel working entries and close positions, of one strategy or symbol, or all. Audited; safe to repeat."""
+        """Cancel working entries and close positions, of one strategy or symbol, or all. Audited; safe to repeat.
+
+        Positions of orders placed by hand are closed only when `strategy` names them (``external``).
+        """
         with store.routing_lock:
             with self._engine.begin() as connection:
                 content = {"reason": reason, "strategy": strategy or "", "symbol": symbol or ""}
@@ -230,7 +237,17 @@ class Router:
             self._cancel_entries(f"flatten: {reason}", strategy, symbol)
             with self._engine.connect() as connection:
                 held = store.find_positions(connection, strategy, symbol)
-            return [self.exit_position(p.strategy, p.symbol, "flatten", self._clock(), who) for p in held]
+            results = []
+            for position in held:
+                crash_point("during_flatten")
+                results.append(self._flatten_one(position, who, named=strategy == external.STRATEGY))
+            return results
+
+    def _flatten_one(self, position: PositionRecord, who: str, *, named: bool) -> RouteResult:
+        if position.strategy == external.STRATEGY and not named:
+            left = refuse(RefusalCode.MODE, strategy=position.strategy, symbol=position.symbol, reason="placed_by_hand")
+            return RouteResult(position.trade_id, False, str(left), ())
+        return self.exit_position(position.strategy, position.symbol, "flatten", self._clock(), who)
 
     def cancel(self, order_id: str, reason: str = "by command", who: str = "desk") -> OrderState:
         """Ask the broker to cancel one order; audited. Returns its state afterwards: it may have filled instead.
@@ -244,6 +261,33 @@ class Router:
                     audit.append(connection, who, "cancel", {"order": order_id, "reason": reason})
                 exit_orders.cancel_orders(self._engine, self._broker, self._clock, [order], reason)
             return self._order(order_id).state
+
+    def modify(self, order_id: str, change: Modification, reason: str, who: str = "desk") -> modify.ModifyResult:
+        """Change prices or lower the quantity of a resting order; audited. Judged by the rules as a new order would be.
+
+        The result's state tells what came of it: PENDING_UPDATE when the broker did not answer, which the next
+        reconciliation ends. Raises KeyError for an order the ledger does not have.
+        """
+        with store.routing_lock:
+            order = self._order(order_id)
+            refusal = modify.problem_of(order, change) or self._refused(order, change)
+            if not refusal:
+                modify.modify(self._engine, self._broker, self._clock, order, change, reason, who)
+            return modify.ModifyResult(order_id, self._order(order_id).state, refusal)
+
+    def _refused(self, order: OrderRecord, change: Modification) -> str:
+        """What the risk rules say to the changed order."""
+        config, account, now = self._config_provider(), self._broker.account(), self._clock()
+        instrument = config.universe.instruments.get(order.symbol)
+        if instrument is None:
+            return str(refuse(RefusalCode.NOT_TRADABLE, symbol=order.symbol, reason="unknown_instrument"))
+        with self._engine.begin() as connection:
+            state = risk_state.build(
+                connection, mode=self._mode_of(order.strategy), account=account, instruments=config.universe.instruments,
+                strategy=order.strategy, quality_ok="", now_time=now, limits=config.limits, symbol=order.symbol,
+                market=self._market,
+            )  # fmt: skip
+        return risk.refusal(risk.check(config.limits, state, modify.changed(order, change), instrument))
 
     def _order(self, order_id: str) -> OrderRecord:
         with self._engine.connect() as connection:

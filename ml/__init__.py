@@ -1,8 +1,20 @@
-"""Learning: features to matrices, labels, splits, the baseline forecaster and its evaluation."""
+"""Learning: features to matrices, labels, splits, forecasters, agents, and how they are judged."""
 
 from pathlib import Path
 
+_HERE = Path(__file__).parent
+
 
 def served_model_path() -> Path:
-    """The file MLflow runs to serve a model. It may not be imported: it would start MLflow and register itself."""
-    return Path(__file__).with_name("served_model.py")
+    """The file MLflow runs to serve a baseline. It may not be imported: it would start MLflow and register itself."""
+    return _HERE / "served_model.py"
+
+
+def served_forecaster_path() -> Path:
+    """The same for a forecaster; it reads ``arithmetic.py`` and ``model.safetensors``."""
+    return _HERE / "served_forecaster.py"
+
+
+def served_agent_path() -> Path:
+    """The same for a recurrent agent; it reads ``weights.safetensors``, ``agent.json`` and ``scaler.json``."""
+    return _HERE / "served_agent.py"

@@ -6,19 +6,19 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.labels import Labels, forward_direction
+from ml.labels import BarrierRule, Labels, forward_direction, forward_returns, triple_barrier
 from ml.matrix import FeatureMatrix, MatrixError
 from trading import ids
 from trading.bars import Bars
 from trading.timeframes import Timeframe, iso
 
-_FORMAT = "tapeline-training-set-1"
+_FORMAT = "tapeline-training-set-2"
 
 
 class DatasetError(ValueError):
@@ -51,8 +51,10 @@ class SourceSpan:
 class TrainingSet:
     """Complete, labelled rows ordered by (close_time, symbol).
 
-    direction: int8 (N,). forward_return: float64 (N,), fraction. event_end: int64 (N,), UTC us. horizon: bars.
-    sources: the lake's partitions the rows were computed from.
+    direction: int8 (N,). forward_return: float64 (N,), fraction, over `horizon` bars. event_end: int64 (N,), UTC us: when
+    the last of a row's labels is known. horizon: bars. sources: the lake's partitions the rows were computed from.
+    horizons, returns: further horizons and their forward returns, float64 (N, H). barrier: int8 (N,), the triple barrier
+    touched first (ml.labels). synthetic: how the market was made up; empty for a real one.
     """
 
     matrix: FeatureMatrix
@@ -62,6 +64,10 @@ class TrainingSet:
     horizon: int
     universe: str
     sources: tuple[SourceSpan, ...]
+    horizons: tuple[int, ...] = ()
+    returns: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    barrier: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+    synthetic: str = ""
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -69,6 +75,11 @@ class TrainingSet:
     @property
     def event_start(self) -> NDArray[np.int64]:
         return self.matrix.close_time
+
+    @property
+    def events(self) -> NDArray[np.int64]:
+        """int64 (N, 2), UTC us: when a row is decided and when the last of its labels is known; splits purge by it."""
+        return np.stack([self.event_start, self.event_end], axis=1)
 
     @property
     def prior(self) -> float:
@@ -85,6 +96,9 @@ class TrainingSet:
         digest.update(np.ascontiguousarray(self.direction, "i1").tobytes())
         digest.update(np.ascontiguousarray(self.forward_return, "<f8").tobytes())
         digest.update(np.ascontiguousarray(self.event_end, "<i8").tobytes())
+        digest.update(f"{list(self.horizons)}:{self.synthetic}".encode())
+        digest.update(np.ascontiguousarray(self.returns, "<f8").tobytes())
+        digest.update(np.ascontiguousarray(self.barrier, "i1").tobytes())
         return digest.hexdigest()
 
     def span(self) -> str:
@@ -95,15 +109,24 @@ class TrainingSet:
 
 
 def label_matrix(
-    matrix: FeatureMatrix, bars: Mapping[str, Bars], horizon: int, universe: str, sources: Sequence[SourceSpan]
+    matrix: FeatureMatrix,
+    bars: Mapping[str, Bars],
+    horizon: int,
+    universe: str,
+    sources: Sequence[SourceSpan],
+    *,
+    horizons: Sequence[int] = (),
+    barrier: BarrierRule | None = None,
+    synthetic: str = "",
 ) -> TrainingSet:
-    """The complete rows of `matrix` whose label is known, with labels of `bars` (symbol -> its bars, same timeframe).
+    """The complete rows of `matrix` whose labels are all known, with labels of `bars` (symbol -> its bars, same timeframe).
 
-    Raises MatrixError when a feature row has no bar of its close time: features and bars are then not of one lake state.
+    horizons, barrier: further labels. Raises MatrixError when a feature row has no bar of its close time: features and bars
+    are then not of one lake state.
     """
     n = len(matrix)
-    direction = np.zeros(n, np.int8)
-    forward = np.full(n, np.nan)
+    direction, touched = np.zeros(n, np.int8), np.zeros(n, np.int8)
+    forward, returns = np.full(n, np.nan), np.full((n, len(horizons)), np.nan)
     end = np.zeros(n, np.int64)
     valid = np.zeros(n, bool)
     for code, symbol in enumerate(matrix.symbols):
@@ -118,9 +141,22 @@ def label_matrix(
         direction[rows], forward[rows], end[rows], valid[rows] = (
             labels.direction[at], labels.forward_return[at], labels.event_end[at], labels.valid[at],
         )  # fmt: skip
+        if horizons:
+            more, ends = forward_returns(own, horizons)
+            returns[rows] = more[at]
+            end[rows] = np.maximum(end[rows], ends[at].max(axis=1))
+            valid[rows] &= np.isfinite(more[at]).all(axis=1)
+        if barrier is not None:
+            reached = triple_barrier(own, barrier)
+            touched[rows] = reached.touched[at]
+            end[rows] = np.maximum(end[rows], reached.events[at, 1])
+            valid[rows] &= reached.valid[at]
     keep = np.flatnonzero(valid & matrix.complete)
     ordered = sorted(sources, key=lambda s: (s.dataset, s.symbol))
-    return TrainingSet(matrix.rows(keep), direction[keep], forward[keep], end[keep], horizon, universe, tuple(ordered))
+    return TrainingSet(
+        matrix.rows(keep), direction[keep], forward[keep], end[keep], horizon, universe, tuple(ordered), tuple(horizons),
+        returns[keep], touched[keep] if barrier is not None else np.empty(0, np.int8), synthetic,
+    )  # fmt: skip
 
 
 def save(training_set: TrainingSet, path: Path) -> None:
@@ -137,6 +173,9 @@ def save(training_set: TrainingSet, path: Path) -> None:
         "forward_return": training_set.forward_return,
         "direction": training_set.direction,
     }
+    columns.update({f"forward_return_{h}": training_set.returns[:, i] for i, h in enumerate(training_set.horizons)})
+    if len(training_set.barrier) == len(m):
+        columns["barrier"] = training_set.barrier
     columns.update({f"f_{name}": m.values[:, i] for i, name in enumerate(m.names)})
     header = {
         "format": _FORMAT,
@@ -146,6 +185,8 @@ def save(training_set: TrainingSet, path: Path) -> None:
         "features_version": m.features_version,
         "warm_up": m.warm_up,
         "horizon": training_set.horizon,
+        "horizons": list(training_set.horizons),
+        "synthetic": training_set.synthetic,
         "universe": training_set.universe,
         "sources": [asdict(source) for source in training_set.sources],
         "content_hash": training_set.content_hash(),
@@ -185,10 +226,16 @@ def load(path: Path) -> TrainingSet:
             table.column("close_time").cast(pa.int64()).to_numpy(), table.column("session").to_numpy(),
             values, header["features_version"], header["warm_up"],
         )  # fmt: skip
+        horizons = tuple(header["horizons"])
+        returns = np.full((table.num_rows, len(horizons)), np.nan)
+        for i, h in enumerate(horizons):
+            returns[:, i] = table.column(f"forward_return_{h}").to_numpy()
+        held = "barrier" in table.column_names
         training_set = TrainingSet(
             matrix, table.column("direction").to_numpy(), table.column("forward_return").to_numpy(),
             table.column("event_end").cast(pa.int64()).to_numpy(), header["horizon"], header["universe"],
-            tuple(SourceSpan(**s) for s in header["sources"]),
+            tuple(SourceSpan(**s) for s in header["sources"]), horizons, returns,
+            table.column("barrier").to_numpy() if held else np.empty(0, np.int8), header["synthetic"],
         )  # fmt: skip
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise DatasetError(f"{path} is not a training set ({type(error).__name__}: {error}): materialise it again") from error

@@ -1,48 +1,74 @@
-"""When a trained model is trusted: criteria with numbers, each of them shown whether it is met or not."""
+"""When a trained model is trusted: criteria with numbers, each of them shown whether it is met or not.
+
+Judged on figures kept with the model in MLflow, so that the verdict can be given again at any time. A figure that is
+missing is a criterion not met.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-MINIMUM_TRADES: Final = 30
+from trading.promotion import (
+    CONFIDENCE,
+    HEADER,
+    LARGEST_P,
+    LARGEST_PBO,
+    MINIMUM_TRADES,
+    Criterion,
+    Wanted,
+    promoted,
+    rows,
+)
+
+__all__ = ["DRAWDOWN_LIMIT", "HEADER", "METRICS", "MINIMUM_TRADES", "Criterion", "judge", "promoted", "rows", "skill"]
+
+DRAWDOWN_LIMIT: Final = 0.10
+"""Deepest drawdown in any 30 days."""
+
+METRICS: Final[dict[str, tuple[str, Wanted, float]]] = {
+    "audit_passed": ("leakage audit: nothing found", ">=", 1.0),
+    "canaries_passed": ("canaries of this code: all passed", ">=", 1.0),
+    "trades": ("closed trades out of sample", ">=", MINIMUM_TRADES),
+    "dsr": ("deflated Sharpe: P(true > best of N by luck)", ">=", CONFIDENCE),
+    "pbo": ("probability of backtest overfitting", "<=", LARGEST_PBO),
+    "spa_worst": ("superior ability, p against the hardest baseline", "<=", LARGEST_P),
+    "sharpe_low": ("lower bound of the Sharpe ratio at its own costs", ">", 0.0),
+    "mean_at_2x": ("mean session return at twice the costs", ">", 0.0),
+    "drawdown_30d": ("deepest drawdown in any 30 days", "<=", DRAWDOWN_LIMIT),
+    "final_openings": ("locked final slice opened exactly once for this version", ">=", 1.0),
+    "final_return": ("net return on the locked final slice", ">", 0.0),
+    "champion_difference": ("Sharpe ratio a year less the champion's, same sessions", ">=", 0.0),
+}
+"""Figure -> what it is called, and what it must be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """One criterion: what is measured, its value, what it must exceed (or reach, when at_least), and whether it does."""
-
-    name: str
-    metric: str
-    value: float
-    threshold: float
-    at_least: bool
-    passed: bool
-
-    @property
-    def wanted(self) -> str:
-        return f"{'≥' if self.at_least else '>'} {self.threshold:g}"
+def judge(metrics: Mapping[str, float], notes: Mapping[str, str] | None = None) -> list[Criterion]:
+    """Every criterion for a champion, on the figures of ml.protocol and what the training adds to them."""
+    told = notes or {}
+    out = []
+    for metric, (name, wanted, threshold) in METRICS.items():
+        value = metrics.get(metric, math.nan)
+        if metric == "final_openings" and value > 1.0:
+            value = math.nan  # opened twice: what it says is no longer out of sample
+        interval = (metrics.get("sharpe", math.nan), metrics.get("sharpe_high", math.nan)) if metric == "sharpe_low" else None
+        low, high = interval if interval else (metrics.get(f"{metric}_low", math.nan), metrics.get(f"{metric}_high", math.nan))
+        out.append(Criterion(name, value, wanted, threshold, low, high, told.get(metric, "")))
+    return out
 
 
-def _criterion(metrics: Mapping[str, float], name: str, metric: str, threshold: float, at_least: bool = False) -> Criterion:
-    value = metrics.get(metric, math.nan)
-    # Compared this way a value that is missing fails.
-    passed = value >= threshold if at_least else value > threshold
-    return Criterion(name, metric, value, threshold, at_least, passed)
+def failed(metrics: Mapping[str, float]) -> list[str]:
+    """Names of the figures whose criterion is not met."""
+    return [metric for metric, c in zip(METRICS, judge(metrics), strict=True) if not c.passed]
 
 
-def judge(metrics: Mapping[str, float]) -> list[Criterion]:
-    """Every criterion for a champion, on the figures of ml.baseline and ml.rule. A missing figure is a failed one."""
-    return [
-        _criterion(metrics, "walk-forward AUC against the class prior's 0.5", "test_auc", 0.5),
-        _criterion(metrics, "its lower confidence bound (block bootstrap)", "test_auc_low", 0.5),
-        _criterion(metrics, "net return of the threshold rule after costs", "rule_net_return", 0.0),
-        _criterion(metrics, "trades behind that return", "rule_trades", MINIMUM_TRADES, at_least=True),
-    ]
-
-
-def promoted(criteria: list[Criterion]) -> bool:
-    """All of them, and at least one."""
-    return bool(criteria) and all(c.passed for c in criteria)
+def skill(metrics: Mapping[str, float]) -> list[Criterion]:
+    """Whether the baseline of ml.baseline and ml.rule has any skill of its own."""
+    asked: tuple[tuple[str, str, Wanted, float], ...] = (
+        ("walk-forward AUC against the class prior's 0.5", "test_auc", ">", 0.5),
+        ("its lower confidence bound (block bootstrap)", "test_auc_low", ">", 0.5),
+        ("net return of the threshold rule after costs", "rule_net_return", ">", 0.0),
+        ("trades behind that return", "rule_trades", ">=", MINIMUM_TRADES),
+    )
+    return [Criterion(name, metrics.get(metric, math.nan), wanted, threshold) for name, metric, wanted, threshold in asked]

@@ -1,4 +1,8 @@
-"""Walk-forward splits without leakage: train on the past, purge what overlaps, leave a gap, test on what comes next."""
+"""Splits without leakage: training rows whose event overlaps the test rows' are purged, a gap (embargo) is left around them.
+
+Walk-forward: train on the past, test on what comes next. Combinatorial: every choice of test groups, trained on the rest.
+Rows are events of several instruments over time; trading.statistics.splits does the same for plain periods.
+"""
 
 from __future__ import annotations
 
@@ -74,3 +78,45 @@ def holdout(
         raise ValueError(f"{len(times)} distinct times, expected at least 2")
     at = min(len(times) - 1, int(len(times) * (1 - fraction)))
     return _before(event_start, event_end, times, at, embargo), np.flatnonzero(event_start >= times[at])
+
+
+def combinatorial_purged(
+    event_start: NDArray[np.int64],
+    event_end: NDArray[np.int64],
+    *,
+    groups: int,
+    tested: int,
+    embargo: int,
+) -> list[Fold]:
+    """C(groups, tested) folds: the distinct times are cut into `groups` equal spans, `tested` of them are the test rows.
+
+    A training row's event neither overlaps the time a test span's events cover, nor starts within `embargo` distinct times
+    after it. Lopez de Prado 2018, chapter 12. Raises ValueError on unordered rows or impossible arguments.
+    """
+    if not 1 <= tested < groups or embargo < 0:
+        raise ValueError(f"groups={groups} tested={tested} embargo={embargo}: expected 1 <= tested < groups and at least 0")
+    if len(event_start) and bool(np.any(np.diff(event_start) < 0)):
+        raise ValueError("rows are not ordered by event_start")
+    times = np.unique(event_start)
+    if len(times) < groups:
+        raise ValueError(f"{len(times)} distinct times, expected at least {groups}")
+    edges = np.linspace(0, len(times), groups + 1).astype(int)
+    spans = []
+    for lo, hi in itertools.pairwise(edges):
+        rows = np.flatnonzero((event_start >= times[lo]) & (event_start <= times[hi - 1]))
+        known = int(event_end[rows].max())
+        # The first time at which training may begin again.
+        at = int(np.searchsorted(times, known, side="right")) + embargo
+        spans.append((rows, int(times[lo]), int(times[at]) if at < len(times) else np.iinfo(np.int64).max))
+    out: list[Fold] = []
+    for number, chosen in enumerate(itertools.combinations(range(groups), tested), 1):
+        keep = np.ones(len(event_start), bool)
+        for g in chosen:
+            _, first, again = spans[g]
+            keep &= (event_end < first) | (event_start >= again)
+        test = np.concatenate([spans[g][0] for g in chosen])
+        train = np.flatnonzero(keep)
+        out.append(
+            Fold(number, train, test, int(event_start[test[0]]), int(event_start[test[-1]]), len(event_start) - len(test) - len(train))
+        )
+    return out

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_actions, cli_data, cli_feeds, cli_inbox, cli_lake, cli_plans, cli_quality, cli_research
+from pipelines import (
+    cli_actions,
+    cli_audit,
+    cli_data,
+    cli_feeds,
+    cli_inbox,
+    cli_lake,
+    cli_notify,
+    cli_plans,
+    cli_quality,
+    cli_research,
+)
 from pipelines.cli_support import (
     UNREACHABLE,
     WRONG,
@@ -40,11 +51,11 @@ if TYPE_CHECKING:
     from trading.config_text import Problem
 
 app = typer.Typer(help="Tapeline's trading desk from a terminal.", no_args_is_help=True, add_completion=False)
-audit_app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 strategies_app = typer.Typer(help="Strategy files.", no_args_is_help=True)
 plans_app = cli_plans.app
 config_app = typer.Typer(help="Every file people edit.", no_args_is_help=True)
-app.add_typer(audit_app, name="audit")
+app.add_typer(cli_audit.app, name="audit")
+app.add_typer(cli_notify.app, name="notify")
 app.add_typer(strategies_app, name="strategies")
 app.add_typer(plans_app, name="plans")
 app.add_typer(config_app, name="config")
@@ -245,25 +256,22 @@ def cancel(order_id: Annotated[str, typer.Argument(metavar="ORDER")], reason: Re
 # -- checks --------------------------------------------------------------------------------------------------------------
 
 
-@audit_app.command("verify")
-def audit_verify() -> None:
-    """Walk the whole audit chain; every fault is one line."""
-    from resources.ledger import audit
-
-    with open_ledger() as ledger:
-        faults = audit.verify(ledger.engine)
-    for fault in faults:
-        typer.echo(fault)
-    typer.echo("the audit trail is whole" if not faults else f"{len(faults)} fault(s) in the audit trail")
-    raise typer.Exit(WRONG if faults else 0)
-
-
 @strategies_app.command("check")
 def strategies_check(
     bars: Annotated[bool, typer.Option("--bars", help="Try the rules on the newest bars of the lake, too")] = False,
 ) -> None:
-    """Read every strategy file and plug-in; every error and warning with file and line."""
-    _check(("strategies/", "plugins/", "package:"), lambda config: sorted(config.strategies), _on_bars if bars else None)
+    """Read every strategy file, plug-in and research file; every error and warning with file and line."""
+    _check(
+        ("strategies/", "plugins/", "package:", "research/"), lambda config: sorted(config.strategies),
+        lambda config: [*_asked(config), *(_on_bars(config) if bars else [])],
+    )  # fmt: skip
+
+
+def _asked(config: Config) -> list[Problem]:
+    """Problems of what is asked of research."""
+    from resources.research_files import asked_of
+
+    return asked_of(config, own_settings().config).problems
 
 
 def _on_bars(config: Config) -> list[Problem]:
@@ -286,7 +294,8 @@ def plans_check() -> None:
 @config_app.command("check")
 def config_check() -> None:
     """Read universe, strategies, plans and risk limits; every problem with file and line."""
-    _check(("",), lambda config: [f"{f.path} ({f.kind} {f.name}@{f.revision})" for f in config.files if not f.problems])
+    good = lambda config: [f"{f.path} ({f.kind} {f.name}@{f.revision})" for f in config.files if not f.problems]  # noqa: E731
+    _check(("",), good, _asked)
 
 
 def _check(

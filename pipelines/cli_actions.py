@@ -10,6 +10,7 @@ import typer
 from pipelines.cli_support import WRONG, banner, fail, open_ledger, own_settings, print_json, table, warn, who_asks
 
 if TYPE_CHECKING:
+    from trading.corporate_actions import ActionKind
     from trading.universe import Universe
 
 app = typer.Typer(help="Corporate actions and futures rolls.", no_args_is_help=True)
@@ -63,7 +64,8 @@ def list_(
                 "actions": [dict(zip(_HEADER, row, strict=True)) for row in rows],
                 "held": held,
                 "decisions": [
-                    {"symbol": s, "session": d, "factor": x.factor if x.confirmed else None, "who": x.who, "reason": x.reason}
+                    {"symbol": s, "session": d, "kind": str(x.kind) if x.confirmed else None,
+                     "factor": x.factor if x.confirmed else None, "who": x.who, "reason": x.reason}
                     for (s, d), x in said.items()
                 ],
             }
@@ -74,8 +76,10 @@ def list_(
     if len(found) > len(shown):
         warn(f"{len(found) - len(shown)} dividends are not shown: --dividends")
     if said:
-        spoken = [[s, d, f"{x.factor:g}" if x.confirmed else "no action", x.who, x.reason] for (s, d), x in said.items()]
-        table("said by operators", ["symbol", "session", "factor", "who", "reason"], spoken)
+        spoken = [
+            [s, d, f"{x.kind} {x.factor:g}" if x.confirmed else "no action", x.who, x.reason] for (s, d), x in said.items()
+        ]
+        table("said by operators", ["symbol", "session", "what", "who", "reason"], spoken)
     for name, why in sorted(held.items()):
         warn(f"{name} is held: {why}")
 
@@ -84,26 +88,87 @@ def list_(
 def confirm(
     symbol: Annotated[str, typer.Argument(help="Instrument of the universe")],
     session: Session,
-    factor: Annotated[float, typer.Option(help="New units per old unit: 7 for 7:1, 0.05 for 1:20")],
+    factor: Annotated[float | None, typer.Option(help="New units per old unit: 7 for 7:1, 0.05 for 1:20")] = None,
+    value: Annotated[float | None, typer.Option(help="Of a spin-off: what was spun off, in money per share held")] = None,
+    kind: Annotated[str | None, typer.Option(help="split or spin_off; left out: a spin-off where --value is given")] = None,
     reason: Reason = "",
 ) -> None:
-    """There was a split by this factor: the desk adjusts positions, orders and plans at the next bar close. Audited."""
-    _decide(symbol, session, factor, reason)
-    print(f"{symbol} {session}: split by {factor:g} confirmed; the desk applies it at its next bar close")  # noqa: T201
+    """There was a split by this factor, or a spin-off of this value: the desk adjusts positions, orders and plans at the next
+    bar close. Audited."""
+    from trading.corporate_actions import ActionKind
+
+    if (factor is None) == (value is None):
+        fail("say either --factor (7 for 7:1, 0.05 for 1:20) or, for a spin-off, --value (money per share)", WRONG)
+    wanted = kind or ("spin_off" if value is not None else _told_kind(symbol, session))
+    if wanted not in ("split", "spin_off") or (value is not None and wanted == "split"):
+        fail(f"--kind {wanted}: expected split with --factor, or spin_off with --factor or --value", WRONG)
+    if factor is None:
+        factor = _factor_of(symbol, session, float(value or 0.0))
+    _decide(symbol, session, factor, reason, ActionKind(wanted))
+    what = ActionKind(wanted).value.replace("_", "-")
+    print(f"{symbol} {session}: {what} by {factor:g} confirmed; the desk applies it at its next bar close")  # noqa: T201
 
 
 @app.command()
 def dismiss(
     symbol: Annotated[str, typer.Argument(help="Instrument of the universe")], session: Session, reason: Reason = ""
 ) -> None:
-    """There was no split: the step of the prices was the market's. The instrument trades on. Audited."""
+    """There was no split or spin-off: the step of the prices was the market's. The instrument trades on. Audited."""
     _decide(symbol, session, None, reason)
     print(f"{symbol} {session}: dismissed; the desk goes on with it at its next bar close")  # noqa: T201
 
 
-def _decide(symbol: str, session: str, factor: float | None, reason: str) -> None:
+def _told_kind(symbol: str, session: str) -> str:
+    """What the sources say happened to `symbol` in `session`: spin_off where one is stored, else split."""
+    from resources.corporate_actions import read_actions
+    from resources.lake import LakeError, open_lake
+    from trading.corporate_actions import ActionKind
+    from trading.timeframes import session_date
+
+    try:
+        stored = read_actions(open_lake(own_settings()), symbol)
+    except LakeError as error:
+        fail(str(error), WRONG)
+    kinds = {a.kind for a in stored if session_date(a.ex_session).isoformat() == session}
+    return "spin_off" if ActionKind.SPIN_OFF in kinds and ActionKind.SPLIT not in kinds else "split"
+
+
+def _factor_of(symbol: str, session: str, value: float) -> float:
+    """The factor of a spin-off of `value` per share, by the last close before the session in the lake."""
+    import math
+    from datetime import timedelta
+
+    from resources.lake import LakeError, open_lake
+    from trading.corporate_actions import factor_from_value
+    from trading.timeframes import session_date
+
+    instrument = _universe().instruments.get(symbol)
+    if instrument is None:
+        fail(f"no instrument {symbol!r} in the universe {own_settings().universe}", WRONG)
+    try:
+        day = date.fromisoformat(session)
+    except ValueError:
+        fail(f"session {session!r}: expected a date like 2014-06-09", WRONG)
+    try:
+        before = open_lake(own_settings()).read_bars(
+            f"bars_{instrument.native_timeframe}", symbol, day - timedelta(days=14), day - timedelta(days=1)
+        )
+    except LakeError as error:
+        fail(str(error), WRONG)
+    if not len(before):
+        fail(f"{symbol}: no bars in the two weeks before {session}: say --factor, the price before over the price after", WRONG)
+    close = float(before.close[-1])
+    factor = factor_from_value(close, value)
+    if math.isnan(factor):
+        fail(f"--value {value:g}: expected money per share, above 0 and below the last close {close:g}", WRONG)
+    print(f"{symbol} closed at {close:g} on {session_date(int(before.session[-1]))}: {value:g} off it is {factor:g}")  # noqa: T201
+    return factor
+
+
+def _decide(symbol: str, session: str, factor: float | None, reason: str, kind: ActionKind | None = None) -> None:
     from resources.ledger.actions import decide
     from trading.calendars import calendar
+    from trading.corporate_actions import ActionKind
 
     instrument = _universe().instruments.get(symbol)
     if instrument is None:
@@ -120,7 +185,10 @@ def _decide(symbol: str, session: str, factor: float | None, reason: str) -> Non
         now = int(last["close_time"]) if last is not None else calendar(instrument.calendar).bounds(day)[0]
         try:
             with ledger.transaction() as connection:
-                decide(connection, symbol, day, factor=factor, who=who_asks(""), reason=reason, now_time=now)
+                decide(
+                    connection, symbol, day, factor=factor, who=who_asks(""), reason=reason, now_time=now,
+                    kind=kind or ActionKind.SPLIT,
+                )  # fmt: skip
         except ValueError as error:
             fail(str(error), WRONG)
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.cli_support import WRONG, banner, fail, open_ledger, own_settings, print_json, table, warn, who_asks
 
+if TYPE_CHECKING:
+    from trading.universe import Universe
+
 app = typer.Typer(help="Trade plans: files, and where each stands.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 NameOf = Annotated[str, typer.Argument(metavar="NAME", help="A plan's name")]
-_HEADER = ["plan", "state", "direction", "symbol", "since", "revision", "trade", "reason", "problem"]
+_HEADER = [
+    "plan", "state", "direction", "symbol", "entry", "stop", "targets", "resting", "since", "last", "revision", "trade", "reason",
+    "problem",
+]  # fmt: skip
 
 
-def _files() -> Mapping[str, Any]:
-    """Plans of the files by name; none when the configuration cannot be used (said)."""
+def _files() -> tuple[Mapping[str, Any], Universe | None]:
+    """(plans of the files by name, universe); none when the configuration cannot be used (said)."""
     from resources.config import ConfigInvalid, load_config
 
     try:
-        return load_config(own_settings()).plans
+        config = load_config(own_settings())
     except ConfigInvalid as error:
         warn(f"the configuration cannot be used: {error}")
-        return {}
+        return {}, None
+    return config.plans, config.universe
 
 
 @app.command("list")
@@ -33,26 +40,12 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Every plan and where it stands; those the desk has not seen yet as ``new``."""
-    from resources.ledger.plans import ENDED, states
-    from trading.timeframes import iso
+    from resources.plan_view import plan_rows
 
-    files = _files()
+    files, universe = _files()
     with open_ledger() as ledger, ledger.engine.connect() as connection:
-        known = states(connection)
-    rows: list[list[str]] = []
-    for name in sorted(set(files) | set(known)):
-        state = known.get(name)
-        if state is None:
-            plan = files[name]
-            rows.append([name, "new", plan.direction, plan.symbols[0], "", plan.revision, "", f"status {plan.status}", ""])
-        elif everything or state.state not in ENDED:
-            problem = state.problem
-            if name in files and files[name].revision != state.revision and not problem:
-                problem = f"revision {files[name].revision} of the file is taken at the next bar close"
-            rows.append(
-                [name, state.state, state.direction, state.symbol, iso(state.since_time), state.revision, state.trade_id,
-                 state.reason, problem]
-            )  # fmt: skip
+        known = plan_rows(files, connection, universe)
+    rows = [[getattr(row, column) for column in _HEADER] for row in known if everything or not row.ended]
     if as_json:
         print_json([dict(zip(_HEADER, row, strict=True)) for row in rows])
         return
@@ -66,7 +59,7 @@ def show(name: NameOf, as_json: AsJson = False) -> None:
     from resources.ledger.plans import events_of, states
     from trading.timeframes import iso
 
-    plan = _files().get(name)
+    plan = _files()[0].get(name)
     with open_ledger() as ledger, ledger.engine.connect() as connection:
         state, events = states(connection).get(name), events_of(connection, name)
     if plan is None and state is None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from assets.backfill_run import Backfill, FeedRequest
     from resources.lake import Lake
     from resources.ledger.store import Ledger
+    from trading.instruments import PriceFloor
 
 app = typer.Typer(help="Quality of the market data.", no_args_is_help=True)
 quarantine_app = typer.Typer(help="Rows put aside at ingest because they fail validity.", no_args_is_help=True)
@@ -150,12 +151,27 @@ def _found(ledger: Ledger, row_id: str) -> dict[str, Any]:
         fail(str(error), WRONG)
 
 
+def _floor(symbol: str) -> PriceFloor:
+    """How low the instrument's prices may be; positive for one the universe does not have any more."""
+    from resources.config import ConfigInvalid, load_config
+    from trading.instruments import PriceFloor
+
+    try:
+        instrument = load_config(own_settings()).universe.instruments.get(symbol)
+    except ConfigInvalid as error:
+        fail(f"the configuration cannot be used: {error}", WRONG)
+    return instrument.price_floor if instrument is not None else PriceFloor.POSITIVE
+
+
 def _resolve(action: str, ids: list[str], who: str, why: str, given: dict[str, float] | None = None) -> None:
     from resources.quarantine import Quarantine, QuarantineError
+    from trading.instruments import PriceFloor
 
     with open_ledger() as ledger:
         try:
-            rows = Quarantine(ledger.engine).resolve(action, ids, who=who_asks(who), why=why, given=given)
+            book = Quarantine(ledger.engine)
+            floor = _floor(str(book.row(ids[0])["symbol"])) if given and ids else PriceFloor.POSITIVE
+            rows = book.resolve(action, ids, who=who_asks(who), why=why, given=given, floor=floor)
         except QuarantineError as error:
             fail(str(error), WRONG)
         for row in rows:

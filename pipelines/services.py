@@ -131,8 +131,15 @@ def services(
         address=settings.desk_url,
         ports=(settings.desk_port,),
     )
+    notifier = Service(
+        "notifier",
+        (python, "-m", "resources.notifications.worker"),
+        lambda: True,
+        common,
+        stop_seconds=5.0,
+    )
     warm = [run_host] if settings.run_launcher == "warm" else []
-    return [instance, mlflow, code_server, *warm, desk, webserver, daemon]
+    return [instance, mlflow, code_server, *warm, desk, notifier, webserver, daemon]
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from resources.news_files import load_news
 from resources.plugin_files import load_plugins
 from resources.settings import Settings
 from trading.calendar_files import describe_calendar
@@ -22,12 +23,16 @@ from trading.calendars import Described, define
 from trading.config_text import Problem, errors, load_yaml, nearest, warnings
 from trading.conflicts import check_together
 from trading.ensembles import Ensemble, bind
+from trading.gate_checks import check_news
+from trading.gates.settings import gates_of
 from trading.ids import file_revision
 from trading.limits import Limits, StrategyLimits, parse_limits
 from trading.name_checks import other_universe
+from trading.news import NewsCalendar
 from trading.plans import Plan, parse_plan
 from trading.quality_thresholds import SharedThresholds, parse_quality
 from trading.strategy import Evaluable, Strategy, parse_strategy
+from trading.timeframes import US_PER_DAY, session_number
 from trading.universe import Universe, parse_universe
 
 T = TypeVar("T")
@@ -64,7 +69,7 @@ class Config:
 
     limits: without any limit when the risk file is missing or unreadable, so that every order is refused with
     LIMIT_MISSING; limits that strategy files state are in it. problems: of all files. files: every file read, the unused
-    ones included.
+    ones included. news: None without a calendar, or when one of its files has a problem: then the gate refuses.
     """
 
     universe: Universe
@@ -73,6 +78,7 @@ class Config:
     limits: Limits
     problems: list[Problem]
     files: list[ConfigFile] = field(default_factory=list)
+    news: NewsCalendar | None = None
 
     @property
     def warnings(self) -> list[Problem]:
@@ -106,6 +112,9 @@ def load_config(settings: Settings) -> Config:
     _bind(folder, usable, files)
     _opposites(usable, files)
     planned = {p.name: p for path, p in plans.items() if path not in taken}
+    news, read = load_news(folder / "news", universe)
+    files += [ConfigFile(r.path, "news", r.name, r.revision, r.problems, "", r.warnings) for r in read]
+    _news_warnings(folder, [*usable.values(), *planned.values()], news, _today(universe), files)
     return Config(
         universe,
         usable,
@@ -113,7 +122,26 @@ def load_config(settings: Settings) -> Config:
         _with_own_limits(limits, [*usable.values(), *planned.values()]),
         [problem for file in files for problem in file.problems],
         files,
+        news,
     )
+
+
+def _news_warnings(
+    folder: Path, evaluables: list[Any], news: NewsCalendar | None, today: date | None, files: list[ConfigFile]
+) -> None:
+    """Warn on its file where a news gate has no calendar, or one that has ended."""
+    now = None if today is None else session_number(today) * US_PER_DAY
+    for evaluable in evaluables:
+        if gates_of(evaluable).news is None:
+            continue
+        at = next(
+            (i for i, f in enumerate(files) if f.name == evaluable.name and f.kind in ("strategies", "plans", "plugins")), -1
+        )
+        if at < 0:
+            continue
+        text = "" if files[at].kind == "plugins" else _read(folder / files[at].path, files[at].path)[0] or ""
+        found = check_news(load_yaml(text, files[at].path), evaluable, news, now)
+        files[at] = replace(files[at], warnings=(*files[at].warnings, *found))
 
 
 def _templates(folder: Path) -> dict[str, tuple[str, str]]:
@@ -152,9 +180,7 @@ def _plugins(folder: Path, universe: Universe, files: list[ConfigFile]) -> dict[
         if elsewhere and elsewhere not in _universes(folder):
             known = _universes(folder)
             expected = "one of " + ", ".join(known)
-            wrong.append(
-                Problem(plugin.path, 1, "universe", f"no universe {elsewhere!r}", expected, nearest(elsewhere, known))
-            )
+            wrong.append(Problem(plugin.path, 1, "universe", f"no universe {elsewhere!r}", expected, nearest(elsewhere, known)))
         noted = tuple(warnings(plugin.problems))
         files.append(ConfigFile(plugin.path, "plugins", name, plugin.revision, tuple(wrong), elsewhere, noted))
     return good

@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,20 @@ LOSS: Final = "#b3261e"
 SERIES: Final = (BLUE, ORANGE, "#6d4bb0", "#14804a", "#a3304f", "#5b6b7a")
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any) -> tuple[Any, list[Any]]:
-    """(figure, its axes in reading order). width, height: inches."""
+def figure(
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    layout: Literal["constrained"] | None = "constrained",
+    **grid: Any,
+) -> tuple[Any, list[Any]]:
+    """(figure, its axes in reading order). width, height: inches. layout: of matplotlib; None: the caller sets margins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    fig = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(fig)
     axes = [a for row in fig.subplots(rows, columns, squeeze=False, **grid) for a in row]
     for ax in axes:

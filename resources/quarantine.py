@@ -19,6 +19,7 @@ from datetime import date
 from math import isfinite
 from typing import Any, Final
 
+import numpy as np
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.postgresql import insert
 
@@ -28,6 +29,7 @@ from resources.ledger.put_aside import OPEN
 from resources.ledger.quality_tables import quarantine_resolutions, quarantined_rows
 from trading import ids
 from trading.bars import PRICE_COLUMNS, Bars
+from trading.instruments import PriceFloor
 from trading.timeframes import iso, session_date
 from trading.validity import ACCEPTABLE, InvalidRow, merged
 
@@ -225,11 +227,13 @@ class Quarantine:
     # -- resolving ---------------------------------------------------------------------------------------------------
 
     def resolve(
-        self, action: str, row_ids: Sequence[str], *, who: str, why: str, given: Mapping[str, float] | None = None
+        self, action: str, row_ids: Sequence[str], *, who: str, why: str, given: Mapping[str, float] | None = None,
+        floor: PriceFloor = PriceFloor.POSITIVE,
     ) -> list[Row]:
         """accept, repair or discard rows, audited in the same transaction; returns them. All or none.
 
-        given: new values of a repair (open, high, low, close, volume; the others stay as received). The lake follows when
+        given: new values of a repair (open, high, low, close, volume; the others stay as received). floor: how low
+        the instrument's prices may be. The lake follows when
         the sessions are ingested again. Raises QuarantineError.
         """
         if action not in _STATE_OF:
@@ -247,7 +251,7 @@ class Quarantine:
                 state = c.execute(
                     select(quarantined_rows.c.state).where(quarantined_rows.c.id == row["id"]).with_for_update()
                 ).scalar_one()
-                new = self._check(c, action, row, state, given or {})
+                new = self._check(c, action, row, state, given or {}, floor)
                 c.execute(
                     quarantine_resolutions.insert().values(
                         row_id=row["id"], action=action, given={k: repr(v) for k, v in new.items()}, who=who, why=why,
@@ -266,7 +270,9 @@ class Quarantine:
                 audit.append(c, who, f"quarantine_{action}", content)
         return [self.row(row["id"]) for row in rows]
 
-    def _check(self, c: Connection, action: str, row: Row, state: str, given: Mapping[str, float]) -> dict[str, float]:
+    def _check(
+        self, c: Connection, action: str, row: Row, state: str, given: Mapping[str, float], floor: PriceFloor
+    ) -> dict[str, float]:
         """The new values of a repair. Raises QuarantineError when the action cannot be."""
         name = f"{row['id']} ({row['symbol']} {iso(row['close_time'])})"
         if state in (VOID, INFO):
@@ -284,10 +290,10 @@ class Quarantine:
             if hard:
                 raise QuarantineError(f"{name} cannot enter as it came ({', '.join(hard)}): repair or discard it")
             return {}
-        return self._repaired(name, row, given)
+        return self._repaired(name, row, given, floor)
 
     @staticmethod
-    def _repaired(name: str, row: Row, given: Mapping[str, float]) -> dict[str, float]:
+    def _repaired(name: str, row: Row, given: Mapping[str, float], floor: PriceFloor) -> dict[str, float]:
         unknown = sorted(set(given) - {*PRICE_COLUMNS, "volume"})
         if unknown:
             raise QuarantineError(f"{name}: {', '.join(unknown)} is no value of a bar")
@@ -296,8 +302,8 @@ class Quarantine:
         v = {**{k: float(t) for k, t in row["received"].items()}, **{k: float(x) for k, x in given.items()}}
         if not all(isfinite(x) for x in v.values()):
             raise QuarantineError(f"{name}: every value must be a finite number, got {_shown(v)}")
-        if min(v[p] for p in PRICE_COLUMNS) <= 0 or v["volume"] < 0:
-            raise QuarantineError(f"{name}: prices must be above 0 and the volume not below it, got {_shown(v)}")
+        if not floor.allows(np.array([min(v[p] for p in PRICE_COLUMNS)])).all() or v["volume"] < 0:
+            raise QuarantineError(f"{name}: prices must be {floor} and the volume not below 0, got {_shown(v)}")
         if not (v["low"] <= min(v["open"], v["close"]) and max(v["open"], v["close"]) <= v["high"]):
             raise QuarantineError(f"{name}: expected low <= open, close <= high, got {_shown(v)}")
         return {k: float(x) for k, x in given.items()}

@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -83,7 +82,8 @@ def features(
 ) -> Any:
     """Features of `symbol` as `bars` gives bars; ``numpy``: resources.lake.FeatureFrame.
 
-    Stored ones where the lake has them in today's definition; else, and when `adjusted`, computed from the bars.
+    Stored ones where the lake has them in today's definition; else computed from the bars, each row on its own price level
+    as the setting `price_view` says. adjusted: computed from bars on one price level, that of `as_of`.
     """
     return _market().features(symbol, timeframe, start, end, adjusted=adjusted, as_of=as_of, form=form)
 
@@ -94,7 +94,7 @@ def _market() -> Market:
     from resources.lake import open_lake
     from resources.settings import settings
 
-    return Market(open_lake(settings()), load_config(settings()).universe, settings().lake_dir)
+    return Market(open_lake(settings()), load_config(settings()).universe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,11 @@ class _Made:
 
 
 class Market:
-    """What `bars` and `features` answer from: a lake, the instruments, and where corporate actions are kept."""
+    """What `bars` and `features` answer from: a lake, its corporate actions beside its bars, and the instruments."""
 
-    def __init__(self, lake: Lake, universe: Universe, actions_root: Path) -> None:
+    def __init__(self, lake: Lake, universe: Universe) -> None:
         self._lake = lake
         self._universe = universe
-        self._actions_root = actions_root
 
     def bars(
         self,
@@ -149,8 +148,11 @@ class Market:
         form: Form = "pandas",
     ) -> Any:
         """See resources.read.features."""
+        from resources.price_view import actions_for
+        from resources.settings import settings
         from trading import windows
-        from trading.features import FEATURES_VERSION, NAMES, WARM_UP, compute_anchored
+        from trading.features import FEATURES_VERSION, NAMES, WARM_UP
+        from trading.price_view import features_as_of
 
         wanted, at = _timeframe(timeframe), _moment(as_of, "as_of")
         lo, hi = _day(start, "start"), _day(end, "end")
@@ -166,7 +168,8 @@ class Market:
             if lo is not None:
                 first = min(lo, session_date(windows.window_start(session_number(lo), wanted, WARM_UP, venue)))
             made = self._bars(symbol, wanted, first, hi, adjusted, False, at, None)
-            _, values = compute_anchored(made.bars, venue)
+            actions = [] if adjusted else actions_for(self._lake, symbol, settings().price_view)
+            _, values = features_as_of(made.bars, venue, actions)
             skip = 0 if lo is None else int(np.searchsorted(made.bars.session, session_number(lo)))
             b = made.bars.rows(slice(skip, None))
             frame = FeatureFrame(symbol, NAMES, b.close_time, b.session, values[skip:], FEATURES_VERSION)
@@ -256,7 +259,7 @@ class Market:
     def _adjusted(self, made: _Made, dividends: bool, as_of: int | None) -> _Made:
         from resources.corporate_actions import read_actions
 
-        actions = read_actions(self._actions_root, made.bars.symbol)
+        actions = read_actions(self._lake, made.bars.symbol)
         at = as_of if as_of is not None else _now()
         return _Made(adjust(made.bars, actions, as_of=at, dividends=dividends), made.dataset, made.partitions)
 

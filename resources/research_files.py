@@ -1,4 +1,5 @@
-"""The files of data/config/research, and the text a strategy was made of."""
+"""What is asked of research: by the key ``research`` of a strategy file, or by a file of data/config/research; and the text a
+strategy was made of."""
 
 from __future__ import annotations
 
@@ -6,13 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resources.config import Config
-from trading.config_text import Problem, errors, nearest
-from trading.research_grid import Research, Variant, parse_research, research_of, variants
+from trading.config_text import Problem, YamlDocument, errors, load_yaml, nearest
+from trading.research_grid import Research, Variant, parse_research, variants
+from trading.research_schema import NO_GRID, reached
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of each strategy by name, the file of data/config/research it stands in (None: the strategy's own), and
+    every problem of those files."""
+
+    research: dict[str, Research] = field(default_factory=dict)
+    files: dict[str, YamlDocument | None] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Grids:
-    """Variants by strategy, the strategies' texts, and every problem of the files."""
+    """Variants by strategy, the strategies' texts, and every problem of what asks for them."""
 
     variants: dict[str, list[Variant]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -33,49 +45,62 @@ def text_of(config: Config, folder: Path, name: str) -> tuple[str, str] | None:
     return None
 
 
-def load_grids(config: Config, folder: Path) -> Grids:
-    """Variants of every strategy that asks for research: by the key ``research`` of its file, or by a file in
-    folder/research. A bad file is a problem and stops no other; a file for a strategy of another universe is left out."""
-    grids = Grids()
-    asked: dict[str, tuple[str, Research]] = {}
+def asked_of(config: Config, folder: Path) -> Asked:
+    """What is asked of every strategy in use. A bad file is a problem and stops no other; a file for a strategy of another
+    universe waits for it."""
+    asked = Asked()
+    for name, strategy in config.strategies.items():
+        own = getattr(strategy.rules, "research", None)
+        if own is not None:
+            asked.research[name], asked.files[name] = own, None
+    paths = {f.name: f.path for f in config.files if f.kind in ("strategies", "plugins") and f.name}
+    elsewhere = {Path(f.path).stem for f in config.files if f.other_universe}
     for path in sorted((folder / "research").glob("*.y*ml")):
         shown = f"research/{path.name}"
         try:
-            parsed, problems = parse_research(path.read_text(encoding="utf-8"), shown)
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            grids.problems.append(Problem(shown, 0, "", f"cannot be read: {error}", "a readable UTF-8 file"))
+            asked.problems.append(Problem(shown, 0, "", f"cannot be read: {error}", "a readable UTF-8 file"))
             continue
-        grids.problems.extend(errors(problems))
-        if parsed is None:
+        parsed, problems = parse_research(text, shown)
+        asked.problems.extend(errors(problems))
+        if parsed is None or (parsed.strategy not in config.strategies and parsed.strategy in elsewhere):
             continue
-        if parsed.strategy in asked:
-            other = asked[parsed.strategy][0]
-            grids.problems.append(Problem(shown, 1, "strategy", f"{parsed.strategy} has a grid in {other} already", "one grid"))
-            continue
-        asked[parsed.strategy] = shown, parsed
-    # A grid of a strategy that belongs to another universe waits for it; one of no strategy at all is a mistake.
-    elsewhere = {Path(f.path).stem for f in config.files if f.other_universe}
-    for name, (shown, _) in list(asked.items()):
-        if name in config.strategies:
-            continue
-        if name not in elsewhere:
+        document, name = load_yaml(text, shown), parsed.strategy
+        if name not in config.strategies:
             known = sorted(config.strategies)
             message = f"no strategy {name!r} in use"
-            grids.problems.append(Problem(shown, 1, "strategy", message, "one of " + ", ".join(known), nearest(name, known)))
-        del asked[name]
-    for name in sorted(config.strategies):
+            asked.problems.append(document.problem(("strategy",), message, "one of " + ", ".join(known), nearest(name, known)))
+            continue
+        if name in asked.research:
+            there = asked.files[name]
+            other = paths.get(name, name) if there is None else there.file
+            asked.problems.append(document.problem(("strategy",), f"research of {name} is asked for in {other} already", "one"))
+            continue
+        strategy_text = text_of(config, folder, name)
+        if strategy_text is not None and parsed.grid:
+            if config.strategies[name].rules.kind in NO_GRID:
+                message = f"{name} is an ensemble or a Python strategy: it has no grid"
+                asked.problems.append(document.problem(("grid",), message, "the other keys"))
+                continue
+            wrong = reached(parsed.grid, load_yaml(strategy_text[1], strategy_text[0]), document)[1]
+            asked.problems.extend(wrong)
+            if wrong:
+                continue
+        asked.research[name], asked.files[name] = parsed, document
+    return asked
+
+
+def load_grids(config: Config, folder: Path) -> Grids:
+    """Variants of every strategy that asks for a grid."""
+    asked = asked_of(config, folder)
+    grids = Grids(problems=asked.problems)
+    for name, research in sorted(asked.research.items()):
         found = text_of(config, folder, name)
-        if found is None or not found[0].startswith("strategies/"):
+        if not research.grid or found is None:
             continue
-        path_shown, text = found
-        own, problems = research_of(text, path_shown)
-        grids.problems.extend(errors(problems))
-        if own is not None:
-            asked[name] = path_shown, own
-        if name not in asked:
-            continue
-        shown, research = asked[name]
-        made, problems = variants(text, research, shown)
+        path, text = found
+        made, problems = variants(text, research, path, asked.files[name])
         grids.problems.extend(problems)
         if made:
             grids.variants[name], grids.texts[name] = made, text

@@ -52,6 +52,31 @@ def read_secret(path: Path) -> str:
     return secret
 
 
+def read_named_secret(folder: Path, name: str) -> str:
+    """The secret a person put into ``folder/name``. Raises SecretError that says how to put it there."""
+    path = folder / name
+    if not path.exists():
+        raise SecretError(f"{path}: no such file; put the secret there with `tapeline notify secret {name}`")
+    return read_secret(path)
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """Put `secret` into `path`, mode 600, replacing what was there; the file is complete or as it was."""
+    if not secret.strip():
+        raise SecretError(f"{path}: an empty secret is none")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{_random.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secret.strip() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def same(given: str, expected: str) -> bool:
     """Are both equal? Takes the same time wherever they differ; an empty secret equals nothing."""
     return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
         None, description="Key of the lake's object store; unset: AWS_ACCESS_KEY_ID, a profile or the machine's role"
     )
     lake_secret_key: SecretStr | None = Field(None, description="Secret that belongs to lake_access_key")
+    price_view: Literal["adjusted", "raw"] = Field(
+        "adjusted", description="Prices that backtests, features and labels see across splits and spin-offs: adjusted, each row "
+        "as of its own moment, or raw, as traded",
+    )  # fmt: skip
     lean_data: Path | None = Field(None, description="LEAN Data folder; needed by universes whose feed is lean")
 
     fmp_api_key: SecretStr | None = Field(None, description="Key of Financial Modeling Prep, for universes whose feed is fmp")

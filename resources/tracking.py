@@ -1,12 +1,15 @@
 """MLflow: which model was trained from what, how it scored, and which version is trusted.
 
-One run per materialisation. A model is code plus numbers (JSON), never a pickle. `challenger` names the newest version,
-`champion` the newest that passed the promotion gate. mlflow is imported on first use: it takes seconds.
+One run per materialisation. A model is code plus numbers (JSON, safetensors), never a pickle. `challenger` names the newest
+version, `champion` the newest that passed the promotion gate, `previous` the champion before it. Aliases are moved under a
+lock of the installation, and `challenger` only forwards, so that trainings that end together do not overwrite each other.
+mlflow is imported on first use: it takes seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import tempfile
@@ -19,8 +22,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resources.settings import settings
+
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
+PREVIOUS: Final = "previous"
 
 _QUIET: Final = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -75,7 +81,9 @@ class ModelRecord:
 
     metrics: name -> value, logged on the model and the dataset. steps: name -> one value per fold. card: markdown.
     figures: file name -> PNG bytes. texts: file name -> text. sample: (n, F) rows shown as the input example.
-    model: the model's bytes (ml.scoring). tags: what made it (Dagster run, asset, partitions, code and data revisions).
+    model: the model's bytes, kept as `model_file`. served: the models-from-code file, None: that of the baseline.
+    attached: further files the served code reads, by name. outputs: columns it answers with. tags: what made it (Dagster run,
+    asset, partitions, code and data revisions).
     """
 
     name: str
@@ -92,6 +100,17 @@ class ModelRecord:
     steps: Mapping[str, Sequence[float]] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    model_file: str = "model.json"
+    served: Path | None = None
+    attached: Mapping[str, bytes] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("probability",)
+
+    def files(self) -> dict[str, bytes]:
+        """Everything the served code reads, by file name."""
+        from ml import scoring
+
+        extra = dict(self.attached) if self.served is not None else {"scoring.py": Path(str(scoring.__file__)).read_bytes()}
+        return {self.model_file: self.model, **extra}
 
 
 class Tracking:
@@ -138,7 +157,7 @@ class Tracking:
         """
         import pandas as pd
 
-        from ml import scoring, served_model_path
+        from ml import served_model_path
 
         with self._mlflow() as mlflow:
             from mlflow.models import infer_signature
@@ -149,13 +168,15 @@ class Tracking:
                 dataset = self._dataset(mlflow, record.dataset)
                 mlflow.log_input(dataset, context="training", tags={k: v[:500] for k, v in record.dataset.tags.items()})
                 sample = pd.DataFrame(np.asarray(record.sample, np.float64), columns=list(record.features))
-                forecast = pd.DataFrame({"probability": np.zeros(len(sample))})
+                forecast = pd.DataFrame({name: np.zeros(len(sample)) for name in record.outputs})
                 with tempfile.TemporaryDirectory() as folder:
-                    numbers = Path(folder, "model.json")
-                    numbers.write_bytes(record.model)
+                    paths: dict[str, str] = {}
+                    for file, content in record.files().items():
+                        path = Path(folder, file)
+                        path.write_bytes(content)
+                        paths[path.stem] = str(path)
                     logged = mlflow.pyfunc.log_model(
-                        name=record.name, python_model=str(served_model_path()),
-                        artifacts={"model": str(numbers), "scoring": str(scoring.__file__)},
+                        name=record.name, python_model=str(record.served or served_model_path()), artifacts=paths,
                         signature=infer_signature(sample, forecast), input_example=sample.head(5),
                         pip_requirements=_requirements(), tags=dict(record.tags), params=dict(record.params),
                     )  # fmt: skip
@@ -173,7 +194,10 @@ class Tracking:
                 tags = {**record.tags, "model_id": model_id}
                 version = str(mlflow.register_model(f"models:/{model_id}", record.name, tags=tags).version)
                 client.update_model_version(record.name, version, description=record.card)
-                client.set_registered_model_alias(record.name, CHALLENGER, version)
+                with self._aliases(record.name):
+                    newest = _alias(client, record.name, CHALLENGER)
+                    if newest is None or int(version) > int(newest):
+                        client.set_registered_model_alias(record.name, CHALLENGER, version)
             experiment_id = str(run.info.experiment_id)
             return TrackedModel(
                 run.info.run_id, experiment_id, model_id, record.name, version,
@@ -200,25 +224,49 @@ class Tracking:
             path.write_bytes(content)
             mlflow.log_artifact(str(path), str(Path(file).parent))
 
+    @contextlib.contextmanager
+    def _aliases(self, name: str) -> Iterator[None]:
+        """Only one process of this installation at a time moves the aliases of a model. Not to be nested."""
+        folder = settings().path("mlflow", "locks")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def version_of(self, name: str, alias: str) -> str | None:
         """Version `alias` names, or None when the model or the alias does not exist."""
         with self._mlflow() as mlflow:
-            from mlflow.exceptions import MlflowException
-
-            try:
-                return str(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
-            except MlflowException as error:
-                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    return None
-                raise
+            return _alias(mlflow.MlflowClient(), name, alias)
 
     def promote(self, name: str, version: str, evidence: Mapping[str, str]) -> None:
-        """Make `version` the champion. Called by the promotion gate only; `evidence` is kept as the version's tags."""
-        with self._mlflow() as mlflow:
+        """Make `version` the champion and the champion so far `previous`. Called by the promotion gate only; `evidence` is
+        kept as the version's tags."""
+        with self._mlflow() as mlflow, self._aliases(name):
             client = mlflow.MlflowClient()
             for key, value in evidence.items():
                 client.set_model_version_tag(name, version, key, value)
+            before = _alias(client, name, CHAMPION)
+            if before == version:
+                return
+            # In this order a crash in between leaves the old champion in place.
+            if before is not None:
+                client.set_registered_model_alias(name, PREVIOUS, before)
             client.set_registered_model_alias(name, CHAMPION, version)
+
+    def roll_back(self, name: str, why: str) -> tuple[str, str]:
+        """Make `previous` the champion again and the champion `previous`: (version before, version now).
+
+        Raises TrackingError when there is nothing to go back to.
+        """
+        with self._mlflow() as mlflow, self._aliases(name):
+            client = mlflow.MlflowClient()
+            champion, previous = _alias(client, name, CHAMPION), _alias(client, name, PREVIOUS)
+            if champion is None or previous is None:
+                raise TrackingError(f"{name} has no {'champion' if champion is None else 'previous'} version to go back from or to")
+            client.set_model_version_tag(name, champion, "rolled_back", why[:500])
+            client.set_registered_model_alias(name, CHAMPION, previous)
+            client.set_registered_model_alias(name, PREVIOUS, champion)
+            return champion, previous
 
     def note(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Tags on a model version."""
@@ -240,17 +288,36 @@ class Tracking:
         with self._mlflow() as mlflow:
             return dict(mlflow.MlflowClient().get_model_version(name, version).tags)
 
-    def model_bytes(self, name: str, version_or_alias: str) -> bytes:
-        """The stored numbers of a version (``"3"``) or alias (``"champion"``), for ml.scoring.ScoringModel.from_bytes."""
+    def model_bytes(self, name: str, version_or_alias: str, file: str = "model.json") -> bytes:
+        """A stored file of a version (``"3"``) or alias (``"champion"``): the numbers, for ml.scoring.ScoringModel.from_bytes
+        (model.json) or ml.forecasters.ForecastModel.from_bytes (model.safetensors)."""
         with self._mlflow() as mlflow, tempfile.TemporaryDirectory() as folder:
             uri = _uri(name, version_or_alias)
-            path = mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts/model.json", dst_path=folder)
+            path = mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts/{file}", dst_path=folder)
+            return Path(path).read_bytes()
+
+    def run_file(self, name: str, version: str, file: str) -> bytes:
+        """A file kept with the run that made a version, such as ``evidence/returns.json``."""
+        with self._mlflow() as mlflow, tempfile.TemporaryDirectory() as folder:
+            run_id = mlflow.MlflowClient().get_model_version(name, version).run_id
+            path = mlflow.artifacts.download_artifacts(artifact_uri=f"runs:/{run_id}/{file}", dst_path=folder)
             return Path(path).read_bytes()
 
     def load(self, name: str, version_or_alias: str) -> Any:
         """The model as an MLflow pyfunc: predict(DataFrame) -> DataFrame with column probability."""
         with self._mlflow() as mlflow:
             return mlflow.pyfunc.load_model(_uri(name, version_or_alias))
+
+
+def _alias(client: Any, name: str, alias: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_model_version_by_alias(name, alias).version)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def _uri(name: str, version_or_alias: str) -> str:
@@ -261,4 +328,4 @@ def _requirements() -> list[str]:
     """What serving needs, pinned to what is installed; given explicitly because inferring it takes a minute."""
     from importlib.metadata import version
 
-    return [f"{package}=={version(package)}" for package in ("mlflow", "numpy", "pandas")]
+    return [f"{package}=={version(package)}" for package in ("mlflow", "numpy", "pandas", "safetensors")]

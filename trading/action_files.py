@@ -6,8 +6,8 @@
       - {symbol: FOXA, kind: spin_off, ex_date: 2013-07-01, factor: 1.1327, other_symbol: NWSA}
 
 CSV has the same names in its first line. factor: new units per old unit; left out where it is not known yet, which halts the
-instrument for new risk on that day. known: the day it was announced (known when that day is over); left out: the ex
-session's open.
+instrument for new risk on that day. A spin-off may be told by its amount instead, the value of what is spun off per old
+unit. known: the day it was announced (known when that day is over); left out: the ex session's open.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class ActionFile(ConfigModel):
     kind: ActionKind
     ex_date: IsoDate = Field(description="first session at the new level")
     factor: Positive | None = Field(None, description="new units per old unit: 7 for 7:1, 0.05 for 1:20")
-    amount: Positive | None = Field(None, description="cash per old unit (dividend)")
+    amount: Positive | None = Field(
+        None, description="cash per old unit (dividend), value per old unit of what is spun off (spin_off)"
+    )
     other_symbol: Text = Field("", description="former ticker, or what was spun off")
     known: IsoDate | None = Field(None, description="day of the announcement; default: the ex session's open")
     source: Text = ""

@@ -15,7 +15,8 @@ The events of bar k of one slot, a (strategy, instrument), in this order:
    Then, if the slot holds nothing and has nothing pending, an entry wish passes the gates given, stop_required and
    reward_to_risk, is sized and checked against limits and margin, and becomes an order for the next bar. Otherwise the
    wish is refused with POSITION_OPEN: one position per strategy and instrument, so a reversal is an exit and, at a later
-   close, an entry. A trailing stop moves at the close, for the next bar.
+   close, an entry. A trailing stop moves at the close, for the next bar. A plan's own functions are asked after the exit
+   rule, where that did not end the trade: an exit, else where the stop stands and which parts are closed at the next open.
 
 Sizes and limits see the equity at that close: cash plus every position marked at its newest close, after the fills of
 the bar. Slots whose bars close at the same time are handled in the order they were given, all fills before all
@@ -40,11 +41,13 @@ from trading.bars import Bars
 from trading.corporate_actions import CorporateAction
 from trading.costs import Costs
 from trading.evaluation import Evaluation
+from trading.gates.settings import budget_of
 from trading.instruments import Instrument
 from trading.limits import Limits
 from trading.order_rules import FxSeries, Margin, Margins, OrderRules, Target
 from trading.sizing import FIXED, NOTIONAL
 from trading.strategy_slots import Evaluable, evaluate_all
+from trading.trade_paths import TradePaths
 
 __all__ = [
     "EXIT_REASONS", "BacktestResult", "FxSeries", "Margin", "OrderRules", "Target", "Trades", "backtest",
@@ -71,6 +74,9 @@ def backtest(
     currency: str | None = None,
     fx: Mapping[str, FxSeries] | None = None,
     actions: Mapping[str, Sequence[CorporateAction]] | None = None,
+    managed: Sequence[TradePaths | None] | None = None,
+    risk_budget: float | Sequence[float | None] | None = None,
+    once: bool | Sequence[bool] | None = None,
     detail: bool = False,
 ) -> BacktestResult:
     """Run evaluations, or strategies and plans, over their bars as one portfolio (see the module for the rules).
@@ -83,16 +89,21 @@ def backtest(
     is free. limits: None checks none; a limit missing in given ones refuses, as it does on the desk. require_stop: refuse
     entries without a protective stop, as the desk does. gates: {name: bool (T,) passes}, for all slots or one per slot;
     refused wishes are counted by name. margins: initial and maintenance, for all, by symbol or asset class; None: no margin
-    is checked. currency, fx: the account's, and rates of the others by currency. actions: by symbol. detail: keep fills,
-    entry orders and exposures of simple runs, too (slower).
+    is checked. currency, fx: the account's, and rates of the others by currency. actions: by symbol. managed: one per slot, how
+    its open trades are managed; plans bring theirs. once: a slot enters one time only; plans bring it, too. detail: keep
+    fills, entry orders and exposures of simple runs, too (slower).
     Raises ValueError naming the symbol when the parts do not fit together, UnknownFactor for an action that cannot be
     carried.
     """
     if not (cash > 0 and math.isfinite(cash)):
         raise ValueError(f"cash {cash!r}: expected a positive amount")
-    evaluations, own_bars, own_instruments, its = evaluate_all(what, bars, instrument)
+    evaluations, own_bars, own_instruments, its, brought = evaluate_all(what, bars, instrument, actions)
     count = len(evaluations)
+    managed = list(managed) if managed is not None else brought or [None] * count
+    if len(managed) != count:
+        raise ValueError(f"managed: {len(managed)} given for {count} evaluations")
     if its is not None:
+        once = [e.once for e in its] if once is None else once
         sizing = sizing if sizing is not None else [e.sizing for e in its]
         strategy = strategy or [e.name for e in its]
         min_reward_to_risk = [e.min_reward_to_risk for e in its] if min_reward_to_risk is None else min_reward_to_risk
@@ -102,24 +113,32 @@ def backtest(
     strategies: list[str] = _each("strategy", strategy, str, count)
     minimums: list[float] = _each("min_reward_to_risk", min_reward_to_risk or 0.0, (int, float), count)
     rules: list[OrderRules] = _each("orders", orders or engine_inputs.PLAIN_RULES, OrderRules, count)
-    rules = [engine_inputs.with_targets_of(e, r) for e, r in zip(evaluations, rules, strict=True)]
+    for r, paths, e in zip(rules, managed, evaluations, strict=True):
+        if r.targets and paths is not None and paths.scale_outs:
+            raise ValueError(f"{e.symbol}: orders.targets would take the place of the parts its scale-outs close")
     its_gates: list[Gates] = _each("gates", gates or {}, Mapping, count)
     for one, b, i in zip(evaluations, own_bars, own_instruments, strict=True):
         _check_fit(one, b, i)
     records = engine_inputs.slots_of(
-        own_instruments, strategies, sizings, costs, evaluations, require_stop, minimums, rules, margins
-    )
+        own_instruments, strategies, sizings, costs, evaluations, require_stop, minimums, rules, margins,
+        _each("once", once or False, bool, count),
+    )  # fmt: skip
+    if its is not None and risk_budget is None:
+        risk_budget = [budget_of(e) for e in its]
+    engine_inputs.add_budgets(records, risk_budget)
     rates = engine_inputs.add_rates(records, own_instruments, own_bars, currency, fx)
     wishes: list[er.Records] = []
     refused: dict[str, int] = {}
     for e, b, i, rule, passes in zip(evaluations, own_bars, own_instruments, rules, its_gates, strict=True):
         made, gated = engine_inputs.wishes_of(e, b, i, rule, passes)
+        engine_inputs.scale_wishes(made, sizings[len(wishes)], b, i, actions)
         wishes.append(made)
         for name, n in gated.items():
             refused[name] = refused.get(name, 0) + n
     slots = engine_host.Slots(
-        evaluations, own_bars, wishes, records, engine_inputs.bounds_of(limits, strategies), float(cash), rates=rates
-    )
+        evaluations, own_bars, wishes, records, engine_inputs.bounds_of(limits, strategies), float(cash), rates=rates,
+        paths=managed,
+    )  # fmt: skip
     plain = _is_plain(slots, rules, limits, actions, detail)
     if not plain:
         _add_rules(slots, rules, own_instruments, actions)
@@ -158,10 +177,12 @@ def _is_plain(
     records = slots.records
     if detail or limits is not None or actions or not all(rule.plain for rule in rules):
         return False
-    if any(e.targets for e in slots.evaluations):
+    if any(e.targets for e in slots.evaluations) or any(paths is not None for paths in slots.paths):
         return False
     special = (records["fx_at"] >= 0) | (records["participation"] > 0) | (records["borrow_rate"] > 0)
     if special.any() or np.isfinite(records["initial_margin"]).any():
+        return False
+    if np.isfinite(records["risk_budget"]).any() or (records["kelly_fraction"] > 0).any():
         return False
     return len(records) == 1 or bool(((records["sizing_kind"] == FIXED) | (records["sizing_kind"] == NOTIONAL)).all())
 
@@ -173,9 +194,7 @@ def _add_rules(
     """Targets, session ends and corporate actions of every slot, for the general lane."""
     width = max([1, *(len(rule.targets) for rule in rules), *(len(e.targets) for e in slots.evaluations)])
     for s, (rule, instrument) in enumerate(zip(rules, instruments, strict=True)):
-        slots.levels[s], slots.parts[s] = engine_inputs.targets_of(
-            slots.wishes[s], rule, slots.evaluations[s], instrument, width
-        )
+        slots.levels[s], slots.parts[s] = engine_inputs.targets_of(slots.wishes[s], rule, slots.evaluations[s], instrument, width)
         if rule.flat_at_session_end:
             slots.last_call[s] = engine_inputs.last_calls(slots.bars[s], instrument)
         slots.actions[s] = engine_inputs.actions_of((actions or {}).get(instrument.symbol, ()), slots.bars[s])

@@ -153,12 +153,14 @@ def _thrown(of: Experiment, wishes: Sequence[tuple[int, int]], factor: float, se
             enter[order[: min(len(rows), math.ceil(wanted * factor))]] = True
         both = enter_long & enter_short
         evaluations.append(replace(e, enter_long=enter_long & ~both, enter_short=enter_short & ~both, scale=None))
-    return of.but(name="random entries", evaluations=tuple(evaluations), min_reward_to_risk=0.0, once=False)
+    return of.but(name="random entries", evaluations=tuple(evaluations), min_reward_to_risk=0.0, once=False, managed=of.managed)
 
 
 def _silent(e: Evaluation) -> Evaluation:
     never = np.zeros(len(e.ready), np.bool_)
-    return replace(e, enter_long=never, enter_short=never, exit_long=never, exit_short=never, strength=np.ones(len(e.ready)))
+    return replace(
+        e, enter_long=never, enter_short=never, exit_long=never, exit_short=never, strength=np.ones(len(e.ready)), targets=()
+    )
 
 
 def mean_entry_value(result: BacktestResult) -> float | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from itertools import pairwise
@@ -41,6 +41,8 @@ class ActionKind(str, Enum):
 
 MOVES_PRICE = frozenset({ActionKind.SPLIT, ActionKind.DIVIDEND, ActionKind.SPIN_OFF, ActionKind.ROLL})
 """Kinds whose ex session opens at another price level."""
+
+_TOLD_BY_VALUE = frozenset({ActionKind.DIVIDEND, ActionKind.SPIN_OFF})
 
 _SPLIT_RATIOS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 100.0)
 _MAX_DENOMINATOR = 10_000
@@ -91,11 +93,34 @@ class CorporateAction:
         """Does it change how many units one holds?"""
         return self.kind is ActionKind.SPLIT and self.factor != 1.0
 
+    @property
+    def units(self) -> Fraction:
+        """New units per old unit held: the factor of a split, 1 of a spin-off, which moves the price alone."""
+        return exact_factor(self.factor) if self.rescales_units else Fraction(1)
+
 
 def exact_factor(factor: float) -> Fraction:
     """`factor` as the fraction of small whole numbers it means: 0.05 is 1/20. Other values stay what the float holds."""
     near = Fraction(factor).limit_denominator(_MAX_DENOMINATOR)
     return near if near and abs(float(near) / factor - 1.0) < 1e-12 else Fraction(factor)
+
+
+def factor_from_value(close_before: float, value: float) -> float:
+    """The factor of a dividend or spin-off of `value` per old unit after a close: close / (close - value); NaN where that
+    means nothing."""
+    return close_before / (close_before - value) if 0 < value < close_before else math.nan
+
+
+def with_factors(actions: Iterable[CorporateAction], bars: Bars) -> list[CorporateAction]:
+    """`actions` where those told by their value alone (dividends, spin-offs) have the factor that the last close of `bars`
+    before their ex session gives; NaN stays where there is none."""
+    found = []
+    for action in actions:
+        row = int(np.searchsorted(bars.session, action.ex_session, side="left"))
+        if math.isnan(action.factor) and action.kind in _TOLD_BY_VALUE and row > 0:
+            action = replace(action, factor=factor_from_value(float(bars.close[row - 1]), action.amount))
+        found.append(action)
+    return found
 
 
 def effective(action: CorporateAction, bars: Bars, as_of: int) -> bool:
@@ -137,9 +162,7 @@ def _scaled(bars: Bars, actions: Sequence[CorporateAction]) -> Bars:
     total_price, total_units = Fraction(1), Fraction(1)
     for i in range(len(before) - 1, -1, -1):
         row, action = before[i]
-        told = action.factor
-        if math.isnan(told) and action.kind is ActionKind.DIVIDEND and 0 < action.amount < float(bars.close[row - 1]):
-            told = float(bars.close[row - 1]) / (float(bars.close[row - 1]) - action.amount)
+        (told,) = (a.factor for a in with_factors([action], bars))
         if math.isnan(told):
             raise UnknownFactor(
                 f"{action.symbol}: the factor of the {action.kind} on {session_date(action.ex_session)} is not known "
@@ -178,12 +201,16 @@ def explained_jumps(
     explained = np.zeros(len(sessions), bool)
     by_row: dict[int, float] = {}
     for action in actions:
-        if action.kind not in MOVES_PRICE or not action.factor_known or action.factor == 1.0:
+        if action.kind not in MOVES_PRICE or action.factor == 1.0:
             continue
         row = int(np.searchsorted(sessions, action.ex_session, side="left"))
         if row == len(sessions) or (row == 0 and int(sessions[0]) != action.ex_session):
             continue
-        by_row[row] = by_row.get(row, 0.0) + math.log(action.factor)
+        factor = action.factor
+        if not action.factor_known and action.kind in _TOLD_BY_VALUE:
+            factor = factor_from_value(float(previous_close[row]), action.amount)
+        if not math.isnan(factor):
+            by_row[row] = by_row.get(row, 0.0) + math.log(factor)
     for row, size in by_row.items():
         was, now = float(previous_close[row]), float(open_[row])
         if was > 0 and now > 0 and math.isfinite(was) and math.isfinite(now):

@@ -19,12 +19,16 @@ from typing import Any, Final
 
 from trading import ids
 from trading.freshness import Freshness
-from trading.gates.base import GATES, Gate, Missing, Snapshot, look
+from trading.gates.base import GATES, Gate, Missing, Snapshot, look, since
+from trading.gates.size import size_of
 from trading.instruments import Instrument, Mode
 from trading.refusals import refuse
 from trading.signals import Decision, GateVerdict, PartitionRef, Signal
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""Of the snapshots made now. Older ones are decided by the gates there were, so that they replay to the same bytes:
+1 without optional gates and sizes; 2 with ``gates``, ``measured`` and ``sizing``."""
+SCHEMAS: Final = (1, SCHEMA)
 
 
 def build_snapshot(
@@ -43,6 +47,9 @@ def build_snapshot(
     now_wall: int | None = None,
     conflict: Mapping[str, Any] | None = None,
     legs: Mapping[str, str] | None = None,
+    gates: Mapping[str, Any] | None = None,
+    measured: Mapping[str, Any] | None = None,
+    sizing: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Canonical bytes of everything the gates may look at.
 
@@ -53,7 +60,9 @@ def build_snapshot(
     verdicts on each required partition may be (trading.freshness), None: verdicts do not expire; with it, verdicts carry
     judged_time, and evaluated_wall where a limit is in real time: then now_wall (UTC us, real clock) is needed. conflict:
     what became of opposite signals of the close (trading.conflicts.Verdict.plain). legs: of a pair, ``approved`` or why not,
-    by symbol of the other legs. Raises ValueError without now_wall where it is needed.
+    by symbol of the other legs. gates: the optional gates that are on with their settings (OptionalGates.switched_on), {} for
+    none; None says nothing, and every optional gate refuses. measured: what they are judged by (trading.gate_inputs), by
+    gate. sizing: equity, currency and evidence (trading.sizing_inputs). Raises ValueError without now_wall where it is needed.
     """
     # The real clock is in a snapshot only where a limit depends on it: else the same close gives the same bytes.
     real_limit = any(f.max_wall_age is not None for f in freshness or ())
@@ -100,6 +109,9 @@ def build_snapshot(
                 **({"now_wall": now_wall} if real_limit else {}),
                 **({} if conflict is None else {"conflict": dict(conflict)}),
                 **({} if legs is None else {"legs": dict(legs)}),
+                **({} if gates is None else {"gates": dict(gates)}),
+                **({} if not measured else {"measured": dict(measured)}),
+                **({} if sizing is None else {"sizing": dict(sizing)}),
             }
         )
     )
@@ -117,12 +129,14 @@ def _finite(value: Any) -> Any:
 
 
 def decide(snapshot: bytes) -> bytes:
-    """The outcome of `snapshot`: canonical JSON with schema, snapshot_hash, signal_id, approved, refusal, verdicts.
+    """The outcome of `snapshot`: canonical JSON with schema, snapshot_hash, signal_id, approved, refusal, verdicts, and from
+    schema 2 on size: the plain sizing rule of this bar and, where the account is known, quantity, risk and equity.
 
     Pure and total: it reads nothing else and raises nothing, whatever the bytes are.
     """
     content = _read(snapshot)
-    verdicts = [_verdict(name, gate, content) for name, gate in GATES.ordered()]
+    schema = int(content.get("schema", SCHEMA))
+    verdicts = [verdict_of(name, gate, content) for name, gate in GATES.ordered() if since(gate) <= schema]
     refusal = next((v.refusal for v in verdicts if not v.passed), "")
     try:
         signal_id = str(look(content, "signal.id", str))
@@ -130,14 +144,24 @@ def decide(snapshot: bytes) -> bytes:
         signal_id = ""
     return ids.canonical(
         {
-            "schema": SCHEMA,
+            "schema": schema,
             "snapshot_hash": hashlib.sha256(snapshot).hexdigest(),
             "signal_id": signal_id,
             "approved": bool(verdicts) and all(v.passed for v in verdicts),
             "refusal": refusal,
             "verdicts": [asdict(v) for v in verdicts],
+            **({"size": _size(content)} if schema > 1 else {}),
         }
     )
+
+
+def _size(content: Snapshot) -> dict[str, Any] | None:
+    """The size as the outcome states it; None where there is none, which the gate ``size`` has refused."""
+    try:
+        found = _finite(size_of(content))
+    except Exception:  # noqa: BLE001 whatever it is, the gate says so
+        return None
+    return dict(found)
 
 
 def decision_of(snapshot: bytes, outcome: bytes) -> Decision:
@@ -152,7 +176,8 @@ def decision_of(snapshot: bytes, outcome: bytes) -> Decision:
         signal = Signal.from_dict(json.loads(snapshot)["signal"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"the snapshot has no readable signal: {error!r}") from error
-    return Decision(signal, result["approved"], tuple(GateVerdict(**v) for v in result["verdicts"]), result["refusal"])
+    verdicts = tuple(GateVerdict(**v) for v in result["verdicts"])
+    return Decision(signal, result["approved"], verdicts, result["refusal"], result.get("size"))
 
 
 def _read(snapshot: bytes) -> Snapshot:
@@ -164,10 +189,12 @@ def _read(snapshot: bytes) -> Snapshot:
         json.dumps(content, ensure_ascii=False).encode()  # text that no outcome could repeat (lone surrogates) is unreadable
     except (ValueError, RecursionError, TypeError):
         return {}
-    return content if isinstance(content, dict) and content.get("schema") == SCHEMA else {}
+    known = isinstance(content, dict) and type(content.get("schema")) is int and content["schema"] in SCHEMAS
+    return content if known else {}
 
 
-def _verdict(name: str, gate: Gate, content: Snapshot) -> GateVerdict:
+def verdict_of(name: str, gate: Gate, content: Snapshot) -> GateVerdict:
+    """What `gate` says of `content`; raises nothing: a field that is missing refuses, and so does a gate that breaks."""
     try:
         verdict = gate.judge(content)
     except Missing as error:

@@ -6,16 +6,18 @@ decisions. The events of a bar are stated in trading.backtest; the fills are tra
 the limits trading.limit_math's: this file only orders them in time. trading.engine_plain is the short way for slots that
 need none of it.
 
-run_many is resumable: it returns when it needs more staged rows or its buffers are full, and goes on from its state.
+run_many is resumable: it returns when it needs more staged rows, its buffers are full, or a trade was entered whose stop
+moves, parts and exits must be computed (once a trade and window, not once a bar), and goes on from its state.
 """
 
 from __future__ import annotations
 
 import math
 
-from trading import engine_account, engine_orders, engine_records, engine_rules, limit_math, matching, sizing
+from trading import engine_account, engine_managed, engine_orders, engine_records, engine_rules, limit_math, matching, sizing
 from trading.compiled import kernel
 from trading.engine_account import act, borrow, check_margin
+from trading.engine_managed import manage, unknown_paths
 from trading.engine_orders import end_order, mark_to, trade_bar
 from trading.engine_records import (
     ACT_DELIST,
@@ -25,12 +27,14 @@ from trading.engine_records import (
     END_OF_TIME,
     EXPIRED,
     MAX_BARS,
+    NEED_PATH,
     NEED_ROWS,
     NO_REFUSAL,
     NOT_TRADABLE,
     OPEN,
     POSITION_OPEN,
     PRICE_MISSING,
+    RISK_BUDGET,
     RULE,
     SESSION_CLOSED,
     SESSION_END,
@@ -41,10 +45,12 @@ from trading.engine_records import (
     Record,
     Records,
 )  # fmt: skip
-from trading.engine_rules import gate, limit, margin_refusal
+from trading.engine_rules import gate, limit, margin_refusal, over_budget, sized
 from trading.sizing import floor_to_lot, raw_quantity
 
-_compiled = kernel(engine_account, engine_orders, engine_rules, engine_records, matching, sizing, limit_math, nogil=True)
+_compiled = kernel(
+    engine_account, engine_managed, engine_orders, engine_rules, engine_records, matching, sizing, limit_math, nogil=True
+)
 
 ROOM = 8
 """Trades, fills or orders that one slot can make in one bar, beside its targets."""
@@ -53,7 +59,7 @@ ROOM = 8
 @_compiled
 def _place(
     slot: Record, state: Record, book: Record, wish: Record, levels: Floats, parts: Floats, legs: Floats, left: Floats,
-    quantity: float, now: int,
+    closing: Floats, quantity: float, now: int,
 ) -> None:  # fmt: skip
     """An accepted wish becomes the slot's entry order, with its stop and targets to come."""
     lot = slot["lot"]
@@ -65,10 +71,11 @@ def _place(
     state["limit"], state["trigger"] = wish["limit"], wish["trigger"]
     count, given, share = 0, 0.0, 0.0
     for k in range(len(legs)):
-        legs[k], left[k] = levels[k], 0.0
-        if math.isnan(levels[k]):
+        legs[k], left[k], closing[k] = levels[k], 0.0, 0.0
+        if not (parts[k] > 0.0):
             continue
-        count += 1
+        if not math.isnan(levels[k]):  # a part without a target: only the stop, or a scale-out, closes it
+            count += 1
         share += parts[k]
         left[k] = floor_to_lot(quantity * parts[k], lot)
         if share >= 1.0 - 1e-9:  # the last target takes what rounding left
@@ -80,7 +87,7 @@ def _place(
 @_compiled
 def _wish(
     slots: Records, bounds: Records, states: Records, book: Record, wish: Record, levels: Floats, parts: Floats, legs: Floats,
-    left: Floats, s: int, closed: bool, rate_known: bool, now: int,
+    left: Floats, closing: Floats, s: int, closed: bool, rate_known: bool, now: int,
 ) -> int:  # fmt: skip
     """An entry wish at this close: gates, size, limits, margin, then an order for the next bar. Returns the refusal."""
     slot, state, bound = slots[s], states[s], bounds[s]
@@ -96,11 +103,13 @@ def _wish(
     refusal = gate(slot, side, reference, stop, wish["target"])
     if refusal != NO_REFUSAL:
         return refusal
-    amount = slot["sizing_parameter"] * wish["scale"]
+    amount = sized(slots, states, s, wish["scale"])
     raw = raw_quantity(slot["sizing_kind"], amount, book["equity"], reference, stop, slot["multiplier"], state["fx"])
     quantity = floor_to_lot(raw, slot["lot"])
     if quantity <= 0.0:
         return SIZE_ZERO
+    if over_budget(slots, states, book, s, quantity * side, reference, stop):
+        return RISK_BUDGET
     if bound["active"] != 0:
         refusal = limit(slots, bound, states, book, s, quantity, reference)
         if refusal != NO_REFUSAL:
@@ -108,7 +117,7 @@ def _wish(
     refusal = margin_refusal(slots, states, book, s, quantity, reference)
     if refusal != NO_REFUSAL:
         return refusal
-    _place(slot, state, book, wish, levels, parts, legs, left, quantity, now)
+    _place(slot, state, book, wish, levels, parts, legs, left, closing, quantity, now)
     return NO_REFUSAL
 
 
@@ -141,7 +150,7 @@ def _new_session(states: Records, book: Record, number: int) -> None:
 @_compiled
 def _begin_bar(
     slot: Record, state: Record, book: Record, trades: Records, fills: Records, orders: Records, actions: Records,
-    legs: Floats, left: Floats, rates: Floats, s: int, row: int, session: int, volume: float, now: int,
+    legs: Floats, left: Floats, closing: Floats, rates: Floats, s: int, row: int, session: int, volume: float, now: int,
 ) -> None:  # fmt: skip
     """What happens to a slot before its bar's open: the rate, borrow cost of the night, corporate actions and rolls."""
     if slot["fx_at"] >= 0:
@@ -156,7 +165,7 @@ def _begin_bar(
         action = actions[state["action"]]
         if action["row"] > row or action["kind"] == ACT_DELIST:
             break
-        act(slot, state, book, trades, fills, orders, legs, left, action, s, volume, now)
+        act(slot, state, book, trades, fills, orders, legs, left, closing, action, s, volume, now)
         state["action"] += 1
 
 
@@ -164,16 +173,18 @@ def _begin_bar(
 def run_many(
     close_time: Ints, session: Ints, open_: Floats, high: Floats, low: Floats, close: Floats, volume: Floats,
     exit_long: Bools, exit_short: Bools, last_call: Bools, shift: Ints, staged: Ints, total: Ints, slots: Records,
-    bounds: Records, wishes: Records, levels: Floats, parts: Floats, legs: Floats, left: Floats, actions: Records,
-    rates: Floats, states: Records, books: Records, refused: Ints, trades: Records, fills: Records, orders: Records,
+    bounds: Records, wishes: Records, levels: Floats, parts: Floats, legs: Floats, left: Floats, closing: Floats,
+    actions: Records, rates: Floats, path_stop: Floats, path_leave: Ints, path_due: Ints, states: Records, books: Records,
+    refused: Ints, trades: Records, fills: Records, orders: Records,
     times: Ints, equity: Floats, gross: Floats, net: Floats,
 ) -> tuple[int, int]:  # fmt: skip
     """All slots over the staged rows, merged by close_time.
 
     Row r of slot s is at shift[s] + r of the flat columns; rows below staged[s] are there, total[s] exist. levels, parts:
-    (W, K), targets of each wish and the share each closes; legs, left: (S, K), those at work. rates: flat, account currency
-    per quote currency. times, equity, gross, net: written, one value per distinct close. Returns (status, closes written);
-    how many records were written stands in the book.
+    (W, K), targets of each wish and the share each closes; legs, left, closing: (S, K), those at work. rates: flat, account
+    currency per quote currency. path_*: flat, of managed slots: see trading.engine_managed. times, equity, gross,
+    net: written, one value per distinct close. Returns (status, closes written); how many records were written stands in the
+    book.
     """
     written, count, book = 0, len(slots), books[0]
     room = ROOM + legs.shape[1]
@@ -200,63 +211,71 @@ def run_many(
                 number = max(number, session[shift[s] + states[s]["cursor"]])
         if number > book["session"]:
             _new_session(states, book, number)
-        worth, gross_now, net_now = book["start_cash"], 0.0, 0.0
-        for s in range(count):
-            state = states[s]
-            if state["next_time"] == now:
-                row = state["cursor"]
-                i = shift[s] + row
-                slot = slots[s]
-                if slot["fx_at"] >= 0 or state["action"] < state["action_end"] or session[i] > state["session"]:
-                    _begin_bar(
-                        slot, state, book, trades, fills, orders, actions, legs[s], left[s], rates, s, row, session[i], volume[i],
-                        now,
-                    )  # fmt: skip
-                if state["quantity"] != 0.0 or state["pending"] != 0.0:
-                    trade_bar(
-                        slots, states, book, trades, fills, orders, legs[s], left[s], refused[s], s, open_[i], high[i], low[i],
-                        close[i], volume[i], now,
-                    )  # fmt: skip
-                    if slot["fx_at"] >= 0 and state["quantity"] != 0.0 and math.isnan(close[i]):
-                        mark_to(slot, state, state["mark"])
-                if state["action"] < state["action_end"] and state["delisted"] == 0:
-                    action = actions[state["action"]]
-                    if action["kind"] == ACT_DELIST and action["row"] == row:
-                        act(slot, state, book, trades, fills, orders, legs[s], left[s], action, s, volume[i], now)
-                        state["action"] += 1
-            worth += state["cash"] + state["value"]
-            if state["quantity"] != 0.0:
-                held = state["quantity"] * state["mark"] * slots[s]["multiplier"] * state["fx"]
-                gross_now += abs(held)
-                net_now += held
-        book["equity"] = worth
-        times[written] = now
-        equity[written] = worth
-        gross[written] = gross_now
-        net[written] = net_now
-        written += 1
-        if book["margined"] != 0 and gross_now > 0.0:
-            check_margin(slots, states, book, orders, now)
+        if book["filled"] == 0:
+            worth, gross_now, net_now = book["start_cash"], 0.0, 0.0
+            for s in range(count):
+                state = states[s]
+                if state["next_time"] == now:
+                    row = state["cursor"]
+                    i = shift[s] + row
+                    slot = slots[s]
+                    if slot["fx_at"] >= 0 or state["action"] < state["action_end"] or session[i] > state["session"]:
+                        _begin_bar(
+                            slot, state, book, trades, fills, orders, actions, legs[s], left[s], closing[s], rates, s, row,
+                            session[i], volume[i], now,
+                        )  # fmt: skip
+                    if state["quantity"] != 0.0 or state["pending"] != 0.0:
+                        trade_bar(
+                            slots, states, book, trades, fills, orders, legs[s], left[s], closing[s], refused[s], s, open_[i],
+                            high[i], low[i], close[i], volume[i], now,
+                        )  # fmt: skip
+                        if slot["fx_at"] >= 0 and state["quantity"] != 0.0 and math.isnan(close[i]):
+                            mark_to(slot, state, state["mark"])
+                    if state["action"] < state["action_end"] and state["delisted"] == 0:
+                        action = actions[state["action"]]
+                        if action["kind"] == ACT_DELIST and action["row"] == row:
+                            act(slot, state, book, trades, fills, orders, legs[s], left[s], closing[s], action, s, volume[i], now)
+                            state["action"] += 1
+                worth += state["cash"] + state["value"]
+                if state["quantity"] != 0.0:
+                    held = state["quantity"] * state["mark"] * slots[s]["multiplier"] * state["fx"]
+                    gross_now += abs(held)
+                    net_now += held
+            book["equity"] = worth
+            times[written] = now
+            equity[written] = worth
+            gross[written] = gross_now
+            net[written] = net_now
+            written += 1
+            if book["margined"] != 0 and gross_now > 0.0:
+                check_margin(slots, states, book, orders, now)
+            if book["managed"] != 0 and unknown_paths(slots, states, now):
+                book["filled"] = 1
+                return NEED_PATH, written
+        book["filled"] = 0
         for s in range(count):
             state = states[s]
             if state["next_time"] != now:
                 continue
             row = state["cursor"]
             i = shift[s] + row
-            closing = last_call[i]
+            ending = last_call[i]
             if state["quantity"] != 0.0:
-                _exit_rule(slots[s], state, book, exit_long[i], exit_short[i], closing)
+                _exit_rule(slots[s], state, book, exit_long[i], exit_short[i], ending)
+                if slots[s]["path_at"] >= 0 and state["exit_reason"] == OPEN:
+                    manage(slots[s], state, book, path_stop, path_leave, path_due, left[s], closing[s], row, close[i])
                 if state["exit_reason"] != OPEN and state["pending"] != 0.0:
                     end_order(state, book, orders, s, now, CANCELED)
-            if closing and state["pending"] != 0.0:
+            if ending and state["pending"] != 0.0:
                 end_order(state, book, orders, s, now, EXPIRED)
             w = state["wish"]
             if w < state["wish_end"] and wishes[w]["row"] == row:
                 state["wish"] = w + 1
                 rate_known = slots[s]["fx_at"] < 0 or not math.isnan(rates[slots[s]["fx_at"] + row])
                 refusal = _wish(
-                    slots, bounds, states, book, wishes[w], levels[w], parts[w], legs[s], left[s], s, closing, rate_known, now
-                )
+                    slots, bounds, states, book, wishes[w], levels[w], parts[w], legs[s], left[s], closing[s], s, ending,
+                    rate_known, now,
+                )  # fmt: skip
                 if refusal != NO_REFUSAL:
                     refused[s, refusal] += 1
             state["cursor"] = row + 1

@@ -41,6 +41,7 @@ def _rescale(slot: Record, state: Record, legs: Floats, factor: float, shift: fl
     state["limit"] = snap_against(state["limit"] / factor + shift, -side, tick)
     state["trigger"] = snap_against(state["trigger"] / factor + shift, side, tick)
     state["pending_reference"] = state["pending_reference"] / factor + shift
+    state["first_stop"] = state["first_stop"] / factor + shift
     state["trail"] /= factor
     state["pending_trail"] /= factor
     state["mark"] = state["mark"] / factor + shift
@@ -60,7 +61,7 @@ def _pay(slot: Record, state: Record, book: Record, amount: float) -> None:
 @_compiled
 def act(
     slot: Record, state: Record, book: Record, trades: Records, fills: Records, orders: Records, legs: Floats, left: Floats,
-    action: Record, s: int, volume: float, now: int,
+    closing: Floats, action: Record, s: int, volume: float, now: int,
 ) -> None:  # fmt: skip
     """One corporate action or roll. All but a delisting happen before the bar's open, at the mark of the bar before."""
     kind, factor, amount, held = action["kind"], action["factor"], action["amount"], state["quantity"]
@@ -89,6 +90,7 @@ def act(
                 end_order(state, book, orders, s, now, CANCELED)
         for k in range(len(left)):
             left[k] = floor_to_lot(left[k] * factor, slot["lot"])
+            closing[k] = floor_to_lot(closing[k] * factor, slot["lot"])
         if held != 0.0:
             state["quantity"] = held * factor
             state["entry_price"] /= factor
@@ -115,17 +117,20 @@ def _roll(
     and commission. The trade goes on: same number, same holding time."""
     held, trade, reason = state["quantity"], state["trade"], state["exit_reason"]
     stop, trail, bars, signal = state["stop"], state["trail"], state["held"], state["signal_time"]
+    first = state["first_stop"]
     side = 1 if held > 0 else -1
     old, new = state["mark"], state["mark"] + amount
     price = slipped(slot, old, -side, held, volume)
     leave(slot, state, book, trades, fills, orders, s, price, held, now, ROLL, False)
+    risked, made = state["risked"], state["made"]
     state["pending"], state["ordered"], state["pending_stop"], state["pending_trail"] = held, held, stop, trail
     state["pending_time"] = signal
     enter(slot, state, book, fills, s, slipped(slot, new, side, held, volume), held, now)
     book["trades"] -= 1
     fills[book["n_fills"] - 1]["trade"] = trade
     state["trade"], state["held"], state["exit_reason"] = trade, bars, reason
-    state["ordered"] = 0.0
+    state["ordered"], state["first_stop"] = 0.0, first
+    state["risked"], state["made"] = risked, made
 
 
 @_compiled

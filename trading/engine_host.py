@@ -15,6 +15,7 @@ from trading import engine, engine_plain
 from trading import engine_records as er
 from trading.bars import Bars
 from trading.evaluation import Evaluation
+from trading.trade_paths import Entered, TradePaths
 
 _STAGED_ROWS = 1 << 20
 _LEAST_STAGED = 1024
@@ -25,7 +26,8 @@ _COLUMN_TYPES = (np.int64, np.int32, *(np.float64,) * 5, np.bool_, np.bool_, np.
 @dataclass(slots=True)
 class Slots:
     """Everything of S slots that a run needs. levels, parts: (W, K) by slot; actions: ACTION records by slot; last_call:
-    bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0."""
+    bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0; paths: how open trades are managed, by slot,
+    None: they are not."""
 
     evaluations: list[Evaluation]
     bars: list[Bars]
@@ -38,6 +40,7 @@ class Slots:
     actions: list[er.Records] = field(default_factory=list)
     last_call: list[NDArray[np.bool_] | None] = field(default_factory=list)
     rates: er.Floats = field(default_factory=lambda: np.empty(0))
+    paths: list[TradePaths | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         count = len(self.bars)
@@ -46,6 +49,7 @@ class Slots:
             self.parts = [np.ones((len(w), 1)) for w in self.wishes]
         self.actions = self.actions or [np.empty(0, er.ACTION)] * count
         self.last_call = self.last_call or [None] * count
+        self.paths = self.paths or [None] * count
 
 
 @dataclass(slots=True)
@@ -138,8 +142,18 @@ def run_apart(slots: Slots) -> Raw:
             curve = np.empty(len(b))
         wishes = slots.wishes[s]
         end = engine_plain.run_plain(
-            *_columns(b, slots.evaluations[s])[2:9], slots.records[s], wishes, s, slots.cash if count == 1 else 0.0, trades, n,
-            begun, curve, refused, book[0], _whole(b),
+            *_columns(b, slots.evaluations[s])[2:9],
+            slots.records[s],
+            wishes,
+            s,
+            slots.cash if count == 1 else 0.0,
+            trades,
+            n,
+            begun,
+            curve,
+            refused,
+            book[0],
+            _whole(b),
         )  # type: ignore[call-arg]
         mine = trades[n:end]
         for name in ("signal_time", "entry_time", "exit_time"):
@@ -169,7 +183,9 @@ def run_together(slots: Slots) -> Raw:
     states, book = _states(slots), _book(slots.cash)
     book["margined"] = int(np.isfinite(slots.records["initial_margin"]).any())
     width = slots.levels[0].shape[1]
-    legs, left = np.full((count, width), np.nan), np.zeros((count, width))
+    legs, left, closing = np.full((count, width), np.nan), np.zeros((count, width)), np.zeros((count, width))
+    managing = _Managing(slots)
+    book["managed"] = int(managing.any)
     together = np.concatenate(slots.wishes)
     levels, parts = np.concatenate(slots.levels), np.concatenate(slots.parts)
     actions = np.concatenate(slots.actions)
@@ -189,9 +205,31 @@ def run_together(slots: Slots) -> Raw:
                 for target, source in zip(stage, sources[s], strict=True):
                     target[s * room : s * room + n] = source[row : row + n]
                 shift[s], staged[s] = s * room - row, row + n
+        if status == er.NEED_PATH:
+            managing.fill(states, legs)
         status, written = engine.run_many(
-            *readable, shift, staged, total, slots.records, slots.bounds, together, levels, parts, legs, left, actions,
-            slots.rates, states, book, refused, *buffers, *series,
+            *readable,
+            shift,
+            staged,
+            total,
+            slots.records,
+            slots.bounds,
+            together,
+            levels,
+            parts,
+            legs,
+            left,
+            closing,
+            actions,
+            slots.rates,
+            managing.stop,
+            managing.leave,
+            managing.due,
+            states,
+            book,
+            refused,
+            *buffers,
+            *series,
         )  # type: ignore[call-arg]
         for buffer, counter, pieces in zip(buffers, counters, kept, strict=True):
             pieces.append(buffer[: int(book[counter][0])].copy())
@@ -207,6 +245,39 @@ def run_together(slots: Slots) -> Raw:
     return Raw(both, times, equity, refused.sum(axis=0), _told(book), fills, orders, gross, net)
 
 
+class _Managing:
+    """The flat columns of what managed trades are asked for, and how they are filled."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots, begin = slots, 0
+        for s, paths in enumerate(slots.paths):
+            if paths is not None:
+                parts, its = len(slots.evaluations[s].targets), slots.records[s]
+                its["path_at"], its["scale_from"], its["scale_to"] = begin, parts - paths.scale_outs, parts
+                begin += len(slots.bars[s])
+        self.any = begin > 0
+        self.stop, self.leave, self.due = np.full(begin, np.nan), np.zeros(begin, np.int64), np.zeros(begin, np.int64)
+
+    def fill(self, states: er.Records, legs: er.Floats) -> None:
+        """What is asked of the open trades whose answers at their newest bar are not known yet."""
+        for s, paths in enumerate(self._slots.paths):
+            state, bars = states[s], self._slots.bars[s]
+            row = int(state["cursor"])
+            if paths is None or state["quantity"] == 0.0 or row >= len(bars) or state["path_end"] > row:
+                continue
+            first = int(np.searchsorted(bars.close_time, state["entry_time"]))
+            kept = max(1, int(self._slots.records["scale_from"][s]))
+            trade = Entered(
+                row, first, bool(state["inside"]), 1 if state["quantity"] > 0 else -1, float(state["entry_price"]),
+                float(state["first_stop"]), tuple(legs[s, :kept]),
+            )  # fmt: skip
+            path = paths.after(trade)
+            begin = int(self._slots.records["path_at"][s]) + row
+            for column, values in ((self.stop, path.stop), (self.leave, path.leave), (self.due, path.due)):
+                column[begin : begin + len(values)] = values
+            states["path_end"][s] = row + len(path.stop)
+
+
 def _states(slots: Slots) -> er.Records:
     """State of slots that hold nothing, their wishes and actions one after the other in one array."""
     states = np.zeros(len(slots.wishes), er.STATE)
@@ -214,7 +285,7 @@ def _states(slots: Slots) -> er.Records:
         lengths = np.array([len(p) for p in parts], np.int64)
         states[last] = np.cumsum(lengths)
         states[first] = states[last] - lengths
-    for level in ("stop", "trail", "pending_stop", "pending_trail", "limit", "trigger"):
+    for level in ("stop", "trail", "pending_stop", "pending_trail", "limit", "trigger", "first_stop"):
         states[level] = np.nan
     states["session"] = -(2**31)
     states["fx"] = np.where(slots.records["fx_at"] >= 0, np.nan, 1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,17 @@ from numpy.typing import NDArray
 from trading import engine_records as er
 from trading.bars import Bars
 from trading.calendars import calendar
-from trading.corporate_actions import ActionKind, CorporateAction, UnknownFactor
+from trading.corporate_actions import ActionKind, CorporateAction, UnknownFactor, with_factors
 from trading.costs import Costs
 from trading.evaluation import Evaluation
 from trading.instruments import AssetClass, Instrument
 from trading.limits import Limits, StrategyLimits
 from trading.matching import LIMIT, ORDER_TYPE_CODES, STOP_LIMIT
-from trading.order_rules import FxSeries, Margins, OrderRules, Target, margin_of
+from trading.order_rules import FxSeries, Margins, OrderRules, margin_of
 from trading.price_grid import on_grid
 from trading.risk import tighter
 from trading.sizing import parse_sizing
+from trading.sizing_inputs import kelly_fields, loop_rule, wish_scale
 from trading.timeframes import US_PER_MINUTE, session_date
 
 PLAIN_RULES = OrderRules()
@@ -38,6 +38,7 @@ def slots_of(
     minimums: Sequence[float],
     rules: Sequence[OrderRules] | None = None,
     margins: Margins | None = None,
+    once: Sequence[bool] | None = None,
 ) -> er.Records:
     """SLOT records. Raises ValueError on a malformed sizing rule, costs that miss a symbol, or a cap on volume that is not
     there."""
@@ -52,17 +53,40 @@ def slots_of(
             raise ValueError(f"{instrument.symbol}: costs cap an order at a share of the volume, which it does not have")
         rule = rules[s] if rules else PLAIN_RULES
         margin = margin_of(margins, instrument)
-        kind, parameter = parse_sizing(sizings[s])
+        kind, parameter = parse_sizing(loop_rule(sizings[s]))
         rows.append(
             (
                 symbol_codes[instrument.symbol], strategy_codes[strategies[s]], its_costs.commission_code,
                 its_costs.slippage_code, kind, evaluations[s].max_bars, int(require_stop), ORDER_TYPE_CODES[rule.entry.value],
-                rule.valid_bars, 0, -1, float(instrument.tick_size), float(instrument.lot_size), float(instrument.multiplier),
+                rule.valid_bars, 0, -1, -1, 0, 0, int(bool(once and once[s])), float(instrument.tick_size),
+                float(instrument.lot_size), float(instrument.multiplier),
                 its_costs.rate, its_costs.minimum, its_costs.value, parameter, minimums[s], its_costs.participation,
                 its_costs.borrow, margin.initial if margin else math.nan, margin.maintenance if margin else math.nan,
+                math.nan, *kelly_fields(sizings[s]),
             )
         )  # fmt: skip
     return np.array(rows, er.SLOT)
+
+
+def add_budgets(records: er.Records, budgets: float | Sequence[float | None] | None) -> None:
+    """Percent of equity at risk of each slot; None: not limited. Raises ValueError on one that is not positive."""
+    given = [budgets] * len(records) if budgets is None or isinstance(budgets, (int, float)) else list(budgets)
+    if len(given) != len(records):
+        raise ValueError(f"risk_budget: {len(given)} given for {len(records)} evaluations")
+    for s, percent in enumerate(given):
+        if percent is not None and not (percent > 0 and math.isfinite(percent)):
+            raise ValueError(f"risk_budget {percent!r}: expected a positive percent of equity")
+        records["risk_budget"][s] = math.nan if percent is None else float(percent)
+
+
+def scale_wishes(
+    wishes: er.Records, sizing: Mapping[str, Any], bars: Bars, instrument: Instrument,
+    actions: Mapping[str, Sequence[CorporateAction]] | None,
+) -> None:  # fmt: skip
+    """Put an adaptive rule's amount of each bar into its wish's scale; NaN, which sizes to nothing, where it is not known."""
+    scale = wish_scale(sizing, wishes["row"], wishes["reference"], wishes["stop"], bars, instrument, actions or {})
+    if scale is not None:
+        wishes["scale"] *= scale
 
 
 def bounds_of(limits: Limits | None, strategies: Sequence[str]) -> er.Records:
@@ -157,13 +181,6 @@ def wishes_of(
     return wishes[np.isfinite(wishes["reference"])], refused
 
 
-def with_targets_of(evaluation: Evaluation, rules: OrderRules) -> OrderRules:
-    """`rules` with the parts that the evaluation closes a position in, where the caller gave no targets of his own."""
-    if not evaluation.targets or rules.targets:
-        return rules
-    return replace(rules, targets=tuple(Target(share, long=levels, short=levels) for share, levels in evaluation.targets))
-
-
 def targets_of(
     wishes: er.Records, rules: OrderRules, evaluation: Evaluation, instrument: Instrument, columns: int
 ) -> tuple[er.Floats, er.Floats]:  # fmt: skip
@@ -177,8 +194,9 @@ def targets_of(
     if not rules.targets and evaluation.targets:
         for k, (share, prices) in enumerate(evaluation.targets):
             levels[:, k] = on_grid(np.asarray(prices, np.float64)[wishes["row"]], instrument)
-            parts[:, k] = np.where(np.isfinite(levels[:, k]), share, 0.0)
-        wishes["target"] = np.where(np.isnan(wishes["target"]), _weighted(levels, parts), wishes["target"])
+            parts[:, k] = share  # a part without a level is one, too: its stop, or a scale-out, closes it
+        known = np.where(np.isfinite(levels), parts, 0.0)
+        wishes["target"] = np.where(np.isnan(wishes["target"]), _weighted(levels, known), wishes["target"])
         return levels, parts
     if not rules.targets:
         levels[:, 0], parts[:, 0] = wishes["target"], 1.0
@@ -249,7 +267,7 @@ def actions_of(actions: Sequence[CorporateAction], bars: Bars) -> er.Records:
     Raises UnknownFactor where a factor that moves the price is not known, ValueError for another symbol's action.
     """
     rows: list[tuple[int, int, float, float]] = []
-    for action in sorted(actions, key=lambda a: (a.ex_session, a.kind.value)):
+    for action in sorted(with_factors(actions, bars), key=lambda a: (a.ex_session, a.kind.value)):
         if action.symbol != bars.symbol:
             raise ValueError(f"an action of {action.symbol} given for {bars.symbol}")
         if action.kind not in _KINDS:
@@ -259,12 +277,12 @@ def actions_of(actions: Sequence[CorporateAction], bars: Bars) -> er.Records:
             row -= 1
         if not 0 <= row < len(bars) or (row == 0 and action.kind is not ActionKind.DELISTING):
             continue
-        if not action.factor_known:
+        if not action.factor_known and action.kind is not ActionKind.DIVIDEND:  # a dividend is paid by its amount
             raise UnknownFactor(
                 f"{action.symbol}: the factor of the {action.kind} on {session_date(action.ex_session)} is not known: a "
                 "position cannot be carried across it"
             )
-        rows.append((row, _KINDS[action.kind], action.factor, action.amount))
+        rows.append((row, _KINDS[action.kind], 1.0 if action.kind is ActionKind.DIVIDEND else action.factor, action.amount))
     rows.sort(key=lambda r: r[0])
     return np.array(rows, er.ACTION)
 

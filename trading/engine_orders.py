@@ -18,13 +18,15 @@ from trading.engine_records import (
     FILLED,
     OPEN,
     REJECTED,
+    ROLL,
+    SCALE_OUT,
     STOP,
     TARGET,
     Floats,
     Record,
     Records,
 )  # fmt: skip
-from trading.engine_rules import fee_of, margin_needed, slipped
+from trading.engine_rules import count_trade, fee_of, margin_needed, slipped
 from trading.limit_math import exceeds, order_notional
 from trading.matching import MARKET, fillable, limit_fill, match_bar, stop_fill, trail_on_grid
 from trading.matching import STOP as STOP_ORDER
@@ -83,13 +85,19 @@ def enter(slot: Record, state: Record, book: Record, fills: Records, s: int, pri
         state["stop"], state["trail"] = state["pending_stop"], state["pending_trail"]
         state["held"], state["settled"], state["carried"], state["exit_reason"] = 0, 0.0, 0.0, OPEN
         state["mark"] = price
+        state["first_stop"], state["inside"] = state["pending_stop"], 0
+        state["risked"], state["made"] = 0.0, 0.0
+        if slot["once"] != 0:
+            state["wish"] = state["wish_end"]
     else:
         cost = held * state["entry_price"] * state["entry_fx"] + quantity * price * fx
         state["entry_price"] = (held * state["entry_price"] + quantity * price) / (held + quantity)
         if slot["fx_at"] >= 0:
             state["entry_fx"] = cost / ((held + quantity) * state["entry_price"])
         state["entry_commission"] += fee
+    state["path_end"] = 0  # what a plan asks for depends on the average price
     state["quantity"] = held + quantity
+    state["risked"] += abs(quantity * (price - state["pending_stop"])) * multiplier * fx
     if slot["settled"] != 0:
         gain = quantity * (state["mark"] - price) * multiplier * fx
         state["cash"] += gain - fee
@@ -139,6 +147,7 @@ def leave(
     trade["quantity"], trade["entry_price"], trade["exit_price"] = quantity, state["entry_price"], price
     trade["commission"] = entry_fee + fee
     trade["pnl"] = gross - (entry_fee + fee) + carried
+    state["made"] += trade["pnl"]
     book["n_trades"] += 1
     book["traded_value"] += abs(value)
     _log(fills, book, s, state["trade"], now, reason, -quantity, price, fee, fx)
@@ -148,6 +157,8 @@ def leave(
     if slot["settled"] == 0:
         state["value"] = rest * multiplier * state["mark"] * fx
     if rest == 0.0:
+        if reason != ROLL:
+            count_trade(state)
         state["exit_reason"] = OPEN
         state["stop"] = state["trail"] = math.nan
 
@@ -168,6 +179,7 @@ def _try_entry(
     if triggered:
         state["triggered"] = 1
     inside = False
+    level = price
     if not math.isnan(price):
         quantity = fillable(abs(state["pending"]), slot["participation"], volume, slot["lot"])
         if quantity > 0.0:
@@ -181,8 +193,11 @@ def _try_entry(
                     refused[BUYING_POWER] += 1
                     end_order(state, book, orders, s, now, REJECTED)
                     return False
+            first = state["quantity"] == 0.0
             enter(slot, state, book, fills, s, price, quantity * side, now)
             inside = kind != MARKET
+            if first and inside and level != o:
+                state["inside"] = 1
             if state["pending"] == 0.0:
                 end_order(state, book, orders, s, now, FILLED)
     if state["pending"] != 0.0 and slot["valid_bars"] > 0 and state["worked"] >= slot["valid_bars"]:
@@ -193,11 +208,11 @@ def _try_entry(
 @_compiled
 def trade_bar(
     slots: Records, states: Records, book: Record, trades: Records, fills: Records, orders: Records, legs: Floats,
-    left: Floats, refused: Record, s: int,
+    left: Floats, closing: Floats, refused: Record, s: int,
     o: float, h: float, l: float, c: float, volume: float, now: int,  # noqa: E741
 ) -> None:  # fmt: skip
-    """Orders of slot s against one bar, then its mark and its trailing stop. legs, left: (K,), levels of the targets and
-    what each may still close, unsigned."""
+    """Orders of slot s against one bar, then its mark and its trailing stop. legs, left, closing: (K,), levels of the
+    targets, what each may still close, and what scale-outs close at this open, unsigned."""
     slot, state = slots[s], states[s]
     cap, lot = slot["participation"], slot["lot"]
     hole = math.isnan(o) or math.isnan(h) or math.isnan(l) or math.isnan(c)
@@ -207,6 +222,17 @@ def trade_bar(
         if quantity > 0.0:
             price = slipped(slot, o, -side, quantity, volume)
             leave(slot, state, book, trades, fills, orders, s, price, quantity * side, now, state["exit_reason"], False)
+    if slot["path_at"] >= 0 and state["exit_reason"] == OPEN and not hole:
+        side = 1 if state["quantity"] > 0 else -1
+        for k in range(len(closing)):
+            if not (closing[k] > 0.0) or state["quantity"] == 0.0:
+                continue
+            quantity = fillable(min(closing[k], left[k], abs(state["quantity"])), cap, volume, lot)
+            if quantity > 0.0:
+                price = slipped(slot, o, -side, quantity, volume)
+                leave(slot, state, book, trades, fills, orders, s, price, quantity * side, now, SCALE_OUT, False)
+                closing[k] -= quantity
+                left[k] -= quantity
     inside = False
     if state["pending"] != 0.0:
         inside = _try_entry(slots, states, book, fills, orders, refused, s, o, h, l, c, volume, now)

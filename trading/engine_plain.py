@@ -204,6 +204,8 @@ def run_plain(
                     held += row - begun
                     mark = close[row - 1]
         made += 1
+        if slot["once"] != 0:
+            count = w
         if ended == OPEN:
             trade = trades[n]
             trade["slot"], trade["trade"], trade["signal_time"] = s, made - 1, signal_row

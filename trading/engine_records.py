@@ -21,6 +21,7 @@ Record = Any
 DONE: Final = 0
 NEED_ROWS: Final = 1
 BUFFER_FULL: Final = 2
+NEED_PATH: Final = 3
 
 # Why a trade, or a part of one, ended.
 OPEN: Final = 0
@@ -33,11 +34,15 @@ MARGIN_CALL: Final = 6
 DELISTED: Final = 7
 ROLL: Final = 8
 SPLIT_CASH: Final = 9
+SCALE_OUT: Final = 10
+TIME_STOP: Final = 11
+MANAGED: Final = 12
 EXIT_REASONS: Final = (
     "open", "stop", "target", "rule", "max_bars", "session_end", "margin_call", "delisted", "roll", "split_cash",
+    "scale_out", "time_stop", "managed",
 )  # fmt: skip
 """Why a trade ended, by code. roll: the old contract of a continuous future; split_cash: the fraction of a share that a
-split left."""
+split left; scale_out: a part that a plan's scale-out closed; managed: an exit function of a plug-in."""
 
 ENTRY: Final = 0
 """Leg code of an entry fill; exit fills carry their reason."""
@@ -50,7 +55,7 @@ EXPIRED: Final = 3
 REJECTED: Final = 4
 ORDER_ENDS: Final = ("working", "filled", "canceled", "expired", "rejected")
 
-# Counted refusals, as columns of `refused` (S, 14). The codes are RefusalCode's.
+# Counted refusals, as columns of `refused` (S, 15). The codes are RefusalCode's.
 STOP_REQUIRED: Final = 0
 REWARD_TO_RISK: Final = 1
 SIZE_ZERO: Final = 2
@@ -65,10 +70,11 @@ LIMIT_MISSING: Final = 10
 NOT_TRADABLE: Final = 11
 PRICE_MISSING: Final = 12
 SESSION_CLOSED: Final = 13
+RISK_BUDGET: Final = 14
 REFUSAL_NAMES: Final = (
     "STOP_REQUIRED", "REWARD_TO_RISK", "SIZE_ZERO", "MAX_ORDER_QUANTITY", "MAX_NOTIONAL", "MAX_POSITION",
     "CONCURRENT_POSITIONS", "POSITION_OPEN", "DAILY_LOSS", "BUYING_POWER", "LIMIT_MISSING", "NOT_TRADABLE", "PRICE_MISSING",
-    "SESSION_CLOSED",
+    "SESSION_CLOSED", "RISK_BUDGET",
 )  # fmt: skip
 NO_REFUSAL: Final = -1
 
@@ -80,13 +86,18 @@ def _dtype(whole: str, real: str) -> np.dtype[np.void]:
 
 
 SLOT: Final = _dtype(
-    "symbol strategy commission_kind slippage_kind sizing_kind max_bars require_stop entry_type valid_bars settled fx_at",
+    "symbol strategy commission_kind slippage_kind sizing_kind max_bars require_stop entry_type valid_bars settled fx_at "
+    "path_at scale_from scale_to once",
     "tick lot multiplier commission_rate commission_minimum slippage_value sizing_parameter min_reward_to_risk participation "
-    "borrow_rate initial_margin maintenance_margin",
+    "borrow_rate initial_margin maintenance_margin risk_budget "
+    "kelly_fraction kelly_cap kelly_trades kelly_win_rate kelly_payoff",
 )
 """Constants of a slot. symbol, strategy: codes that say which slots share one. settled: 1 where profit is paid daily and
 nothing is bought (futures). fx_at: where its rates begin in the flat column of rates, -1: quoted in the account's
-currency. participation: 0 = no cap. initial_margin, maintenance_margin: fractions of the value, NaN = not checked."""
+currency. participation: 0 = no cap. initial_margin, maintenance_margin: fractions of the value, NaN = not checked. path_at: where
+its rows begin in the flat columns of paths, -1: its trades are not managed; scale_from, scale_to: columns of its scale-outs.
+once: 1 where it enters one time only. risk_budget: percent of equity at risk, NaN = not limited. kelly_*: of a kelly rule,
+fraction 0 = none."""
 
 BOUND: Final = _dtype(
     "active",
@@ -109,20 +120,22 @@ ACT_DELIST: Final = 4  # row: the last bar, after which nothing trades
 
 STATE: Final = _dtype(
     "cursor wish wish_end action action_end next_time session pending_time placed_time exit_reason held entry_time signal_time "
-    "trade entry_type triggered worked delisted",
+    "trade entry_type triggered worked delisted path_end inside wins losses",
     "quantity entry_price stop trail mark value cash pending ordered pending_stop pending_trail pending_reference limit "
-    "trigger entry_commission settled entry_fx fx day_start carried",
+    "trigger entry_commission settled entry_fx fx day_start carried first_stop risked made won lost",
 )
 """What changes in a slot. cursor: next row; wish, wish_end: next and last wish; quantity, pending: signed; cash: flows so
 far; value: quantity * mark * multiplier * fx; day_start: cash + value when the session began; worked: bars the entry
 order has met; ordered: signed quantity of the entry order; settled: profit of the open position paid already; carried:
-borrow cost and dividends of the open position."""
+borrow cost and dividends of the open position; path_end: row before which the paths of its open trade are known; inside: 1
+where it was entered inside a bar; first_stop: the protective level at the entry."""
 
 BOOK: Final = _dtype(
-    "session orders ambiguous trades margin_calls liquidations margined n_trades n_fills n_orders",
+    "session orders ambiguous trades margin_calls liquidations margined managed filled n_trades n_fills n_orders",
     "start_cash equity day_start_equity traded_value borrow_paid dividends",
 )
-"""What changes in the portfolio, one record. margined: 1 when a slot has margins. n_*: records written
+"""What changes in the portfolio, one record. margined, managed: 1 when a slot has margins, or managed trades. filled: 1 while
+the fills of a close are done and its decisions wait for paths. n_*: records written
 to the buffers of trades, fills and orders."""
 
 TRADE: Final = _dtype(

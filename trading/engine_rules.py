@@ -15,13 +15,15 @@ from trading.engine_records import (
     MAX_ORDER_QUANTITY,
     MAX_POSITION,
     NO_REFUSAL,
+    OPEN,
     REWARD_TO_RISK,
     STOP_REQUIRED,
     Record,
     Records,
 )  # fmt: skip
-from trading.limit_math import daily_loss_reached, exceeds, leverage_exceeded, order_notional
+from trading.limit_math import daily_loss_reached, exceeds, leverage_exceeded, order_notional, risk_to
 from trading.matching import commission, with_slippage
+from trading.sizing import kelly_percent
 
 compiled = kernel(matching, sizing, limit_math, engine_records)
 
@@ -58,6 +60,56 @@ def gate(slot: Record, side: int, reference: float, stop: float, target: float) 
     if minimum > 0.0 and not (reward / risk >= minimum * (1.0 - 1e-9)):
         return REWARD_TO_RISK
     return NO_REFUSAL
+
+
+@compiled
+def count_trade(state: Record) -> None:
+    """A trade has ended: what it made, in multiples of what it risked, is evidence for a kelly rule."""
+    if not (state["risked"] > 0.0):
+        return
+    result = state["made"] / state["risked"]
+    if result > 0.0:
+        state["wins"] += 1
+        state["won"] += result
+    elif result < 0.0:
+        state["losses"] += 1
+        state["lost"] -= result
+
+
+@compiled
+def sized(slots: Records, states: Records, s: int, scale: float) -> float:
+    """Amount of slot s's sizing rule at this bar: its parameter, or Kelly's percent from the trades its strategy has closed."""
+    slot = slots[s]
+    if not (slot["kelly_fraction"] > 0.0):
+        return slot["sizing_parameter"] * scale
+    wins, losses, won, lost = 0.0, 0.0, 0.0, 0.0
+    for k in range(len(slots)):
+        if slots[k]["strategy"] == slot["strategy"]:
+            wins += states[k]["wins"]
+            losses += states[k]["losses"]
+            won += states[k]["won"]
+            lost += states[k]["lost"]
+    return scale * kelly_percent(
+        wins, losses, won, lost, slot["kelly_fraction"], slot["kelly_cap"], slot["kelly_trades"], slot["kelly_win_rate"],
+        slot["kelly_payoff"],
+    )  # fmt: skip
+
+
+@compiled
+def over_budget(slots: Records, states: Records, book: Record, s: int, quantity: float, reference: float, stop: float) -> bool:
+    """Would the risk of everything held, ordered and of this order be above the slot's budget? Risk: from the price now to the
+    stop; what no stop protects (an exit under way has taken it back) counts whole."""
+    percent = slots[s]["risk_budget"]
+    if math.isnan(percent):
+        return False
+    total = risk_to(quantity, reference, stop, slots[s]["multiplier"] * states[s]["fx"])
+    for k in range(len(slots)):
+        its, unit = states[k], slots[k]["multiplier"] * states[k]["fx"]
+        if its["quantity"] != 0.0:
+            total += risk_to(its["quantity"], its["mark"], its["stop"] if its["exit_reason"] == OPEN else math.nan, unit)
+        if its["pending"] != 0.0:
+            total += risk_to(its["pending"], its["pending_reference"], its["pending_stop"], unit)
+    return not (book["equity"] > 0.0) or exceeds(total, book["equity"] * percent / 100.0)
 
 
 @compiled

@@ -230,11 +230,13 @@ def evaluate_anchored(
         name: np.concatenate([d.get(name, np.full(n, np.nan)) for d, n in zip(details, lengths, strict=True)])
         for name in dict.fromkeys(name for d in details for name in d)
     }
-    return Evaluation(
+    evaluation = Evaluation(
         primary.symbol, evaluable.timeframe, primary.close_time, max_bars=evaluable.max_bars, **joined,
         scale=np.concatenate(scales) if len(scales) == len(lengths) else None, parts=named,
         targets=tuple((part[0][0], np.concatenate([levels for _, levels in part])) for part in zip(*targets, strict=True)),
     )  # fmt: skip
+    judged = getattr(evaluable, "gate_history", None)  # trading.gated.Gated
+    return evaluation if judged is None else judged(evaluation, bars, instrument, venue)
 
 
 def _between(bars: Bars, start: int, until: int) -> Bars:

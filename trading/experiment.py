@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from trading import metrics
 from trading.backtest import BacktestResult, backtest
 from trading.bars import Bars
+from trading.corporate_actions import CorporateAction
 from trading.costs import Costs
 from trading.evaluation import Evaluation
 from trading.instruments import Instrument
 from trading.limits import Limits
+from trading.order_rules import FxSeries
 from trading.timeframes import US_PER_DAY
+from trading.trade_paths import TradePaths
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -27,6 +30,8 @@ class Experiment:
     """A backtest before it is run. evaluations, bars, instruments: one per slot, in the order of decisions.
 
     limits, require_stop and min_reward_to_risk are the desk's; once: a plan, which enters one time only.
+    actions: corporate actions by symbol that positions are carried across; bars are raw. managed: one per slot, how open
+    trades are managed, empty: they are not. currency, fx, risk_budget: of trading.backtest.
     """
 
     name: str
@@ -40,23 +45,26 @@ class Experiment:
     min_reward_to_risk: float = 0.0
     require_stop: bool = True
     once: bool = False
+    actions: Mapping[str, Sequence[CorporateAction]] = field(default_factory=dict)
+    managed: tuple[TradePaths | None, ...] = ()
+    currency: str | None = None
+    fx: Mapping[str, FxSeries] | None = None
+    risk_budget: float | None = None
 
     def run(self) -> BacktestResult:
         """The backtest. Raises ValueError when the parts do not fit together."""
-        result = self._run(self.evaluations)
-        if self.once and len(result.trades) > 1:
-            entered = int(result.trades.signal_time.min())
-            result = self._run(tuple(_until(e, entered) for e in self.evaluations))
-        return result
-
-    def _run(self, evaluations: tuple[Evaluation, ...]) -> BacktestResult:
         return backtest(
-            list(evaluations), list(self.bars), list(self.instruments), cash=self.cash, sizing=self.sizing, costs=self.costs,
-            limits=self.limits, strategy=self.name, require_stop=self.require_stop, min_reward_to_risk=self.min_reward_to_risk,
+            list(self.evaluations), list(self.bars), list(self.instruments), cash=self.cash, sizing=self.sizing,
+            costs=self.costs, limits=self.limits, strategy=self.name, require_stop=self.require_stop,
+            min_reward_to_risk=self.min_reward_to_risk, managed=self.managed or None, once=self.once,
+            actions=self.actions or None,
+            currency=self.currency, fx=self.fx, risk_budget=self.risk_budget,
         )  # fmt: skip
 
     def but(self, **changes: Any) -> Experiment:
-        """The same with some fields changed."""
+        """The same with some fields changed. With other evaluations, trades are not managed unless `managed` is given, too."""
+        if "evaluations" in changes:
+            changes.setdefault("managed", ())
         return replace(self, **changes)
 
     @property
@@ -73,12 +81,6 @@ class Experiment:
             for number, time in zip(b.session[ends].tolist(), b.close_time[ends].tolist(), strict=True):
                 last[number] = max(last.get(number, time), time)
         return np.array(sorted(last.values()), np.int64)
-
-
-def _until(evaluation: Evaluation, last: int) -> Evaluation:
-    """The same without entries after `last` (UTC us): a plan enters once."""
-    allowed = evaluation.close_time <= last
-    return replace(evaluation, enter_long=evaluation.enter_long & allowed, enter_short=evaluation.enter_short & allowed)
 
 
 def session_returns(result: BacktestResult, ends: Ints) -> Floats:

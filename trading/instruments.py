@@ -7,6 +7,9 @@ from datetime import date
 from decimal import Decimal
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trading.timeframes import Timeframe
 
 
@@ -103,6 +106,31 @@ class ActionSource(str, Enum):
         return self.value
 
 
+class PriceFloor(str, Enum):
+    """How low a price of the instrument can be and still be one."""
+
+    POSITIVE = "positive"  # shares, pairs, coins
+    ZERO = "zero_or_more"  # options: worthless is a price
+    ANY = "any"  # futures that may be negative, as crude oil in April 2020
+
+    def __str__(self) -> str:
+        return self.value
+
+    def allows(self, lowest: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """bool (T,): the lowest price of each row can be one. NaN never is."""
+        if self is PriceFloor.ANY:
+            return ~np.isnan(lowest)
+        return lowest >= 0.0 if self is PriceFloor.ZERO else lowest > 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FormerTicker:
+    """A former ticker and the last session traded under it."""
+
+    ticker: str
+    last: date
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
     """One tradable (or only observed) thing of the universe.
@@ -112,7 +140,8 @@ class Instrument:
     the timeframe the feed delivers, higher ones are derived; tradable_in: modes in which orders are allowed;
     quotes: its quote bars are kept as well (dataset quotes_1m); sector: for exposure rules, "" when not said; future,
     option: contract terms; actions: where its corporate actions come from; second_feed: a feed whose bars its own are
-    compared with, "" when there is none.
+    compared with, "" when there is none; prices: how low one may be, None: as usual for the asset class; former: tickers the
+    feed had it under before feed_symbol, oldest first.
     """
 
     symbol: str
@@ -136,6 +165,15 @@ class Instrument:
     actions: ActionSource = ActionSource.NONE
     second_feed: str = ""
     second_feed_symbol: str = ""
+    prices: PriceFloor | None = None
+    former: tuple[FormerTicker, ...] = ()
+
+    @property
+    def price_floor(self) -> PriceFloor:
+        """The one rule on how low its prices may be: file feeds, quarantine, quality checks and the lake's writers ask it."""
+        if self.prices is not None:
+            return self.prices
+        return PriceFloor.ZERO if self.asset_class is AssetClass.OPTION else PriceFloor.POSITIVE
 
     @property
     def price_scale(self) -> int:

@@ -24,6 +24,15 @@ def order_notional(quantity: float, price: float, value_per_point: float) -> flo
 
 
 @njit(cache=True)
+def risk_to(quantity: float, price: float, stop: float, value_per_point: float) -> float:
+    """Account currency lost by a signed quantity when the price goes from `price` to its stop; nothing when the stop lies
+    beyond, the whole value without one (NaN)."""
+    if math.isnan(stop):
+        return abs(quantity * price) * value_per_point
+    return max(quantity * (price - stop), 0.0) * value_per_point
+
+
+@njit(cache=True)
 def daily_loss_reached(day_pnl: float, day_start_equity: float, amount: float, percent: float) -> bool:
     """Has the day lost `amount`, or `percent` of the equity it started with? NaN in one of the two: that one is not set;
     NaN in both, or an unknown P&L: reached."""

@@ -38,6 +38,7 @@ def check_names(document: YamlDocument, symbols_at: Mapping[Path, Any], universe
         known.append(instrument)
         problems.extend(_tradable(document, path, instrument, data.get("mode")))
         problems.extend(_at_least_a_lot(document, instrument, data.get("sizing")))
+        problems.extend(_has_the_volume(document, instrument, data.get("costs")))
     problems.extend(_timeframes(document, data, known))
     problems.extend(_indicators(document, known, universe))
     problems.extend(_context(document, universe))
@@ -63,6 +64,17 @@ def _at_least_a_lot(document: YamlDocument, instrument: Instrument, sizing: Any)
     if isinstance(quantity, (int, float)) and not isinstance(quantity, bool) and 0 < quantity < float(instrument.lot_size):
         yield document.problem(
             ("sizing", "quantity"), f"{quantity:g} is less than one lot of {instrument.symbol}", f"at least {instrument.lot_size}"
+        )
+
+
+def _has_the_volume(document: YamlDocument, instrument: Instrument, costs: Any) -> Iterator[Problem]:
+    """A cap on the share of a bar's volume needs instruments that have one."""
+    if not isinstance(costs, Mapping) or instrument.has_volume:
+        return
+    share = costs.get("participation")
+    if isinstance(share, (int, float)) and not isinstance(share, bool) and share > 0:
+        yield document.problem(
+            ("costs", "participation"), f"{instrument.symbol} has no volume to take a share of", "0, or leave it out"
         )
 
 

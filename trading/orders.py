@@ -87,6 +87,7 @@ class OrderEvent(str, Enum):
     FILL = "fill"
     LOST = "lost"  # time-out, crash, unclear answer
     NOT_FOUND = "not_found"  # evidence: read to the end marker, the broker never had it
+    FOUND = "found"  # evidence: the broker's open orders list one that was held for ended
 
     def __str__(self) -> str:
         return self.value
@@ -95,7 +96,8 @@ class OrderEvent(str, Enum):
 TERMINAL = frozenset(
     {OrderState.DENIED, OrderState.REJECTED, OrderState.FILLED, OrderState.CANCELED, OrderState.EXPIRED}
 )
-"""No further event is expected. Fills may still arrive after CANCELED and EXPIRED and are kept."""
+"""No further event is expected. Fills may still arrive after CANCELED and EXPIRED and are kept; and what the broker's open
+orders list works, whatever was heard before."""
 
 MAY_BE_AT_BROKER = frozenset(set(OrderState) - TERMINAL - {OrderState.INITIALIZED, OrderState.EMULATED})
 """States in which the broker may hold a working order."""
@@ -130,15 +132,19 @@ def _build_table() -> dict[tuple[OrderState, OrderEvent], OrderState]:
         table[state, e.UPDATED] = state
         table[state, e.UPDATE_REJECTED] = state
         table[state, e.CANCEL_REJECTED] = state
+        table[state, e.FOUND] = state
     table[s.SENDING, e.ACK] = s.SUBMITTED
     table[s.SENDING, e.ACCEPT] = s.ACCEPTED
     table[s.SUBMITTED, e.ACCEPT] = s.ACCEPTED
     table[s.UNKNOWN, e.ACK] = s.SUBMITTED
     table[s.UNKNOWN, e.ACCEPT] = s.ACCEPTED
     table[s.UNKNOWN, e.NOT_FOUND] = s.REJECTED
+    table[s.UNKNOWN, e.FOUND] = s.ACCEPTED
     table[s.PENDING_UPDATE, e.UPDATED] = s.ACCEPTED
     table[s.PENDING_UPDATE, e.UPDATE_REJECTED] = s.ACCEPTED
     table[s.PENDING_CANCEL, e.CANCEL_REJECTED] = s.ACCEPTED
+    for state in (s.CANCELED, s.EXPIRED, s.REJECTED):
+        table[state, e.FOUND] = s.ACCEPTED
     # A cancel or modify request does not make an unknown order known, nor a fill undo a request under way.
     del table[s.UNKNOWN, e.REQUEST_UPDATE]
     table[s.UNKNOWN, e.REQUEST_CANCEL] = s.UNKNOWN

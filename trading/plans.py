@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union
 import numpy as np
 from pydantic import Field, WrapValidator, model_validator
 
-from trading import conditions, execution_functions
+from trading import execution_functions
 from trading.bars import Bars
 from trading.conditions import Frame
 from trading.config_text import (
@@ -33,18 +33,20 @@ from trading.config_text import (
 )
 from trading.evaluation import Evaluation
 from trading.execution_functions import ExecutionFunction
-from trading.execution_functions.base import Floats, conditions_of
+from trading.execution_functions.base import Floats
 from trading.execution_functions.scale_out import ScaleOut
+from trading.gate_checks import check_gates
 from trading.ids import file_revision
-from trading.instruments import Instrument, Mode
+from trading.instruments import Instrument
 from trading.name_checks import check_names, other_universe
 from trading.plan_checks import check_possible
-from trading.plan_templates import Templates, fill
+from trading.plan_templates import TemplateFile, Templates, fill
 from trading.price_grid import on_grid
 from trading.signals import Action
 from trading.strategy import assemble, check_bars, in_windows, readiness
+from trading.strategy_base import Compiled, compiled, needs
 from trading.strategy_schema import LEVELS, TRIGGERS, Common, all_timeframes, known_now, with_indicator_rules
-from trading.timeframes import Timeframe, session_number
+from trading.timeframes import session_number
 from trading.universe import Universe
 
 
@@ -103,30 +105,15 @@ class PlanFile(Common):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A compiled plan file (see trading.strategy.Evaluable). once is True: it enters one time only."""
+class Plan(Compiled):
+    """A compiled plan file (see trading.evaluable.Evaluable). once is True: it enters one time only.
 
-    name: str
-    revision: str
-    symbols: tuple[str, ...]
-    timeframe: Timeframe
-    timeframes: tuple[Timeframe, ...]
-    mode: Mode
-    status: str
-    sizing: dict[str, Any]
-    valid_bars: int
-    min_reward_to_risk: float
-    quality_sessions: int
-    max_bars: int
-    warm_up: dict[Timeframe, int]
-    costs: dict[str, Any] | None
-    rules: PlanFile = field(repr=False)
-    description: str = ""
-    owner: str = ""
+    resolved: the file with its template filled in, as JSON: what `parse_plan` makes this plan of again.
+    """
+
     kind: str = "plan"
     once: bool = True
     resolved: str = field(default="", repr=False)
-    """The file with its template filled in, as JSON: what `parse_plan` makes this plan of again."""
 
     @property
     def direction(self) -> str:
@@ -138,12 +125,12 @@ class Plan:
         """First and last session in which it may enter."""
         return self.rules.valid.from_, self.rules.valid.to
 
-    def evaluate(self, bars: Mapping[Timeframe, Bars], instrument: Instrument) -> Evaluation:
+    def evaluate(self, bars: Mapping[Any, Bars], instrument: Instrument) -> Evaluation:
         """What the plan says at each primary bar, computed over exactly the arrays given (see Evaluation)."""
         check_bars(self, bars, instrument)
         frame, rules = Frame(bars, self.timeframe), self.rules
         primary = bars[self.timeframe]
-        ready = readiness(frame, self.warm_up)
+        ready = readiness(frame, self.warm_up, {key: n for key, n in self.context.items() if key[0] != instrument.symbol})
         valid = (primary.session >= session_number(rules.valid.from_)) & (primary.session <= session_number(rules.valid.to))
         holds = ready & valid & in_windows(primary, rules.windows, instrument) & rules.entry.holds(frame)
         begins = holds.copy()
@@ -216,42 +203,59 @@ def parse_plan(
     symbols: dict[tuple[str | int, ...], Any] = {("symbol",): symbol} if symbol is not None else {}
     problems = [*problems, *check_names(document, symbols, universe), *check_possible(document, universe, today)]
     problems = sorted(problems, key=lambda p: p.line)
+    if parsed is not None:
+        gated = check_gates(document, parsed.gates, [parsed.symbol], parsed.timeframe, universe)
+        problems = sorted([*problems, *gated], key=lambda p: p.line)
     if parsed is None or errors(problems):
         return None, problems
     named = (parsed.entry, parsed.stop, parsed.target, parsed.exit, parsed.invalidation)
     functions: list[ExecutionFunction] = [f for f in named if f is not None]
     functions += [*(p.at for p in parsed.targets), *parsed.manage]
-    needs = dict.fromkeys(all_timeframes(parsed.timeframe, parsed.confirm), 1)
-    for function in functions:
-        conditions.merge_warm_up(needs, function.warm_up(parsed.timeframe))
-        for condition in conditions_of(function):
-            conditions.merge_warm_up(needs, conditions.warm_up(condition, parsed.timeframe))
-    needs = {t: bars for t, bars in needs.items() if t in all_timeframes(parsed.timeframe, parsed.confirm)}
-    return (
-        Plan(
-            name=parsed.name,
-            revision=file_revision(text + template),
-            symbols=(parsed.symbol,),
-            timeframe=parsed.timeframe,
-            timeframes=all_timeframes(parsed.timeframe, parsed.confirm),
-            mode=parsed.mode,
-            status=parsed.status,
-            sizing=parsed.sizing.model_dump(mode="json"),
-            valid_bars=parsed.gates.valid_bars,
-            min_reward_to_risk=parsed.gates.min_reward_to_risk,
-            quality_sessions=parsed.gates.quality_sessions,
-            max_bars=parsed.max_bars,
-            warm_up=needs,
-            costs=parsed.costs.model_dump(mode="json") if parsed.costs else None,
-            rules=parsed,
-            description=parsed.description,
-            owner=parsed.owner,
-            resolved=json.dumps(document.data, sort_keys=True),
-        ),
-        problems,
-    )
+    read, context = needs(parsed, (), functions)
+    found = compiled(
+        parsed, symbols=(parsed.symbol,), revision=file_revision(text + template), max_bars=parsed.max_bars,
+        warm_up={t: bars for t, bars in read.items() if t in all_timeframes(parsed.timeframe, parsed.confirm)},
+        context=context,
+    )  # fmt: skip
+    return Plan(**found, resolved=json.dumps(document.data, sort_keys=True)), problems
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a plan file, for editors and the docs."""
-    return with_indicator_rules(PlanFile.model_json_schema(by_alias=True))
+    """JSON Schema (2020-12) of a plan file, whole or with a template, for editors and the docs."""
+    whole = with_indicator_rules(PlanFile.model_json_schema(by_alias=True))
+    definitions = whole.pop("$defs")
+    draft = whole.pop("$schema")
+    definitions["ScaleOut"]["properties"]["when"] = whole["properties"]["entry"]  # any trigger: not known where it is defined
+    filled = {
+        **whole,
+        "title": "Plan with a template",
+        "description": "A plan whose other keys come from a file of plans/templates.",
+        "properties": {
+            **whole["properties"],
+            "template": {"type": "string", "description": "name of a file of plans/templates"},
+            "parameters": {"type": "object", "description": "what the template's parameters become"},
+        },
+        "required": ["name", "template"],
+    }
+    return {
+        "$schema": draft,
+        "title": "Tapeline plan file",
+        "type": "object",
+        "if": {"required": ["template"]},
+        "then": {"$ref": "#/$defs/TemplatedPlan"},
+        "else": {"$ref": "#/$defs/PlanFile"},
+        "$defs": {**definitions, "PlanFile": whole, "TemplatedPlan": filled},
+    }
+
+
+def template_json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a template. What stands under ``plan`` may be a parameter anywhere, so only its keys are
+    checked there; a plan that uses the template checks the rest."""
+    schema = TemplateFile.model_json_schema(by_alias=True)
+    known = json_schema()["$defs"]["PlanFile"]["properties"]
+    keys = {name: {"description": said.get("description", "")} for name, said in known.items()}
+    schema["properties"]["plan"] = {
+        "type": "object", "description": "keys of a plan, $name for a parameter", "properties": keys,
+        "additionalProperties": False,
+    }  # fmt: skip
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -27,8 +27,10 @@ from trading.conflicts import check_timeframes, check_windows
 from trading.evaluable import assemble, check_bars, in_windows, readiness
 from trading.evaluation import Evaluation
 from trading.frame import BarWindow
+from trading.gate_checks import check_gates
 from trading.instruments import Instrument
 from trading.name_checks import check_names
+from trading.research_schema import check_own
 from trading.sample_bars import sample_window
 from trading.signals import Action
 from trading.strategy_base import Strategy, common, needs_of
@@ -224,6 +226,7 @@ def build(
     problems += check_names(whole, symbols, universe)
     if parsed is None or errors(problems):
         return None, problems
+    problems += check_own(parsed.research, parsed.kind, whole)
     problems += check_timeframes(YamlDocument(file, text, {**data, "kind": "ensemble"}, (), document.lines),
                                  parsed.timeframe, parsed.confirm)  # fmt: skip
     for symbol in parsed.symbols:
@@ -231,6 +234,7 @@ def build(
     needs, context = needs_of(parsed, (), {t: max(1, n) for t, n in parsed.warm_up.items()})
     for series in parsed.context:
         context[series.symbol, series.timeframe] = max(1, parsed.warm_up.get(series.timeframe, 1))
+    problems += check_gates(whole, parsed.gates, parsed.symbols, parsed.timeframe, universe)
     strategy = PluginStrategy(**common(parsed, text, needs, context), code=code, file=file)
     undeclared = [t for t in needs if t not in strategy.timeframes]
     if undeclared:

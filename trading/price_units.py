@@ -28,10 +28,12 @@ _LEVELS = ("stop_long", "stop_short", "target_long", "target_short")
 
 @dataclass(frozen=True, slots=True)
 class SplitAt:
-    """A split that was applied: number of its ex session, new units per old unit."""
+    """A step of price that was applied: number of its ex session, new units per old unit. units: does it change how many
+    units there are (a split), or the price alone (a spin-off)?"""
 
     session: int
     factor: float
+    units: bool = True
 
 
 class AcrossSplits:
@@ -73,7 +75,7 @@ class AcrossSplits:
         after = [s for s in splits if s not in written]
         own = instrument.symbol
         in_unit = {
-            key: _in_unit(b, after, written) if b.symbol == own else _in_unit(b, self._splits.get(b.symbol, ()), ())
+            key: to_unit(b, after, written) if b.symbol == own else to_unit(b, self._splits.get(b.symbol, ()))
             for key, b in bars.items()
         }
         return in_unit, _factor(np.asarray(bars[self._evaluable.timeframe].session), after, written)
@@ -100,11 +102,13 @@ def _factor(session: NDArray[np.int32], after: Sequence[SplitAt], written: Seque
     return factor
 
 
-def _in_unit(bars: Bars, after: Sequence[SplitAt], written: Sequence[SplitAt]) -> Bars:
+def to_unit(bars: Bars, after: Sequence[SplitAt], written: Sequence[SplitAt] = ()) -> Bars:
+    """`bars` at the price level after all of `after` and before any of `written`."""
     factor = _factor(bars.session, after, written)
     if not len(bars) or bool(np.all(factor == 1.0)):
         return bars
+    units = _factor(bars.session, [s for s in after if s.units], [s for s in written if s.units])
     return Bars(
         bars.symbol, bars.timeframe, bars.close_time, bars.session, bars.open * factor, bars.high * factor, bars.low * factor,
-        bars.close * factor, bars.volume / factor, **{name: getattr(bars, name) for name in bars.extras},
+        bars.close * factor, bars.volume / units, **{name: getattr(bars, name) for name in bars.extras},
     )  # fmt: skip

@@ -53,23 +53,30 @@ class Criterion:
             return self.value > self.threshold
         return self.value >= self.threshold if self.wanted == ">=" else self.value <= self.threshold
 
+    @property
+    def verdict(self) -> str:
+        """met, not met, or unknown, which fails, too."""
+        return "met" if self.passed else "unknown: fails" if math.isnan(self.value) else "not met"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
     """What is known of a strategy. NaN or None: not measured.
 
     returns: float64 (T,), by session, after costs. periods_per_year: sessions in a year. trades: closed ones. trials: how
-    many variants were tried, by the trial book; NaN when it cannot be read. trial_sharpe_variance: of their per-period
-    Sharpe ratios, None: what luck alone gives. overfitting: PBO. spa_flat, spa_hold: p-values of the test for superior
-    ability against doing nothing and against buy and hold at the strategy's size. random_beaten: share of random entries
-    beaten. net_at_double_costs: fraction of the cash. out_of_sample: float64 (M,), returns of the walk-forward choice.
-    drawdown_95: drawdown that 95 % of the resampled histories stay above. no_look_ahead: the audit's verdict.
+    many variants were tried, by the trial book; NaN when it cannot be read, and trials_unknown says why.
+    trial_sharpe_variance: of their per-period Sharpe ratios, None: what luck alone gives. overfitting: PBO. spa_flat,
+    spa_hold: p-values of the test for superior ability against doing nothing and against buy and hold at the strategy's
+    size. random_beaten: share of random entries beaten. net_at_double_costs: fraction of the cash. out_of_sample: float64
+    (M,), returns of the walk-forward choice. drawdown_95: drawdown that 95 % of the resampled histories stay above.
+    no_look_ahead: the audit's verdict.
     """
 
     returns: Floats
     periods_per_year: float
     trades: int
     trials: float = math.nan
+    trials_unknown: str = ""
     trial_sharpe_variance: float | None = None
     overfitting: float = math.nan
     spa_flat: float = math.nan
@@ -102,8 +109,11 @@ def judge(e: Evidence) -> list[Criterion]:
     needed = minimum_track_record(r, luck) if known_trials else math.nan
     shape = moments(r)
     out = annual_sharpe_interval(e.out_of_sample, e.periods_per_year, e.replicates, e.seed)
-    tried = f"N = {e.trials:g} trials, best of them by luck {luck * root:.2f} a year" if known_trials else "trials unknown"
-    record = f"{len(r)} sessions, {needed:,.0f} needed" if math.isfinite(needed) else f"{len(r)} sessions"
+    tried = f"N is not known: {e.trials_unknown or 'no trial book'}"
+    if known_trials:
+        tried = f"N = {e.trials:g} trials, best of them by luck {luck * root:.2f} a year"
+    needs = f"{needed:,.0f} needed" if math.isfinite(needed) else "how many are needed hangs on N" if not known_trials else ""
+    record = f"{len(r)} sessions" + (f", {needs}" if needs else "")
     return [
         Criterion("closed trades", e.trades, ">=", MINIMUM_TRADES),
         Criterion("Sharpe ratio a year, after costs", sharpe.estimate, ">", 0.0, sharpe.low, sharpe.high,
@@ -143,7 +153,7 @@ def rows(criteria: Sequence[Criterion]) -> list[list[str]]:
     return [
         [
             c.name, number(c.value), f"{number(c.low)} to {number(c.high)}" if math.isfinite(c.low) else "–",
-            f"{wanted[c.wanted]} {c.threshold:g}", "met" if c.passed else "not met", c.note,
+            f"{wanted[c.wanted]} {c.threshold:g}", c.verdict, c.note,
         ]
         for c in criteria
     ]  # fmt: skip

@@ -34,7 +34,7 @@ from trading import anomalies
 from trading import quality_kernels as kernels
 from trading.bars import PRICE_COLUMNS, Bars
 from trading.calendars import Calendar
-from trading.instruments import Instrument
+from trading.instruments import Instrument, PriceFloor
 from trading.session_grid import Gap, missing_bars, on_grid, sessions_of
 from trading.timeframes import US_PER_MINUTE, Timeframe, iso
 
@@ -316,7 +316,7 @@ def _marks(
     place, good, width, per_session = on_grid(bars, calendar)
     if known_until is not None:
         good = good & (bars.close_time <= known_until)
-    failing = {**row_faults(bars), "within_session": ~good}
+    failing = {**row_faults(bars, instrument.price_floor), "within_session": ~good}
     failing |= {check: np.zeros(n, bool) for check in ALL_CHECKS if check not in failing}
     notes: dict[int, dict[str, str]] = {}
     for row in np.flatnonzero(np.isin(times, list(known.accepted))).tolist() if known.accepted else ():
@@ -335,6 +335,8 @@ def _marks(
         o, h, low, c, times, place, width, per_session, t.jump_window, t.jump_sigmas, t.jump_minimum, first, explained,
         failing["jump"],
     )  # fmt: skip
+    if instrument.price_floor is PriceFloor.ANY:
+        failing["jump"] |= _through_zero(o, h, low, c, first) & ~explained
     kernels.stale(o, h, low, c, t.stale_repeats, first, failing["stale_repeat"])
     if instrument.has_volume:
         kernels.loud(volume, t.volume_window, t.volume_ratio, first, failing["volume_sane"])
@@ -348,9 +350,23 @@ def _marks(
     return _Marks(failing, severe, notes)
 
 
-def row_faults(bars: Bars) -> dict[str, NDArray[np.bool_]]:
+def _through_zero(
+    o: NDArray[np.float64], h: NDArray[np.float64], low: NDArray[np.float64], c: NDArray[np.float64], first: int
+) -> NDArray[np.bool_]:
+    """bool (T,), rows from `first` on: a price lies on the other side of zero than the close before. No return measures such
+    a step, so that a person has to look at it; prices that stay below zero are judged by the other rules."""
+    crossed = np.zeros(len(c), bool)
+    before = c[:-1] > 0
+    crossed[1:] = (before & (np.minimum.reduce([o, h, low, c])[1:] <= 0)) | (
+        ~before & (np.maximum.reduce([o, h, low, c])[1:] > 0)
+    )
+    crossed[:first] = False
+    return crossed
+
+
+def row_faults(bars: Bars, floor: PriceFloor = PriceFloor.POSITIVE) -> dict[str, NDArray[np.bool_]]:
     """Failing rows of the rules that need no calendar: columns_and_types, ohlc_consistent, positive_prices,
-    monotonic_unique_times."""
+    monotonic_unique_times. floor: how low the instrument's prices may be."""
     n = len(bars)
     o, h, low, c = (np.ascontiguousarray(getattr(bars, name), np.float64) for name in PRICE_COLUMNS)
     volume = np.ascontiguousarray(bars.volume, np.float64)
@@ -358,7 +374,7 @@ def row_faults(bars: Bars) -> dict[str, NDArray[np.bool_]]:
     with np.errstate(invalid="ignore"):
         typed &= volume >= 0
         consistent = (low <= o) & (o <= h) & (low <= c) & (c <= h)
-        positive = np.logical_and.reduce([p > 0 for p in (o, h, low, c)])
+        positive = floor.allows(np.minimum.reduce([o, h, low, c]))
     if not _types_right(bars):
         typed = np.zeros(n, bool)
     later = np.ones(n, bool)

@@ -278,18 +278,23 @@ def fit(seen: Floats, *, rounds: int = 60, tolerance: float = 1e-4) -> MarkovMod
     return MarkovModel(start, transition, mean, variance, labels, centre, scale, last)
 
 
-def markov_regimes(bars: Bars, *, window: int = 20, train: int = 1_000, refit: int = 250, certain: float = 0.6) -> Labels:
+def markov_regimes(
+    bars: Bars, *, window: int = 20, train: int = 1_000, refit: int = 250, certain: float = 0.6, first: int = 0
+) -> Labels:
     """Regime by the hidden Markov model at every bar, int8 (T,): UNKNOWN before `train` bars and where no state has at least
     probability `certain`.
 
     Refitted every `refit` bars on the last `train` bars then known, and used on later bars only. Fits begin at row
     train + k * refit of the bars given, so live and research agree when both begin at the same (anchored) bar.
+    first: rows before it may stay UNKNOWN, and fits that only they would use are left out.
     """
     if not (0.0 < certain <= 1.0 and train >= 100 and refit >= 1):
         raise ValueError(f"train={train} refit={refit} certain={certain}: expected at least 100, at least 1, within (0, 1]")
     seen = observations(bars, window)
     out = np.full(len(bars), int(Regime.UNKNOWN), np.int8)
     for begin in range(train, len(bars), refit):
+        if begin + refit <= first:
+            continue
         past = seen[begin - train : begin]
         if np.isfinite(past).all(axis=1).sum() < 100:
             continue

@@ -5,6 +5,7 @@ All three are frozen, built from plain values, and carry the ids and revisions o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -40,7 +41,7 @@ class PartitionRef:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """"This strategy, on this instrument, at this bar close, wants this."
+    """ "This strategy, on this instrument, at this bar close, wants this."
 
     Prices in the instrument's currency, on its tick grid; times UTC us; strength in [0, 1].
     sizing: the strategy file's sizing rule in plain values (see trading.sizing); costs nothing to carry, fixes the id's
@@ -114,12 +115,14 @@ class GateVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A signal after the gates. refusal is the first refusing gate's text, empty when approved."""
+    """A signal after the gates. refusal is the first refusing gate's text, empty when approved. size: the plain sizing rule of
+    the bar (``rule``) and, where the account was known, ``quantity``, ``risk`` and ``equity``; the desk orders no more."""
 
     signal: Signal
     approved: bool
     verdicts: tuple[GateVerdict, ...]
     refusal: str = ""
+    size: Mapping[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -132,6 +135,7 @@ class Decision:
             "approved": self.approved,
             "verdicts": [asdict(v) for v in self.verdicts],
             "refusal": self.refusal,
+            **({} if self.size is None else {"size": dict(self.size)}),
         }
 
     @staticmethod
@@ -141,6 +145,7 @@ class Decision:
             bool(data["approved"]),
             tuple(GateVerdict(**v) for v in data["verdicts"]),
             data.get("refusal", ""),
+            data.get("size"),
         )
         if data.get("id") not in (None, decision.id):
             raise ValueError(f"decision id {data['id']} does not match its content (expected {decision.id})")

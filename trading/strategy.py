@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trading import conditions, conflicts, ensembles, pairs, scanners
+from trading import conditions, conflicts, ensembles, gate_checks, pairs, scanners
 from trading.bars import Bars
 from trading.conditions import Frame
 from trading.config_text import Path, Problem, YamlDocument, errors, load_yaml, nearest, validate
@@ -30,6 +30,7 @@ from trading.evaluable import (
 from trading.evaluation import Evaluation
 from trading.instruments import Instrument
 from trading.name_checks import check_names, other_universe
+from trading.research_schema import check_own
 from trading.signals import Action
 from trading.strategy_base import Strategy, common, needs_of
 from trading.strategy_schema import Filed, StrategyFile, with_indicator_rules
@@ -119,8 +120,10 @@ def parse_strategy(text: str, file: str, universe: Universe) -> tuple[Strategy |
     problems = sorted([*problems, *check_names(document, symbols_of(document), universe)], key=lambda p: p.line)
     if parsed is None or errors(problems):
         return None, problems
+    problems = [*problems, *check_own(parsed.research, kind, document)]
     strategy = build(parsed, text)
-    problems = sorted([*problems, *conflicts.check_strategy(strategy, document, universe)], key=lambda p: p.line)
+    gated = gate_checks.check_gates(document, parsed.gates, parsed.symbols, parsed.timeframe, universe)
+    problems = sorted([*problems, *gated, *conflicts.check_strategy(strategy, document, universe)], key=lambda p: p.line)
     return (None if errors(problems) else strategy), problems
 
 

@@ -15,8 +15,10 @@ from trading import execution_functions, indicators, patterns
 from trading.conditions import Condition
 from trading.config_text import ConfigModel, Count, Name, Positive, Text, Whole, custom_error
 from trading.execution_functions import Level, Trigger
+from trading.gates.settings import OptionalGates
 from trading.instruments import Mode
 from trading.limits import StrategyLimits
+from trading.research_schema import Research
 from trading.timeframes import Timeframe
 
 Status = Literal["active", "paused", "stopped"]
@@ -44,7 +46,44 @@ class RiskPercent(ConfigModel):
     percent: Positive = Field(le=100, description="percent of equity lost when the stop is hit at its price")
 
 
-Sizing = Annotated[Fixed | Notional | PercentEquity | RiskPercent, Field(discriminator="kind")]
+class AtrRisk(ConfigModel):
+    kind: Literal["atr_risk"]
+    percent: Positive = Field(le=100, description="percent of equity lost when the price moves `multiple` average true ranges")
+    multiple: Positive = Field(2.0, le=100, description="of the average true range; the stop's distance where that is further")
+    period: Whole = Field(14, ge=1, le=500, description="bars of the average true range (plain mean)")
+
+
+class VolatilityTarget(ConfigModel):
+    kind: Literal["volatility_target"]
+    percent: Positive = Field(le=1000, description="volatility of the position a year, percent of equity")
+    bars: Whole = Field(20, ge=2, le=500, description="bars the instrument's volatility is measured on")
+    max_percent: Positive = Field(100.0, le=1000, description="most the position is worth, percent of equity")
+
+
+class Kelly(ConfigModel):
+    """Fractional Kelly from the strategy's own closed trades, shrunk towards what is expected of it."""
+
+    kind: Literal["kelly"]
+    fraction: Positive = Field(0.25, le=1, description="of the growth-optimal risk")
+    cap_percent: Positive = Field(1.0, le=20, description="most that is risked to the stop, percent of equity")
+    prior_trades: Positive = Field(30.0, ge=1, le=10_000, description="trades the expectation counts as")
+    prior_win_rate: float = Field(gt=0, lt=1, description="expected share of winners")
+    prior_payoff: Positive = Field(description="expected mean win over mean loss")
+
+    @model_validator(mode="after")
+    def _edge(self) -> Kelly:
+        if self.prior_win_rate - (1 - self.prior_win_rate) / self.prior_payoff <= 0:
+            least = 1 / (1 + self.prior_payoff)
+            raise custom_error(
+                f"win rate {self.prior_win_rate:g} at payoff {self.prior_payoff:g} is no edge: nothing would ever be entered",
+                f"prior_win_rate above {least:.3g}, or a greater prior_payoff",
+            )
+        return self
+
+
+Sizing = Annotated[
+    Fixed | Notional | PercentEquity | RiskPercent | AtrRisk | VolatilityTarget | Kelly, Field(discriminator="kind")
+]
 
 
 class Costs(ConfigModel):
@@ -53,11 +92,15 @@ class Costs(ConfigModel):
     commission_kind: Literal["per_share", "per_contract", "per_value"] = "per_share"
     rate: float = Field(0.0, ge=0, description="currency per unit, or a fraction of the traded value")
     minimum: float = Field(0.0, ge=0, description="currency per fill")
-    slippage_kind: Literal["none", "fixed", "volume"] = "none"
-    value: float = Field(0.0, ge=0, description="fixed: ticks; volume: fraction of the price at full participation")
+    slippage_kind: Literal["none", "fixed", "volume", "sqrt_volume"] = "none"
+    value: float = Field(
+        0.0, ge=0, description="fixed: ticks; volume, sqrt_volume: fraction of the price at full participation in the volume"
+    )
+    participation: float = Field(0.0, ge=0, le=1, description="most of a bar's volume one order may fill; 0: all of it at once")
+    borrow: float = Field(0.0, ge=0, le=10, description="yearly rate paid on the value of shorts held overnight")
 
 
-class Gates(ConfigModel):
+class Gates(OptionalGates):
     """What a signal must satisfy before it becomes an order."""
 
     min_reward_to_risk: float = Field(0.0, ge=0, le=100, description="least distance to target over distance to stop")
@@ -113,13 +156,14 @@ def known_now(base: type[execution_functions.ExecutionFunction]) -> Any:
 
 _BUILT_IN = frozenset({**execution_functions.levels(), **execution_functions.triggers(), **execution_functions.managers()})
 
+_LEVEL: Any = Annotated[Union[tuple(execution_functions.levels().values())], Field(discriminator="kind")]  # noqa: UP007
+_TRIGGER: Any = Annotated[Union[tuple(execution_functions.triggers().values())], Field(discriminator="kind")]  # noqa: UP007
+
 LEVELS: Any = Annotated[
-    Union[tuple(execution_functions.levels().values())],  # noqa: UP007
-    Field(discriminator="kind"), BeforeValidator(_short_level), WrapValidator(known_now(Level)),
+    _LEVEL, BeforeValidator(_short_level, json_schema_input_type=Union[float, _LEVEL]), WrapValidator(known_now(Level)),  # noqa: UP007
 ]  # fmt: skip
 TRIGGERS: Any = Annotated[
-    Union[tuple(execution_functions.triggers().values())],  # noqa: UP007
-    Field(discriminator="kind"), BeforeValidator(_short_level), WrapValidator(known_now(Trigger)),
+    _TRIGGER, BeforeValidator(_short_level, json_schema_input_type=Union[float, _TRIGGER]), WrapValidator(known_now(Trigger)),  # noqa: UP007
 ]  # fmt: skip
 
 
@@ -205,6 +249,7 @@ class Filed(Common):
 
     symbols: Symbols
     exits: Exits
+    research: Research | None = Field(None, description="what research is asked of it: a grid of variants, folds, paths")
 
     @model_validator(mode="after")
     def _possible(self) -> Filed:

@@ -7,20 +7,27 @@ from typing import Any, TypeVar
 
 from trading.bars import Bars
 from trading.calendars import calendar
+from trading.corporate_actions import CorporateAction
 from trading.evaluation import Evaluation
+from trading.gated import gated
 from trading.instruments import Instrument
+from trading.price_view import point_in_time
 from trading.strategy import Evaluable, evaluate_anchored
+from trading.trade_paths import TradePaths, paths_of, rolls_of
 
 T = TypeVar("T")
-__all__ = ["Evaluable", "evaluate_all"]
+__all__ = ["Evaluable", "Managed", "evaluate_all"]
+Managed = list[TradePaths | None]
 
 
 def evaluate_all(
     what: Evaluation | Evaluable | Sequence[Evaluation] | Sequence[Evaluable],
     bars: Any,
     instrument: Instrument | Sequence[Instrument] | Mapping[str, Instrument],
-) -> tuple[list[Evaluation], list[Bars], list[Instrument], list[Evaluable] | None]:
-    """(evaluations, bars, instruments, strategies), one per slot; the last None where evaluations were given.
+    actions: Mapping[str, Sequence[CorporateAction]] | None = None,
+) -> tuple[list[Evaluation], list[Bars], list[Instrument], list[Evaluable] | None, Managed]:
+    """(evaluations, bars, instruments, strategies, paths of managed trades), one per slot; strategies None where evaluations
+    were given. actions: by symbol; strategies see raw bars as of each row (trading/price_view.py).
 
     Strategies need {symbol: {timeframe: bars}} (or {symbol: bars} where they read one timeframe) and {symbol: instrument};
     a slot is made of every instrument of theirs that has bars, evaluated on anchored windows. Raises ValueError when there
@@ -33,7 +40,7 @@ def evaluate_all(
         raise ValueError("nothing to test: no evaluation given")
     if isinstance(given[0], Evaluation):
         symbols = [e.symbol for e in given]
-        return given, _per_slot(bars, symbols, Bars, "bars"), _per_slot(instrument, symbols, Instrument, "instrument"), None
+        return given, _per_slot(bars, symbols, Bars, "bars"), _per_slot(instrument, symbols, Instrument, "instrument"), None, []
     windows = {bars.symbol: bars} if isinstance(bars, Bars) else dict(bars)
     instruments = {instrument.symbol: instrument} if isinstance(instrument, Instrument) else instrument
     if not isinstance(instruments, Mapping):
@@ -42,6 +49,7 @@ def evaluate_all(
     own: list[Bars] = []
     traded: list[Instrument] = []
     strategies: list[Evaluable] = []
+    managed: Managed = []
     for evaluable in given:
         for symbol in evaluable.symbols:
             if symbol not in windows:
@@ -51,13 +59,24 @@ def evaluate_all(
             one = windows[symbol]
             read = {one.timeframe: one} if isinstance(one, Bars) else dict(one)
             its = instruments[symbol]
-            evaluations.append(evaluate_anchored(evaluable, read, its, calendar(its.calendar)))
+            seen = gated(point_in_time(evaluable, actions or {}), series=_series(windows), actions=actions)
+            evaluations.append(evaluate_anchored(seen, read, its, calendar(its.calendar)))
             own.append(read[evaluable.timeframe])
             traded.append(its)
             strategies.append(evaluable)
+            managed.append(paths_of(seen, read, its, rolls_of(actions, symbol)))
     if not evaluations:
         raise ValueError(f"nothing to test: no bars of {', '.join(s for e in given for s in e.symbols) or 'any instrument'}")
-    return evaluations, own, traded, strategies
+    return evaluations, own, traded, strategies, managed
+
+
+def _series(windows: Mapping[str, Any]) -> dict[Any, Bars]:
+    """Every series given, by (symbol, timeframe): what the gates read beside the strategy."""
+    found: dict[Any, Bars] = {}
+    for symbol, given in windows.items():
+        for key, one in ({given.timeframe: given} if isinstance(given, Bars) else given).items():
+            found[key if isinstance(key, tuple) else (symbol, key)] = one
+    return found
 
 
 def _per_slot(given: Any, symbols: list[str], kind: type[T], name: str) -> list[T]:

@@ -32,11 +32,13 @@ from trading.instruments import (
     ActionSource,
     AssetClass,
     ExpiryRule,
+    FormerTicker,
     FutureTerms,
     Instrument,
     Mode,
     OptionRight,
     OptionTerms,
+    PriceFloor,
     RollRule,
 )
 from trading.quality_thresholds import QualityThresholds as QualityThresholds  # the name a universe's user looks for here
@@ -133,6 +135,12 @@ class InstrumentFile(ConfigModel):
     sector: Text = Field("", description="for exposure rules")
     future: FutureFile | None = Field(None, description="contract terms of a future")
     option: OptionFile | None = Field(None, description="contract terms of an option")
+    prices: PriceFloor | None = Field(
+        None, description="how low a price may be: positive, zero_or_more (default for options) or any (may be negative)"
+    )
+    former_symbols: dict[Text, IsoDate] = Field(
+        default_factory=dict, description="tickers the feed had it under before, each with its last session"
+    )
     actions: ActionSource | None = Field(
         None, description="where corporate actions come from: lean or none; default: lean for equities of that feed"
     )
@@ -148,6 +156,10 @@ class InstrumentFile(ConfigModel):
             raise custom_error(f"future terms on asset_class {self.asset_class}", "asset_class: future")
         if (self.option is not None) != (self.asset_class is AssetClass.OPTION):
             raise custom_error("an option and its terms go together", "asset_class: option with option: {underlying, ...}")
+        if self.former_symbols and self.feed == "lean":
+            raise custom_error("former_symbols on feed lean, whose map files say them", "no former_symbols")
+        if len(set(self.former_symbols.values())) < len(self.former_symbols) or self.feed_symbol in self.former_symbols:
+            raise custom_error("former_symbols overlap", "another last session for each ticker, none of them the feed_symbol")
         return self
 
     @field_validator("tick_size", "lot_size", "multiplier", mode="before")
@@ -232,6 +244,8 @@ def parse_universe(text: str, file: str, shared: SharedThresholds | None = None)
             actions=spec.action_source,
             second_feed=spec.second_feed or "",
             second_feed_symbol=(spec.second_feed_symbol or symbol) if spec.second_feed else "",
+            prices=spec.prices,
+            former=tuple(FormerTicker(t, last) for t, last in sorted(spec.former_symbols.items(), key=lambda x: x[1])),
         )
         for symbol, spec in parsed.instruments.items()
     }

@@ -2,9 +2,9 @@
 fails is handed out with its reasons, for an operator to accept, repair or discard.
 
 A row is put aside when it fails a rule on validity: a value that is not finite or a negative volume, OHLC out of order, a
-price not above 0, a close that is no bar end inside its session (for sources that promise regular hours), or a close_time
-that is not after the newest valid one before it. A row that repeats a close_time with the same values is put aside alone;
-with other values both are: which of them is true is not for us to guess.
+price lower than the instrument's may be, a close that is no bar end inside its session (for sources that promise regular
+hours), or a close_time that is not after the newest valid one before it. A row that repeats a close_time with the same
+values is put aside alone; with other values both are: which of them is true is not for us to guess.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from trading import ids
 from trading.bars import PRICE_COLUMNS, Bars
 from trading.calendars import Calendar
+from trading.instruments import PriceFloor
 from trading.quality import row_faults
 from trading.session_grid import on_grid
 
@@ -49,9 +50,11 @@ class InvalidRow:
         return {name: float(text) for name, text in self.values}
 
 
-def screen(bars: Bars, calendar: Calendar, *, regular_hours: bool = True) -> tuple[Bars, list[InvalidRow]]:
-    """(the valid rows, those put aside in the source's order)."""
-    faults = row_faults(bars)
+def screen(
+    bars: Bars, calendar: Calendar, *, regular_hours: bool = True, floor: PriceFloor = PriceFloor.POSITIVE
+) -> tuple[Bars, list[InvalidRow]]:
+    """(the valid rows, those put aside in the source's order). floor: how low the instrument's prices may be."""
+    faults = row_faults(bars, floor)
     del faults["monotonic_unique_times"]
     if regular_hours:
         faults["within_session"] = ~on_grid(bars, calendar)[1]

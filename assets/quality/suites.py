@@ -33,7 +33,7 @@ BAR_TYPES = {
 RULES = {
     "columns_and_types": "every value is finite and no volume is negative",
     "ohlc_consistent": "low <= open <= high and low <= close <= high",
-    "positive_prices": "every price is above 0",
+    "positive_prices": "every price is one the instrument can have: above 0 unless its `prices` says otherwise",
     "monotonic_unique_times": "close times ascend and none comes twice",
     "within_session": "every close is a bar end inside a session of the venue's calendar",
     "no_gaps": "no bar the calendar calls for is missing, beyond what the universe file allows",

@@ -24,7 +24,8 @@ class UnknownBroker(ValueError):
 @dataclass(frozen=True, slots=True)
 class BrokerContext:
     """What a broker may need: engine of the ledger's server, instruments by symbol, costs_of(symbol) for simulated
-    fills, starting cash of a simulated account and its currency, clock() in UTC us (the market's clock)."""
+    fills, starting cash of a simulated account and its currency, clock() in UTC us (the market's clock), address of a broker
+    that is another process (host:port)."""
 
     engine: Engine
     instruments: Mapping[str, Instrument]
@@ -32,6 +33,7 @@ class BrokerContext:
     starting_cash: float
     currency: str
     clock: Callable[[], int]
+    address: str = ""
 
 
 def broker_names() -> list[str]:

@@ -14,8 +14,17 @@ from sqlalchemy import Connection, Engine, and_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.brokers import BrokerContext
-from resources.brokers.paper_book import Book, BookEvent, BookOrder, BookPosition, Split, problem_of
-from resources.brokers.protocol import Account, BrokerError, BrokerEvent, BrokerPosition, Execution, OrderReport, OrderRequest
+from resources.brokers.paper_book import Book, BookEvent, BookOrder, BookPosition, Split, report_of
+from resources.brokers.protocol import (
+    Account,
+    BrokerError,
+    BrokerEvent,
+    BrokerPosition,
+    Execution,
+    Modification,
+    OrderReport,
+    OrderRequest,
+)  # fmt: skip
 from resources.feeds.protocol import BarClose
 from resources.ledger.action_tables import paper_splits
 from resources.ledger.tables import paper_account, paper_events, paper_orders, paper_positions
@@ -61,25 +70,10 @@ class PaperBroker:
             return []
         wanted = {r.client_id for r in requests} | {r.parent_client_id for r in requests if r.parent_client_id}
         with self._writing(paper_orders.c.client_id.in_(wanted)) as book:
-            now = self._clock()
-            fresh = [r for r in requests if r.client_id not in book.orders]
-            sides = {o.client_id: o.request.side for o in book.orders.values()} | {r.client_id: r.side for r in requests}
-            problems = [
-                problem_of(r, self._instruments.get(r.symbol), self._currency, sides.get(r.parent_client_id)) for r in fresh
-            ]
-            refusal = next((p for p in problems if p), "")
-            since = self._unmatched_splits(book, {r.symbol for r in fresh})
-            for request in fresh:
-                number = f"P{request.client_id.removeprefix('int-')}"
-                if refusal:
-                    book.reject(request, number, now, refusal)
-                    continue
-                # What replaces an order across a split works from the session's open on, as that one would have.
-                order = book.accept(request, number, min(now, since.get(request.symbol, now)))
-                parent = book.orders.get(request.parent_client_id)
-                if parent is not None and not parent.working and parent.filled_quantity == 0.0:
-                    book.cancel(order, now, f"parent {parent.state}")
-            reports = [_report(book.orders[r.client_id]) for r in requests]
+            # What replaces an order across a split works from the session's open on, as that one would have.
+            since = self._unmatched_splits(book, {r.symbol for r in requests if r.client_id not in book.orders})
+            book.take(requests, self._instruments, self._clock(), since)
+            reports = [report_of(book.orders[r.client_id]) for r in requests]
         return reports
 
     def cancel(self, client_id: str) -> None:
@@ -90,6 +84,15 @@ class PaperBroker:
             if order is None:
                 raise BrokerError(f"paper broker has no order {client_id}")
             book.cancel(order, self._clock(), "canceled by request")
+
+    def modify(self, client_id: str, change: Modification) -> None:
+        """Change a working order's prices or quantity; a refusal is an event and leaves the order as it was."""
+        family = or_(paper_orders.c.client_id == client_id, paper_orders.c.parent_client_id == client_id)
+        with self._writing(family, relatives=True) as book:
+            order = book.orders.get(client_id)
+            if order is None:
+                raise BrokerError(f"paper broker has no order {client_id}")
+            book.modify(order, change, self._instruments[order.request.symbol], self._clock())
 
     def on_bars(self, close_time: int, bars: Sequence[BarClose], session_of: Callable[[str, int], str] | None = None) -> None:
         """Match the working orders of these symbols against the bars closing at `close_time`, in one transaction.
@@ -110,10 +113,11 @@ class PaperBroker:
                     instrument = self._instruments[bar.symbol]
                     book.match(bar, _open_time(bar, instrument), instrument, self._costs_of(bar.symbol))
 
-    def apply_split(self, action_id: str, symbol: str, factor: float, split_time: int) -> Split:
+    def apply_split(self, action_id: str, symbol: str, factor: float, split_time: int, *, units: bool = True) -> Split:
         """Exchange the units of `symbol`, once per action: asking again answers what was done.
 
-        split_time: open of the ex session, UTC us. Working orders of the symbol end. Raises BrokerError for an unknown symbol.
+        split_time: open of the ex session, UTC us. units False: a spin-off, see Book.split. Working orders
+        of the symbol end. Raises BrokerError for an unknown symbol.
         """
         instrument = self._instruments.get(symbol)
         if instrument is None:
@@ -124,7 +128,7 @@ class PaperBroker:
             known = book.connection.execute(done_before).one_or_none()
             if known is not None:
                 return Split(known.quantity_before, known.quantity_after, known.average_after, known.price, known.cash_in_lieu)
-            done = book.split(symbol, factor, instrument, split_time)
+            done = book.split(symbol, factor, instrument, split_time, units=units)
             book.connection.execute(
                 paper_splits.insert().values(
                     action_id=action_id, symbol=symbol, factor=factor, quantity_before=done.quantity_before,
@@ -236,7 +240,7 @@ class PaperBroker:
     def _reports(self, condition: Any) -> list[OrderReport]:
         query = select(paper_orders).where(condition).order_by(paper_orders.c.created_time, paper_orders.c.client_id)
         with self._engine.connect() as connection:
-            return [_report(_order(row)) for row in connection.execute(query)]
+            return [report_of(_order(row)) for row in connection.execute(query)]
 
 
 def create(context: BrokerContext) -> PaperBroker:
@@ -296,7 +300,17 @@ def _position_values(position: BookPosition) -> dict[str, Any]:
 def _save(connection: Connection, book: Book, before: Mapping[str, dict[str, Any]], newest: int) -> None:
     if book.touched:
         statement = insert(paper_orders)
-        changing = ("state", "stop_price", "filled_quantity", "filled_units", "text", "session", "updated_time")
+        changing = (
+            "quantity",
+            "limit_price",
+            "state",
+            "stop_price",
+            "filled_quantity",
+            "filled_units",
+            "text",
+            "session",
+            "updated_time",
+        )
         statement = statement.on_conflict_do_update(
             index_elements=["client_id"], set_={name: statement.excluded[name] for name in changing}
         )
@@ -335,10 +349,3 @@ def _execution_values(execution: Execution) -> dict[str, Any]:
 
 def _execution(values: Mapping[str, Any]) -> Execution:
     return Execution(**{**values, "side": Side(values["side"])})
-
-
-def _report(order: BookOrder) -> OrderReport:
-    r = order.request
-    return OrderReport(
-        r.client_id, order.broker_order_id, r.symbol, r.side, r.quantity, order.filled_quantity, order.state, order.text
-    )

@@ -7,12 +7,12 @@ the protective legs of every open trade, stops before targets. The fill prices a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from resources.brokers.protocol import Execution, OrderRequest
+from resources.brokers.protocol import Execution, Modification, OrderReport, OrderRequest
 from resources.feeds.protocol import BarClose
 from trading import matching, portfolio
 from trading.corporate_actions import exact_factor
@@ -101,6 +101,49 @@ class Book:
     events: list[BookEvent] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
 
+    def take(
+        self, requests: Sequence[OrderRequest], instruments: Mapping[str, Instrument], now: int, since: Mapping[str, int]
+    ) -> None:
+        """Take an order or a bracket, whole or not at all; a known client id is left as it is.
+
+        since: by symbol, market time from which an order works that takes the place of one from before (a split).
+        """
+        fresh = [r for r in requests if r.client_id not in self.orders]
+        sides = {o.client_id: o.request.side for o in self.orders.values()} | {r.client_id: r.side for r in requests}
+        problems = [problem_of(r, instruments.get(r.symbol), self.currency, sides.get(r.parent_client_id)) for r in fresh]
+        refusal = next((p for p in problems if p), "")
+        for request in fresh:
+            number = f"P{request.client_id.removeprefix('int-')}"
+            if refusal:
+                self.reject(request, number, now, refusal)
+                continue
+            order = self.accept(request, number, min(now, since.get(request.symbol, now)))
+            parent = self.orders.get(request.parent_client_id)
+            if parent is not None and not parent.working and parent.filled_quantity == 0.0:
+                self.cancel(order, now, f"parent {parent.state}")
+
+    def modify(self, order: BookOrder, change: Modification, instrument: Instrument, time_us: int) -> None:
+        """Change what rests of a working order; refused (UPDATE_REJECTED, the order stays) when it may not be."""
+        request = replace(
+            order.request,
+            quantity=order.request.quantity if change.quantity is None else change.quantity,
+            limit_price=order.request.limit_price if change.limit_price is None else change.limit_price,
+            stop_price=order.request.stop_price if change.stop_price is None else change.stop_price,
+        )
+        parent = self.orders.get(request.parent_client_id)
+        problem = problem_of(request, instrument, self.currency, parent.request.side if parent else None)
+        if not order.working or order.met:
+            problem = f"NOT_TRADABLE: order={order.client_id} reason={order.state}"
+        elif request.quantity < order.filled_quantity:
+            problem = f"PRICE_GRID: quantity={request.quantity} filled={order.filled_quantity}"
+        if problem:
+            self._say(order, OrderEvent.UPDATE_REJECTED, time_us, problem)
+            return
+        order.request = request
+        if change.stop_price is not None:
+            order.stop_price = change.stop_price
+        self._say(order, OrderEvent.UPDATED, time_us)
+
     def accept(self, request: OrderRequest, broker_order_id: str, time_us: int) -> BookOrder:
         """Take a new order as working."""
         order = BookOrder(request, broker_order_id, OrderState.ACCEPTED, 0.0, "", None, time_us, time_us)
@@ -163,6 +206,18 @@ class Book:
                 self.cancel(order, bar.close_time, "not filled at once", OrderEvent.EXPIRED)
         position = self.positions.setdefault(bar.symbol, BookPosition())
         position.last_price, position.last_close_time = bar.close, bar.close_time
+
+    def fill_ended(self, order: BookOrder, bar: BarClose, open_time: int, instrument: Instrument, costs: Costs) -> None:
+        """Fill an order at a bar's open although its end was told before: cancel and fill crossed on their way."""
+        self._bar, self._open_time, self._instrument, self._costs = bar, open_time, instrument, costs
+        ended, order.state = order.state, OrderState.ACCEPTED
+        self._fill(order, bar.open, open_time)
+        if order.state is not OrderState.FILLED:
+            order.state = ended
+
+    def tell(self, order: BookOrder, event: OrderEvent, time_us: int, text: str) -> None:
+        """Say something about an order that changes nothing in the book."""
+        self._say(order, event, time_us, text)
 
     def _try(self, order: BookOrder) -> bool:
         if not order.working:
@@ -285,23 +340,27 @@ class Book:
         lot = float(self._instrument.lot_size)
         return max(0.0, math.ceil(quantity / lot - 1e-9) * lot)
 
-    def split(self, symbol: str, factor: float, instrument: Instrument, time_us: int) -> Split:
+    def split(self, symbol: str, factor: float, instrument: Instrument, time_us: int, *, units: bool = True) -> Split:
         """Exchange every unit of `symbol` for `factor` new ones. A fraction below a lot is paid out at the last price.
 
-        time_us: open of the ex session; a last price from after it is at the new level already. Working orders of the symbol
-        end: their levels and quantities are in units that are no more.
+        units False: a spin-off. The units stay, their price is divided by `factor`, and what was spun off is paid out at what
+        the price lost. time_us: open of the ex session; a last price from after it is at the new level already. Working orders
+        of the symbol end: their levels and quantities are in units that are no more.
         """
+        exchanged = exact_factor(factor) if units else Fraction(1)
         for order in self._ordered(o for o in self.orders.values() if o.request.symbol == symbol):
             self.cancel(order, time_us, "split")
-            order.filled_units = float(Fraction(order.filled_units) * exact_factor(factor))
+            order.filled_units = float(Fraction(order.filled_units) * exchanged)
             self.touched.add(order.client_id)
         position = self.positions.setdefault(symbol, BookPosition())
-        before, exact = position.quantity, Fraction(position.quantity) * exact_factor(factor)
+        before, exact = position.quantity, Fraction(position.quantity) * exchanged
         after = whole_lots(exact, instrument)
         old_level = position.last_close_time <= time_us
         price = float(Fraction(position.last_price) / exact_factor(factor)) if old_level else position.last_price
         average = float(Fraction(position.average_price) / exact_factor(factor)) if after else 0.0
         paid = float(exact - Fraction(after)) * price * float(instrument.multiplier)
+        if not units:
+            paid += spun_off(after, price, factor, float(instrument.multiplier))
         position.quantity, position.average_price, position.last_price = after, average, price
         self.cash += paid
         return Split(before, after, average, price, paid)
@@ -323,7 +382,8 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What a split did to a position. price: the last price at the new level, cash_in_lieu: paid for the fraction at it."""
+    """What a split or spin-off did to a position. price: the last price at the new level, cash_in_lieu: paid for the fraction
+    at it, and for what was spun off."""
 
     quantity_before: float
     quantity_after: float
@@ -332,11 +392,25 @@ class Split:
     cash_in_lieu: float
 
 
+def spun_off(quantity: float, price: float, factor: float, multiplier: float) -> float:
+    """What a spin-off is worth on `quantity` (signed): price before it less `price` after it, in the account's money."""
+    return quantity * price * (factor - 1.0) * multiplier
+
+
 def whole_lots(quantity: Fraction, instrument: Instrument) -> float:
     """The whole lots in `quantity`, toward zero."""
     lot = Fraction(instrument.lot_size)
     lots = abs(quantity) // lot * lot
     return float(lots if quantity >= 0 else -lots)
+
+
+def report_of(order: BookOrder) -> OrderReport:
+    """The broker's word on an order of the book."""
+    r = order.request
+    return OrderReport(
+        r.client_id, order.broker_order_id, r.symbol, r.side, r.quantity, order.filled_quantity, order.state, order.text,
+        r.order_type, r.limit_price, order.stop_price,
+    )  # fmt: skip
 
 
 def _level(price: float | None) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from trading.orders import OrderEvent, OrderState, OrderType, Side, TimeInForce
 
@@ -38,9 +38,24 @@ class OrderRequest:
     trail: float | None = None
 
 
+EXTERNAL_PREFIX: Final = "ext-"
+"""Client ids of orders that no desk sent: placed by hand at the broker. An adapter makes them ``ext-<broker order id>``,
+because there the client-id field is empty or anything at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modification:
+    """What to change of a working order; None leaves it. Prices on the tick grid, quantity in units, fills included."""
+
+    quantity: float | None = None
+    limit_price: float | None = None
+    stop_price: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """The broker's word on one order (open or completed)."""
+    """The broker's word on one order (open or completed). Type and prices as they are now; None where it has none or
+    the broker does not say."""
 
     client_id: str
     broker_order_id: str
@@ -50,6 +65,9 @@ class OrderReport:
     filled_quantity: float
     state: OrderState
     text: str = ""
+    order_type: OrderType | None = None
+    limit_price: float | None = None
+    stop_price: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +131,10 @@ class Broker(Protocol):
 
     def cancel(self, client_id: str) -> None: ...
 
+    def modify(self, client_id: str, change: Modification) -> None:
+        """Ask for a change of a working order. UPDATED or UPDATE_REJECTED among its events says what came of it."""
+        ...
+
     def open_orders(self) -> list[OrderReport]: ...
 
     def completed_orders(self, since_us: int) -> list[OrderReport]: ...
@@ -125,4 +147,14 @@ class Broker(Protocol):
 
     def poll_events(self, after_key: str) -> list[BrokerEvent]:
         """Events after `after_key` ("" = all), in the broker's order."""
+        ...
+
+
+@runtime_checkable
+class Connected(Protocol):
+    """A broker behind a connection that may be lost."""
+
+    def connection(self) -> int:
+        """Number of the connection, after making sure that it answers; a new one means that something may have been missed
+        and the books are to be compared. Raises BrokerError while there is none."""
         ...

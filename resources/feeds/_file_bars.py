@@ -14,7 +14,7 @@ from resources.feeds._layout import BadRow, Block, Grid, Layout, numbers
 from resources.feeds.protocol import MalformedData
 from trading.bars import TURNOVER_QUANTUM
 from trading.calendars import Calendar, calendar
-from trading.instruments import AssetClass, Instrument
+from trading.instruments import Instrument, PriceFloor
 
 PRICES = ("open", "high", "low", "close")
 MAX_OUTSIDE_SHARE = 0.5
@@ -263,10 +263,10 @@ def _left_out(grid: Grid, symbol: str, rows: NDArray[np.int64], reason: str) -> 
 
 def _judge_values(values: Mapping[str, Floats], instrument: Instrument, faults: _Faults) -> None:
     o, h, low, c = (values[n] for n in PRICES)
-    if instrument.asset_class is not AssetClass.FUTURE:  # futures prices may be negative
-        lowest = np.minimum.reduce([o, h, low, c])
-        fault = lowest < 0 if instrument.asset_class is AssetClass.OPTION else lowest <= 0
-        faults.take(fault, "a price is not above zero", "mend the price")
+    floor = instrument.price_floor
+    said = "a price is below zero" if floor is PriceFloor.ZERO else "a price is not above zero"
+    mend = "mend the price; where prices may be negative, write `prices: any` at the instrument in the universe"
+    faults.take(~floor.allows(np.minimum.reduce([o, h, low, c])), said, mend)
     faults.take(h < np.maximum(o, c), "high lies below open or close", "mend the row; are the columns mapped right?")
     faults.take(low > np.minimum(o, c), "low lies above open or close", "mend the row; are the columns mapped right?")
     faults.take(values["volume"] < 0, "volume is negative", "mend the volume")

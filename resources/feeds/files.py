@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from resources.feeds._file_bars import Judged, judge
 from resources.feeds._file_index import Accepted, Cover, Index, read_index
 from resources.feeds._file_text import open_file
 from resources.feeds._layout import Grid, grid_of
+from resources.feeds.identity import tickers
 from resources.feeds.protocol import Capabilities, Feed, FeedError, MalformedData, SourceMissing
 from resources.settings import Settings
 from trading.bars import PRICE_COLUMNS, Bars
@@ -194,7 +196,8 @@ class UniverseOfFiles:
             found: dict[str, list[Instrument]] = {}
             for instrument in universe.instruments.values():
                 if instrument.feed == "files":
-                    found.setdefault(instrument.feed_symbol, []).append(instrument)
+                    for ticker in sorted(tickers(instrument)):
+                        found.setdefault(ticker, []).append(replace(instrument, feed_symbol=ticker, former=()))
             self._read = (mark, found, (universe.history_start, universe.history_end))
         return self._read[1]
 

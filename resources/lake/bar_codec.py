@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from resources.lake.codec import TICK_TYPES, Encoded, Rows, grids, run_hashes, ticks_of, whole, writable
+from resources.lake.codec import (
+    KEY_COMPRESSION,
+    KEY_ENCODING,
+    TICK_TYPES,
+    Encoded,
+    Rows,
+    grids,
+    run_hashes,
+    ticks_of,
+    whole,
+    writable,
+)
 from resources.lake.ticks import from_ticks
 from trading.bars import OPTIONAL_COLUMNS, PRICE_COLUMNS, TURNOVER_QUANTUM
 from trading.instruments import Instrument
@@ -82,8 +93,7 @@ class BarCodec:
 
     def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]:
         ticks = kind[0] in TICK_TYPES
-        encoding = {"close_time": "DELTA_BINARY_PACKED", "session": "DELTA_BINARY_PACKED"}
-        compression = {"close_time": "lz4", "session": "lz4", "symbol": "none"}
+        encoding, compression = dict(KEY_ENCODING), dict(KEY_COMPRESSION)
         for name in _TICK_COLUMNS if ticks else PRICE_COLUMNS:
             encoding[name] = "DELTA_BINARY_PACKED" if ticks else "BYTE_STREAM_SPLIT"
             compression[name] = "none" if ticks else "zstd"

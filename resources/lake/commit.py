@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+
+import numpy as np
 
 from resources.lake.codec import Codec, Rows
 from resources.lake.errors import CorruptPartition, LakeWriteFailed, WriteRaced
@@ -156,13 +157,15 @@ def _whole_part(place: Place, path: str, part: Part) -> Rows:
 
 
 def _entry(new: SymbolRows, part: int, offset: int, meta: tuple[int, ...]) -> SymbolEntry:
-    times = new.rows["close_time"]
-    ends = list(accumulate(new.counts))
-    first = tuple(int(times[e - c]) if c else 0 for e, c in zip(ends, new.counts, strict=True))
-    last = tuple(int(times[e - 1]) if c else 0 for e, c in zip(ends, new.counts, strict=True))
-    masks = tuple(new.masks) if any(new.masks) else ()
-    sessions, write = tuple(new.sessions), (-1,) * len(new.sessions)
-    return SymbolEntry(part, offset, meta, sessions, tuple(new.counts), tuple(new.hashes), first, last, write, masks)
+    times, counts = new.rows["close_time"], np.array(new.counts)
+    ends = np.cumsum(counts)
+    # A session without rows has no times: 0. The position is any that there is.
+    held = counts > 0
+    first = np.where(held, times[np.where(held, ends - counts, 0)], 0)
+    last = np.where(held, times[np.where(held, ends - 1, 0)], 0)
+    sessions, rows, hashes, masks = tuple(new.sessions), tuple(new.counts), tuple(new.hashes), tuple(new.masks)
+    times_of = tuple(first.tolist()), tuple(last.tolist())
+    return SymbolEntry(part, offset, meta, sessions, rows, hashes, *times_of, (-1,) * len(sessions), masks if any(masks) else ())
 
 
 def _renumber(

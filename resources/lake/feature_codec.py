@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from resources.lake.codec import KEYS, Encoded, Rows, run_hashes, writable
+from resources.lake.codec import KEY_COMPRESSION, KEY_ENCODING, KEYS, Encoded, Rows, run_hashes, writable
 from trading.timeframes import Timeframe
 
 
@@ -38,8 +38,6 @@ class FeatureCodec:
         return run_hashes(f"features:1:{symbol}:{self.timeframe}:{tag}:{','.join(names)}:", columns, starts)
 
     def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]:
-        encoding = dict.fromkeys(columns, "BYTE_STREAM_SPLIT")
-        compression = dict.fromkeys(columns, "lz4")
-        encoding |= dict.fromkeys(KEYS, "DELTA_BINARY_PACKED")
-        compression |= {"close_time": "lz4", "session": "lz4", "symbol": "none"}
+        encoding = dict.fromkeys(columns, "BYTE_STREAM_SPLIT") | KEY_ENCODING
+        compression = dict.fromkeys(columns, "lz4") | KEY_COMPRESSION
         return {"column_encoding": encoding, "compression": compression}

@@ -27,7 +27,6 @@ GROUP_ROWS = 4096
 """Rows a row group holds at least, where there are that many: small enough to prune to a symbol, large enough to pack."""
 WIDEST_GROUP_ROWS = 16384
 """A symbol with more rows gets several row groups: a session of it is then found without reading all of them."""
-_INDEX = np.dtype(np.int16)  # of a symbol within its row group, which has at most GROUP_ROWS of them
 STATISTICS = ["symbol", "close_time", "session"]
 
 
@@ -45,20 +44,24 @@ def write_part(
 ) -> tuple[int, tuple[int, ...]]:
     """Write `pieces` durably. Returns (bytes, rows of each row group); raises OSError. note: text kept in the file's footer."""
     types = {name: array.dtype for name, array in pieces[0].arrays.items()}
+    row_groups = list(_groups(pieces))
+    # Of a symbol within its row group, which has at most GROUP_ROWS of them. One byte where it does: what is written is the
+    # same, but the statistics are found by a table look-up.
+    index_type = np.dtype(np.int8 if max(map(len, row_groups)) <= 128 else np.int16)
     # Not nullable: no definition levels, which cost as much to write as the values.
-    fields = [pa.field("symbol", pa.dictionary(pa.from_numpy_dtype(_INDEX), pa.string()), nullable=False)]
+    fields = [pa.field("symbol", pa.dictionary(pa.from_numpy_dtype(index_type), pa.string()), nullable=False)]
     fields += [pa.field(name, pa.from_numpy_dtype(dtype), nullable=False) for name, dtype in types.items()]
     schema = pa.schema(fields)
     groups = []
     with storage.create(path) as file:
         with pq.ParquetWriter(
             file, schema, use_dictionary=["symbol"], write_statistics=STATISTICS, write_page_checksum=True, store_schema=False,
-            **options,
+            write_batch_size=WIDEST_GROUP_ROWS, **options,
         ) as writer:  # fmt: skip
-            for group in _groups(pieces):
+            for group in row_groups:
                 rows = sum(p.rows for p in group)
                 # Dictionaries of their own: statistics over one shared dictionary cost more than all other columns.
-                index = np.repeat(np.arange(len(group), dtype=_INDEX), [p.rows for p in group])
+                index = np.repeat(np.arange(len(group), dtype=index_type), [p.rows for p in group])
                 known = pa.array([p.symbol for p in group], pa.string())
                 names = pa.DictionaryArray.from_arrays(pa.array(index), known, safe=False)
                 columns = [names, *(_joined([p.arrays[name] for p in group]) for name in types)]

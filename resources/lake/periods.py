@@ -80,8 +80,8 @@ def runs(sessions: np.ndarray) -> tuple[list[int], list[int]]:
     """(session numbers, starts with the row count at the end) of consecutive equal sessions."""
     if len(sessions) == 0:
         return [], [0]
-    starts = [0, *(np.flatnonzero(sessions[1:] != sessions[:-1]) + 1).tolist(), len(sessions)]
-    return [int(sessions[i]) for i in starts[:-1]], starts
+    cuts = np.flatnonzero(sessions[1:] != sessions[:-1]) + 1
+    return [int(sessions[0]), *sessions[cuts].tolist()], [0, *cuts.tolist(), len(sessions)]
 
 
 def split(rows: Rows, yearly: bool) -> dict[str, Rows]:

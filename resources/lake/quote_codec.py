@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resources.lake.codec import KEYS, Encoded, Rows, grids, run_hashes, ticks_of, whole, writable
+from resources.lake.codec import KEY_COMPRESSION, KEY_ENCODING, KEYS, Encoded, Rows, grids, run_hashes, ticks_of, whole, writable
 from resources.lake.ticks import MISSING, from_ticks
 from trading.instruments import Instrument
 from trading.quotes import QUOTE_COLUMNS
@@ -71,8 +71,7 @@ class QuoteCodec:
         return run_hashes(f"quotes:1:{symbol}:{self.timeframe}:", columns, starts)
 
     def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]:
-        encoding = dict.fromkeys(KEYS, "DELTA_BINARY_PACKED")
-        compression = {"close_time": "lz4", "session": "lz4", "symbol": "none"}
+        encoding, compression = dict(KEY_ENCODING), dict(KEY_COMPRESSION)
         for i, side in enumerate(_SIDES):
             ticks = kind[i] != "f"
             for name in _TICKS if ticks else _PRICES:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from resources.lake.model import Partition
 from resources.lake.parts import PartReader
 from resources.lake.periods import DatasetName
 from resources.lake.rows import with_mask
-from resources.lake.select import consecutive, partition_of, within
+from resources.lake.select import consecutive, partitions_of, within
 from resources.lake.storage import Storage
 from trading.instruments import Instrument
 from trading.timeframes import session_number
@@ -28,6 +29,7 @@ from trading.timeframes import session_number
 T = TypeVar("T")
 _ATTEMPTS = 10
 _REMOTE_READS = 8
+_KEY = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +164,17 @@ class LakeReader:
         as far as it is kept."""
         wanted = None if symbols is None else set(symbols)
         found: dict[tuple[int, str], Partition] = {}
-        for manifest in self.manifests_in(name, start, end):
+        for manifest in reversed(self.manifests_in(name, start, end)):  # what is hot comes last and overrides
             for symbol, entry in manifest.symbols.items():
-                if wanted is not None and symbol not in wanted:
-                    continue
-                for i in within(entry, start, end):
-                    found.setdefault((entry.sessions[i], symbol), partition_of(name.name, symbol, manifest, entry, i))
+                if wanted is None or symbol in wanted:
+                    found.update(partitions_of(name.name, symbol, manifest, entry, within(entry, start, end)))
         if known is not None:
             found = {key: p for key, p in found.items() if p.written_wall <= known}
             for kept in self.kept(name, start, end, wanted):
                 p = kept.partition
                 if p.written_wall <= known < p.superseded_wall:
                     found[session_number(p.session), p.symbol] = p
-        return [found[key] for key in sorted(found) if found[key].rows]
+        return [p for _, p in sorted(found.items(), key=_KEY) if p.rows]
 
     def kept(self, name: DatasetName, start: date | None, end: date | None, symbols: set[str] | None) -> list[superseded.Kept]:
         """Replaced versions of the range that are still there, newest first. Raises CorruptPartition."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache
 
@@ -11,11 +12,11 @@ from resources.lake.model import Partition
 from trading.timeframes import session_date, session_number
 
 
-def within(entry: SymbolEntry, start: date | None, end: date | None) -> list[int]:
+def within(entry: SymbolEntry, start: date | None, end: date | None) -> range:
     """Positions of the entry's sessions in [start, end]."""
     lo = 0 if start is None else bisect_left(entry.sessions, session_number(start))
     hi = len(entry.sessions) if end is None else bisect_right(entry.sessions, session_number(end))
-    return list(range(lo, hi))
+    return range(lo, hi)
 
 
 def consecutive(picked: list[int]) -> list[tuple[int, int]]:
@@ -34,6 +35,16 @@ _session_date = lru_cache(maxsize=65536)(session_date)
 
 def partition_of(dataset: str, symbol: str, manifest: Manifest, entry: SymbolEntry, i: int) -> Partition:
     """Session `i` of the entry as the lake hands it out."""
-    source, wall = manifest.writes[entry.write[i]]
-    day = _session_date(entry.sessions[i])
-    return Partition(dataset, day, symbol, entry.rows[i], entry.hashes[i], entry.first[i], entry.last[i], source, wall)
+    ((_, found),) = partitions_of(dataset, symbol, manifest, entry, range(i, i + 1))
+    return found
+
+
+def partitions_of(
+    dataset: str, symbol: str, manifest: Manifest, entry: SymbolEntry, picked: range
+) -> Iterator[tuple[tuple[int, str], Partition]]:
+    """((session number, symbol), partition) of the entry's sessions `picked`."""
+    cut, writes = slice(picked.start, picked.stop), manifest.writes
+    columns = (entry.sessions, entry.rows, entry.hashes, entry.first, entry.last, entry.write)
+    for number, rows, content_hash, first, last, write in zip(*(column[cut] for column in columns), strict=True):
+        source, wall = writes[write]
+        yield (number, symbol), Partition(dataset, _session_date(number), symbol, rows, content_hash, first, last, source, wall)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from resources.lake.object_store import Credentials
 
 MANIFEST = "manifest.json"
+_BUFFER_BYTES = 1 << 18
 _HEAD_BYTES = 19  # {"crc32":"xxxxxxxx"
 
 Token = tuple[Any, ...]
@@ -168,7 +169,7 @@ class LocalStorage:
         draft = f"{full}.tmp"
         done = False
         try:
-            with pa.OSFile(draft, "wb") as file:
+            with pa.BufferedOutputStream(pa.OSFile(draft, "wb"), _BUFFER_BYTES) as file:  # a call per column chunk otherwise
                 yield file
             fd = os.open(draft, os.O_RDONLY)
             try:

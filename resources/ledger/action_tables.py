@@ -24,6 +24,7 @@ action_decisions = Table(
     Column("reason", Text, nullable=False),
     Column("made_time", BigInteger, nullable=False),
     Column("made_wall", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False, server_default="split"),  # split, spin_off
     Index("action_decisions_by_symbol", "symbol", "session"),
 )  # fmt: skip
 

@@ -17,32 +17,42 @@ from trading.price_units import SplitAt, across_splits
 from trading.strategy import Evaluable
 from trading.timeframes import session_number
 
+CONFIRMED_KINDS = frozenset({ActionKind.SPLIT, ActionKind.SPIN_OFF})
+
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """An operator's newest word on one symbol and session. factor: NaN when dismissed."""
+    """An operator's newest word on one symbol and session. factor: NaN when dismissed. kind: a split or a spin-off."""
 
     confirmed: bool
     factor: float
     who: str
     reason: str
     made_time: int
+    kind: ActionKind = ActionKind.SPLIT
 
 
 def decide(
-    connection: Connection, symbol: str, session: date, *, factor: float | None, who: str, reason: str, now_time: int
-) -> None:
-    """Write an operator's word, audited. factor None: there was no action. Raises ValueError for a factor that is none."""
+    connection: Connection, symbol: str, session: date, *, factor: float | None, who: str, reason: str, now_time: int,
+    kind: ActionKind = ActionKind.SPLIT,
+) -> None:  # fmt: skip
+    """Write an operator's word, audited. factor None: there was no action. kind: a split or a spin-off. Raises ValueError for
+    a factor that is none."""
+    if kind not in CONFIRMED_KINDS:
+        raise ValueError(f"a {kind} is not confirmed by a factor: expected split or spin_off")
     if factor is not None and not (0 < factor < 1e6 and factor != 1.0):
         raise ValueError(f"factor {factor}: expected new units per old unit, such as 7 for 7:1 or 0.05 for 1:20")
+    if factor is not None and kind is ActionKind.SPIN_OFF and factor < 1.0:
+        raise ValueError(f"factor {factor}: a spin-off takes value away, its factor is price before / price after, above 1")
     connection.execute(
         a.action_decisions.insert().values(
             symbol=symbol, session=session.isoformat(), confirmed=factor is not None, factor=factor, who=who, reason=reason,
-            made_time=now_time, made_wall=time.time_ns() // 1000,
+            made_time=now_time, made_wall=time.time_ns() // 1000, kind=str(kind),
         )
     )  # fmt: skip
     act = "corporate_action_confirmed" if factor is not None else "corporate_action_dismissed"
-    audit.append(connection, who, act, {"symbol": symbol, "session": session.isoformat(), "factor": factor, "reason": reason})
+    content = {"symbol": symbol, "session": session.isoformat(), "kind": str(kind), "factor": factor, "reason": reason}
+    audit.append(connection, who, act, content)
 
 
 def decisions_of(connection: Connection) -> dict[tuple[str, str], Decided]:
@@ -50,15 +60,16 @@ def decisions_of(connection: Connection) -> dict[tuple[str, str], Decided]:
     found = {}
     for row in connection.execute(select(a.action_decisions).order_by(a.action_decisions.c.seq)):
         factor = float(row.factor) if row.confirmed else float("nan")
-        found[row.symbol, row.session] = Decided(row.confirmed, factor, row.who, row.reason, row.made_time)
+        kind = ActionKind(row.kind)
+        found[row.symbol, row.session] = Decided(row.confirmed, factor, row.who, row.reason, row.made_time, kind)
     return found
 
 
 def confirmed_actions(connection: Connection) -> list[CorporateAction]:
-    """Splits that operators confirmed, known from the moment they did."""
+    """Splits and spin-offs that operators confirmed, known from the moment they did."""
     return [
         CorporateAction(
-            symbol, ActionKind.SPLIT, session_number(date.fromisoformat(session)), said.made_time, said.factor,
+            symbol, said.kind, session_number(date.fromisoformat(session)), said.made_time, said.factor,
             source=f"operator:{said.who}",
         )
         for (symbol, session), said in sorted(decisions_of(connection).items())
@@ -67,15 +78,21 @@ def confirmed_actions(connection: Connection) -> list[CorporateAction]:
 
 
 def applied_splits(connection: Connection) -> dict[str, list[SplitAt]]:
-    """Splits the desk has applied, by symbol, ascending."""
+    """Splits and spin-offs the desk has applied, by symbol, ascending."""
     found: dict[str, list[SplitAt]] = {}
     c = a.action_applications.c
     rows = connection.execute(
-        select(c.symbol, c.session, c.factor).where(c.factor.is_not(None), c.state.in_(["adjusted", "done"])).order_by(c.session)
+        select(c.symbol, c.session, c.factor, c.content["kind"].as_string().label("kind"))
+        .where(c.factor.is_not(None), c.state.in_(["adjusted", "done"]))
+        .order_by(c.session)
     )
     for row in rows:
-        found.setdefault(row.symbol, []).append(SplitAt(session_number(date.fromisoformat(row.session)), float(row.factor)))
+        found.setdefault(row.symbol, []).append(_step(row))
     return found
+
+
+def _step(row: Any) -> SplitAt:
+    return SplitAt(session_number(date.fromisoformat(row.session)), float(row.factor), row.kind != str(ActionKind.SPIN_OFF))
 
 
 def in_todays_units(evaluables: Mapping[str, Evaluable], connection: Connection) -> dict[str, Evaluable]:
@@ -85,14 +102,13 @@ def in_todays_units(evaluables: Mapping[str, Evaluable], connection: Connection)
         return dict(evaluables)
     c, p = a.action_applications.c, a.plan_levels.c
     rows = connection.execute(
-        select(p.plan, p.revision, p.symbol, c.session, p.factor).join(
+        select(p.plan, p.revision, p.symbol, c.session, p.factor, c.content["kind"].as_string().label("kind")).join(
             a.action_applications, (c.action_id == p.action_id) & (c.symbol == p.symbol)
         )
     ).all()
     written: dict[tuple[str, str], dict[str, list[SplitAt]]] = {}
     for row in rows:
-        at = SplitAt(session_number(date.fromisoformat(row.session)), float(row.factor))
-        written.setdefault((row.plan, row.revision), {}).setdefault(row.symbol, []).append(at)
+        written.setdefault((row.plan, row.revision), {}).setdefault(row.symbol, []).append(_step(row))
     return {
         name: across_splits(evaluable, splits, written.get((name, evaluable.revision))) for name, evaluable in evaluables.items()
     }

@@ -7,10 +7,11 @@ things are now: a row goes when its partition is recomputed, or the announced wr
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, PrimaryKeyConstraint, String, Table, Text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from resources.ledger.tables import metadata
 
-__all__ = ["affected_decisions", "announced_changes", "metadata", "partition_changes", "stale_partitions"]
+__all__ = ["affected_decisions", "announced_changes", "made_outputs", "metadata", "partition_changes", "stale_partitions"]
 
 partition_changes = Table(
     "partition_changes", metadata,
@@ -61,4 +62,13 @@ affected_decisions = Table(
     Column("hash_now", Text, nullable=False),  # of the same rows after the change; empty: they are gone
     PrimaryKeyConstraint("change_seq", "signal_id"),
     Index("affected_decisions_by_signal", "signal_id"),
+)  # fmt: skip
+
+made_outputs = Table(
+    "made_outputs", metadata,
+    Column("asset", Text, nullable=False),  # training_set, baseline_model, daily_report
+    Column("name", Text, nullable=False),  # of the set or model; the session of a report
+    Column("sources", JSONB, nullable=False),  # spans of partitions with one hash each; empty for a report
+    Column("read_wall", BigInteger, nullable=False),  # before its inputs were read, by the database's clock
+    PrimaryKeyConstraint("asset", "name"),
 )  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, exists, select, text
+from sqlalchemy import Connection, Engine, exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import audit
@@ -66,6 +66,41 @@ def events_of(connection: Connection, name: str) -> list[dict[str, Any]]:
     """What happened to plan `name`, oldest first."""
     query = select(p.plan_events).where(p.plan_events.c.plan == name).order_by(p.plan_events.c.seq)
     return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def last_events(connection: Connection) -> dict[str, dict[str, Any]]:
+    """The newest event of every plan, by its name."""
+    newest = select(func.max(p.plan_events.c.seq)).group_by(p.plan_events.c.plan)
+    rows = connection.execute(select(p.plan_events).where(p.plan_events.c.seq.in_(newest)))
+    return {row.plan: dict(row._mapping) for row in rows}
+
+
+def newest_events(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """The newest events of all plans, newest first."""
+    query = select(p.plan_events).order_by(p.plan_events.c.seq.desc()).limit(limit)
+    return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def newest_change(connection: Connection) -> str:
+    """Names the newest step of any plan: another one means that something happened to a plan, or to an order of one."""
+    event = connection.execute(select(func.max(p.plan_events.c.seq))).scalar() or 0
+    trades = select(p.plan_states.c.trade_id).where(p.plan_states.c.state.in_((ENTERED, MANAGING)))
+    legs = select(func.max(t.order_events.c.seq)).join(t.intents, t.intents.c.id == t.order_events.c.order_id)
+    moved = connection.execute(legs.where(t.intents.c.trade_id.in_(trades))).scalar() or 0
+    return f"{event}.{moved}"
+
+
+def resting_legs(connection: Connection, trade_ids: Collection[str]) -> dict[str, list[tuple[str, float, float]]]:
+    """(leg, price, quantity) of the protective orders that may rest at the broker, by trade."""
+    i, o = t.intents.c, t.orders.c
+    query = select(i.trade_id, i.leg, o.stop_price, o.limit_price, o.quantity, o.filled_quantity).join(t.orders, o.id == i.id)
+    query = query.where(i.trade_id.in_(trade_ids), i.leg != "entry", o.state.in_([s.value for s in MAY_BE_AT_BROKER]))
+    found: dict[str, list[tuple[str, float, float]]] = {}
+    for row in connection.execute(query.order_by(i.leg)):
+        price = row.stop_price if row.stop_price is not None else row.limit_price
+        if price is not None:
+            found.setdefault(row.trade_id, []).append((row.leg, float(price), float(row.quantity - row.filled_quantity)))
+    return found
 
 
 def revision_content(connection: Connection, name: str, revision: str) -> str | None:

@@ -7,6 +7,7 @@ without one it commits by itself. Rows come out as plain dicts named like the co
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -138,7 +139,8 @@ class Ledger(DeskRecords):
         if row is None:
             return None
         verdicts = tuple(GateVerdict(**v) for v in row["verdicts"])
-        return Decision(Signal.from_dict(row["content"]), row["approved"], verdicts, row["refusal"])
+        size = json.loads(bytes(row["outcome"])).get("size")
+        return Decision(Signal.from_dict(row["content"]), row["approved"], verdicts, row["refusal"], size)
 
     # -- quality ------------------------------------------------------------------------------------------------------
 

@@ -252,6 +252,8 @@ audit = Table(
     Column("content", LargeBinary, nullable=False),  # canonical JSON
     Column("previous_hash", Text, nullable=False),
     Column("hash", Text, nullable=False),
+    Index("audit_by_time", "time_us"),
+    Index("audit_by_action", "action", "seq"),
 )  # fmt: skip
 
 PAPER_SCHEMA = "paper"

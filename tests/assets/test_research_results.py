@@ -21,6 +21,7 @@ from resources.lake import Lake
 from resources.ledger.store import Ledger
 from resources.settings import Settings
 from tests.assets.sample_lake import fill, installation
+from trading.ids import file_revision
 from trading.signals import Signal
 from trading.strategy import RuleStrategy
 
@@ -63,12 +64,14 @@ def shown(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
 
 def test_the_promotion_table_has_a_verdict_for_every_criterion(deep: dg.ExecuteInProcessResult) -> None:
     table = shown(deep, "strategy_promotion")
-    assert table[NAME].count("| met |") + table[NAME].count("| not met |") == 14
+    assert sum(table[NAME].count(f"| {verdict} |") for verdict in ("met", "not met", "unknown: fails")) == 14
     assert "| probability of backtest overfitting | not known" not in table[NAME]
     assert "| probability of backtest overfitting | not known" in table[OTHER], "it has no grid"
     (check,) = deep.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("research_promotion", False)
-    assert "trials: MLflow does not answer" in table[NAME]
+    deflated = next(line for line in table[NAME].splitlines() if "deflated" in line)
+    assert "| not known |" in deflated
+    assert "| unknown: fails | N is not known: MLflow does not answer" in deflated
 
 
 def test_figures_are_kept_by_revision_and_the_page_shows_the_pictures(
@@ -84,6 +87,69 @@ def test_figures_are_kept_by_revision_and_the_page_shows_the_pictures(
     page = (store.folder(NAME, revision) / "report.html").read_text()
     assert page.count("<img") == 6
     assert "job research_deep" not in page
+
+
+def test_an_active_strategy_that_could_not_be_judged_is_not_promoted(
+    sample: tuple[Settings, Lake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr("assets.research_verdicts.promotion_of", broken)
+    made = materialise([research_results.strategy_promotion], strategies=[NAME])
+    (check,) = made.get_asset_check_evaluations()
+    assert (check.passed, check.description) == (False, "0 of 1 active strategies meet every criterion")
+    assert "could not be judged" in shown(made, "strategy_promotion")["verdicts"]
+
+
+class TestAnswersAreKept:
+    """Of the same bars, files and code nothing is worked out twice."""
+
+    def again(self, **config: Any) -> dg.ExecuteInProcessResult:
+        chosen = {"strategies": [NAME], "paths": 200, "random_seeds": 4, **config}
+        return materialise([research_results.strategy_baselines], fine=False, **chosen)
+
+    def test_a_question_answered_before_is_shown_as_it_was(
+        self, deep: dg.ExecuteInProcessResult, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def worked(*_: Any, **__: Any) -> None:
+            raise AssertionError("worked out again")
+
+        monkeypatch.setattr("trading.baselines.random_entries", worked)
+        before, now = shown(deep, "strategy_baselines"), shown(self.again(), "strategy_baselines")
+        assert {k: v for k, v in now.items() if NAME in k} == {k: v for k, v in before.items() if NAME in k}
+        assert now["splits"].splitlines()[-1] in before["splits"]
+        assert not self.again(random_seeds=3).success, "another question"
+        assert not self.again(fresh=True).success
+
+    def test_other_code_or_limits_or_plugins_are_another_basis(
+        self, sample: tuple[Settings, Lake], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = load_config(sample[0])
+        basis = research_results._basis(config, "baselines", {"seeds": 4})
+        assert basis == research_results._basis(config, "baselines", {"seeds": 4})
+        tighter = replace(config, limits=config.limits.model_copy(update={"max_notional": 1.0}))
+        other = replace(config, files=[replace(f, revision="x") if f.kind == "plugins" else f for f in config.files])
+        kinds = [("monte_carlo", config, 4), ("baselines", config, 5), ("baselines", tighter, 4), ("baselines", other, 4)]
+        assert basis not in {research_results._basis(c, kind, {"seeds": n}) for kind, c, n in kinds}
+        monkeypatch.setattr(research_results, "_sources", lambda: "other code")
+        assert basis != research_results._basis(config, "baselines", {"seeds": 4})
+
+    def test_a_strategy_file_that_asks_for_more_gets_it(self, sample: tuple[Settings, Lake]) -> None:
+        path = sample[0].config / "strategies" / "rsi_reversion_fx.yaml"
+        text = path.read_text()
+        asking = "\nresearch: {monte_carlo: {paths: 150}, random_entries: {seeds: 3}, cost_factors: [10]}\n"
+        try:
+            path.write_text(text + asking)
+            asked = [research_results.strategy_baselines, research_results.strategy_monte_carlo]
+            made = materialise(asked, strategies=["rsi_reversion_fx"])
+        finally:
+            path.write_text(text)
+        table = shown(made, "strategy_baselines")["rsi_reversion_fx"]
+        assert "median of 3" in table
+        assert all(f"| costs × {n} |" in table for n in (0, 1, 2, 5, 10))
+        kept = research_results.research_store().get("rsi_reversion_fx", file_revision(text + asking), "monte_carlo")
+        assert (kept or {})["paths"] == 150
 
 
 def test_the_files_own_column_of_the_grid_is_its_backtest(sample: tuple[Settings, Lake], deep: dg.ExecuteInProcessResult) -> None:

@@ -24,7 +24,7 @@ from resources.corporate_actions import write_actions
 from resources.feeds.protocol import BarClose
 from resources.ledger import action_tables as a
 from resources.ledger import audit
-from resources.ledger.actions import applied_splits, decide, in_todays_units
+from resources.ledger.actions import applied_splits, decide, in_todays_units, position_adjustments
 from resources.ledger.store import connect
 from tests.desk import kit
 from trading.calendars import calendar
@@ -109,9 +109,10 @@ class StockDesk(kit.Desk):
             rows = connection.execute(text("SELECT count(*) FROM audit WHERE action = :a"), {"a": act})
             return int(rows.scalar_one())
 
-    def say(self, day: date, factor: float | None) -> None:
+    def say(self, day: date, factor: float | None, kind: ActionKind = ActionKind.SPLIT) -> None:
+        now = self.clock()
         with self.engine.begin() as connection:
-            decide(connection, "AAPL", day, factor=factor, who="tapeline:test", reason="looked at it", now_time=self.clock())
+            decide(connection, "AAPL", day, factor=factor, who="tapeline:test", reason="looked at it", now_time=now, kind=kind)
 
 
 @pytest.fixture
@@ -305,15 +306,10 @@ class TestDoubt:
         assert desk.store.last_prices()["AAPL"] == 665.0  # of this session: at the new level already
         assert desk.broker.account().equity == pytest.approx(kit.CASH - 100 * 700.0 + 105 * 665.0)
 
-    @pytest.mark.parametrize("kind", [ActionKind.SPIN_OFF, ActionKind.DELISTING])
-    def test_a_spin_off_or_delisting_of_something_held_is_the_operators(self, desk: StockDesk, kind: ActionKind) -> None:
+    def test_a_delisting_of_something_held_is_the_operators(self, desk: StockDesk) -> None:
         opened(desk)
-        write_actions(desk.room, "AAPL", [split(1.1 if kind is ActionKind.SPIN_OFF else 1.0, kind=kind)])
-        assert str(kind) in desk.bar(stock_bar(THU, 1, 690.0))["AAPL"]
-
-    def test_a_spin_off_of_something_not_held_holds_nothing(self, desk: StockDesk) -> None:
-        write_actions(desk.room, "AAPL", [split(1.1, kind=ActionKind.SPIN_OFF)])
-        assert desk.bar(stock_bar(THU, 1, 690.0)) == {}
+        write_actions(desk.room, "AAPL", [split(1.0, kind=ActionKind.DELISTING)])
+        assert "delisting" in desk.bar(stock_bar(THU, 1, 690.0))["AAPL"]
 
     def test_actions_that_cannot_be_read_hold_the_instrument(self, desk: StockDesk) -> None:
         write_actions(desk.room, "AAPL", [split(7.0)])
@@ -324,6 +320,81 @@ class TestDoubt:
         for factor in (0.0, -7.0, 1.0, math.inf):
             with pytest.raises(ValueError, match="factor"):
                 desk.say(THU, factor)
+
+
+SPIN_OFF = ActionKind.SPIN_OFF
+
+
+class TestASpinOff:
+    """The shares stay; what was spun off leaves at what the price lost, and levels follow the price."""
+
+    def test_a_known_one_moves_average_and_levels_and_pays_out_what_was_spun_off(self, desk: StockDesk) -> None:
+        trade = opened(desk)
+        equity = desk.broker.account().equity
+        write_actions(desk.room, "AAPL", [split(1.25, kind=SPIN_OFF)])
+        assert desk.bar(stock_bar(THU, 1, 560.0)) == {}
+        (held,) = desk.store.open_positions()
+        assert (held.quantity, held.average_price) == (100.0, 560.0)
+        assert [(p.quantity, p.average_price) for p in desk.broker.positions()] == [(100.0, 560.0)]
+        assert desk.broker.account().equity == pytest.approx(equity)
+        assert desk.legs(trade) == {"stop": ("accepted", 100.0, 504.0), "target": ("accepted", 100.0, 616.0)}
+        (booked,) = position_adjustments(desk.engine)
+        assert (booked["quantity_before"], booked["quantity_after"], booked["cash_in_lieu"]) == (100.0, 100.0, 14_000.0)
+        reconcile.reconcile(desk.engine, desk.broker, desk.clock)
+        assert mismatches_of(desk) == {}
+
+    def test_what_it_gained_with_the_part_that_left_is_realized(self, desk: StockDesk) -> None:
+        opened(desk)
+        desk.bar(stock_bar(WED, 3, 750.0))
+        write_actions(desk.room, "AAPL", [split(1.25, kind=SPIN_OFF)])
+        desk.bar(stock_bar(THU, 1, 600.0))
+        (held,) = desk.store.open_positions()
+        assert held.realized_pnl == pytest.approx(100 * (150.0 - 140.0))  # a fifth of 750 got for a fifth of 700
+
+    def test_told_by_its_value_it_is_measured_by_the_price_before(self, desk: StockDesk) -> None:
+        opened(desk)
+        told = replace(split(math.nan, kind=SPIN_OFF), amount=140.0)
+        write_actions(desk.room, "AAPL", [told])
+        assert desk.bar(stock_bar(THU, 1, 560.0)) == {}
+        assert desk.store.open_positions()[0].average_price == pytest.approx(560.0)
+
+    def test_told_by_a_value_without_a_price_of_the_session_before_it_holds(self, desk: StockDesk) -> None:
+        opened(desk)
+        write_actions(desk.room, "AAPL", [replace(split(math.nan, FRI, kind=SPIN_OFF), amount=140.0)])
+        assert "spin_off" in desk.bar(stock_bar(FRI, 1, 560.0))["AAPL"]
+
+    def test_an_unknown_one_holds_until_an_operator_says_what_it_was(self, desk: StockDesk) -> None:
+        trade = opened(desk)
+        write_actions(desk.room, "AAPL", [split(math.nan, kind=SPIN_OFF)])
+        assert "--value" in desk.bar(stock_bar(THU, 1, 560.0))["AAPL"]
+        assert not desk.submit(1, symbol="AAPL", close_time=at(THU, 1), valid_until=at(THU, 3)).accepted
+        desk.say(THU, 1.25, SPIN_OFF)
+        assert desk.bar(stock_bar(THU, 2, 560.0)) == {}
+        assert (desk.position(symbol="AAPL"), desk.legs(trade)["stop"][2]) == (100.0, 504.0)
+
+    def test_a_step_that_looked_like_a_split_and_was_a_spin_off_leaves_the_shares(self, desk: StockDesk) -> None:
+        opened(desk)
+        assert "looks like a split" in desk.bar(stock_bar(THU, 1, 350.0))["AAPL"]
+        desk.say(THU, 2.0, SPIN_OFF)
+        assert desk.bar(stock_bar(THU, 2, 350.0)) == {}
+        assert desk.position(symbol="AAPL") == 100.0
+        assert held_of(desk) == {}
+        with desk.engine.connect() as connection:
+            assert [(s.factor, s.units) for s in applied_splits(connection)["AAPL"]] == [(2.0, False)]
+
+    def test_a_factor_below_one_is_no_spin_off(self, desk: StockDesk) -> None:
+        with pytest.raises(ValueError, match="takes value away"):
+            desk.say(THU, 0.5, SPIN_OFF)
+
+
+def mismatches_of(desk: StockDesk) -> dict[str, Any]:
+    with desk.engine.connect() as connection:
+        return dict(mismatches.known(connection))
+
+
+def held_of(desk: StockDesk) -> dict[str, str]:
+    with desk.engine.connect() as connection:
+        return held_instruments(connection)
 
 
 class TestPlans:

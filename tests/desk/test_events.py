@@ -163,8 +163,7 @@ def test_whatever_events_come_the_states_make_sense(told: list[OrderEvent]) -> N
         if state is OrderState.UNKNOWN and step.changed:  # only evidence ends it, never our own wish
             assert event not in (OrderEvent.SEND, OrderEvent.REQUEST_CANCEL, OrderEvent.REQUEST_UPDATE, OrderEvent.LOST)
         if state in TERMINAL and step.changed:
-            assert event is OrderEvent.FILL
-            assert step.state is OrderState.FILLED
+            assert (event, step.state) in ((OrderEvent.FILL, OrderState.FILLED), (OrderEvent.FOUND, OrderState.ACCEPTED))
         filled = filled or (event is OrderEvent.FILL and not step.anomalous)
         state = step.state
         if filled:
@@ -177,6 +176,7 @@ _ONCE = {OrderEvent.SEND, OrderEvent.LOST, OrderEvent.NOT_FOUND, OrderEvent.UPDA
     OrderEvent.CANCEL_REJECTED,
     OrderEvent.ACK,
     OrderEvent.ACCEPT,
+    OrderEvent.FOUND,
 }
 """Events whose repetition may move an order on in some state; no other one does."""
 

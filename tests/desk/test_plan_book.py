@@ -164,3 +164,21 @@ def test_a_paused_plan_is_not_armed(ledger_engine: Engine) -> None:
     book = Book(ledger_engine, SIMPLE.replace("status: active", "status: paused"))
     with pytest.raises(KeyError):
         book.close(1)
+
+
+def test_what_the_ui_shows_of_a_managed_plan_are_the_levels_in_force_and_the_orders_that_rest(ledger_engine: Engine) -> None:
+    from resources.plan_view import plan_rows
+
+    book = Book(ledger_engine)
+    book.close(1)
+    assert book.enter(1).accepted
+    book.close(2)
+    book.edit(SIMPLE.replace("direction: long", "direction: short").replace("1.2200", "1.1000").replace("1.1900", "1.2500"))
+    book.close(3)
+    plans = {"idea": book.plan}
+    with ledger_engine.connect() as connection:
+        (row,) = plan_rows(plans, connection, book.desk.config.universe)
+    assert (row.state, row.direction, row.targets) == ("managing", "long", "1.22"), "of the revision in force, not the newest file"
+    assert "its trade is long EURUSD: not taken" in row.problem
+    assert [part.split(" x ")[0] for part in row.resting.split(", ")] == ["stop 1.19", "target 1.22"]
+    assert row.last.startswith("edit_refused 2017-12-")

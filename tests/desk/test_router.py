@@ -14,7 +14,9 @@ from resources.ledger import audit
 from resources.ledger.store import VerdictRow
 from tests.desk.kit import SESSION, Desk, Rule, bar, config, decision, good_verdicts, hour
 from trading.orders import OrderState, OrderType
+from trading.quality_thresholds import parse_quality
 from trading.signals import Action, PartitionRef
+from trading.timeframes import US_PER_DAY, US_PER_MINUTE
 
 
 @pytest.fixture
@@ -144,6 +146,44 @@ def test_the_running_session_may_have_grown_but_a_finished_one_must_be_the_same(
     refusal = desk.submit(strategy="revert", partitions=(today, yesterday)).refusal
     assert refusal.startswith("DATA_QUALITY: partition=bars_1h/2017-12-26/EURUSD")
     assert refusal.endswith("reason=stale")
+
+
+class TestVerdictsExpireAtTheDeskAsTheyDoInTheGate:
+    """A decision may wait; when it arrives, its verdicts are measured again by the same rule (trading/freshness.py)."""
+
+    @staticmethod
+    def limited(desk: Desk, text: str) -> None:
+        parsed, problems = parse_quality(text, "q.yaml")
+        assert parsed is not None, problems
+        universe = desk.config.universe
+        desk.config.universe = replace(universe, quality=universe.quality.over(parsed.thresholds))
+
+    @staticmethod
+    def judged(desk: Desk, judged_time: int | None) -> None:
+        desk.ledger.put_verdicts([replace(v, judged_time=judged_time) for v in good_verdicts("EURUSD")])
+
+    def test_one_that_saw_the_market_lately_is_good(self, desk: Desk) -> None:
+        self.limited(desk, "by_timeframe: {1h: {verdict_max_age_minutes: 150}}\n")
+        self.judged(desk, desk.clock() - 150 * US_PER_MINUTE)
+        assert desk.submit().accepted
+
+    @pytest.mark.parametrize("missing", [False, True])
+    def test_one_that_did_not_or_does_not_say_is_refused(self, desk: Desk, missing: bool) -> None:
+        self.limited(desk, "by_timeframe: {1h: {verdict_max_age_minutes: 150}}\n")
+        self.judged(desk, None if missing else desk.clock() - 150 * US_PER_MINUTE - 1)
+        refusal = desk.submit().refusal
+        assert refusal.startswith(f"DATA_QUALITY: partition=bars_1h/{SESSION}/EURUSD")
+        assert refusal.endswith("reason=expired")
+
+    def test_a_limit_in_real_days_counts_on_the_real_clock(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.limited(desk, "verdict_max_age_days: 30\n")
+        later = store.wall_us() + 31 * US_PER_DAY
+        monkeypatch.setattr(store, "wall_us", lambda: later)
+        assert desk.submit().refusal.endswith("reason=expired")
+
+    def test_a_timeframe_nobody_has_limits_for_is_refused(self, desk: Desk) -> None:
+        refusal = desk.submit(partitions=(PartitionRef("bars_7m", SESSION, "EURUSD", "hash1"),)).refusal
+        assert refusal.startswith("DATA_QUALITY: reason=missing field=freshness")
 
 
 def test_a_missing_limit_or_price_refuses(desk: Desk) -> None:
@@ -339,7 +379,10 @@ def test_every_step_is_in_the_audit_and_the_chain_holds(desk: Desk) -> None:
     desk.router.halt("HALTED", "desk", "x", "ana")
     with desk.engine.connect() as connection:
         actions = list(connection.execute(text("SELECT action FROM audit ORDER BY seq")).scalars())
-    assert actions == ["cash_baseline", "order_sending", "order_denied", "exit_wanted", "exit_sent", "halt"]
+    rows = {"session", "intent", "order_event", "fill", "position"}
+    acts = [action for action in actions if action not in rows]
+    assert acts == ["cash_baseline", "order_sending", "order_denied", "exit_wanted", "exit_sent", "halt"]
+    assert set(actions) >= rows - {"session"}
     assert audit.verify(desk.engine) == []
 
 

@@ -12,6 +12,7 @@ from resources.brokers.protocol import (
     BrokerEvent,
     BrokerPosition,
     Execution,
+    Modification,
     OrderReport,
     OrderRequest,
 )  # fmt: skip
@@ -21,13 +22,15 @@ from resources.brokers.protocol import (
 class FaultyBroker:
     """Passes everything to `inner`, but for what the queues say.
 
-    submit_faults: one of SUBMIT_FAULTS per call. cancel_faults: one of "timeout_before", "timeout_after" per call.
+    submit_faults: one of SUBMIT_FAULTS per call. cancel_faults: one of "timeout_before", "timeout_after" per call;
+    modify_faults likewise.
     read_faults: how many of the next reads of the books fail. mangle: applied to what poll_events gives.
     """
 
     inner: Broker
     submit_faults: list[str] = field(default_factory=list)
     cancel_faults: list[str] = field(default_factory=list)
+    modify_faults: list[str] = field(default_factory=list)
     read_faults: int = 0
     mangle: Callable[[list[BrokerEvent]], list[BrokerEvent]] | None = None
     late: list[list[OrderRequest]] = field(default_factory=list)
@@ -67,6 +70,14 @@ class FaultyBroker:
         if fault == "timeout_before":
             raise TimeoutError("no answer")
         self.inner.cancel(client_id)
+        if fault == "timeout_after":
+            raise TimeoutError("no answer")
+
+    def modify(self, client_id: str, change: Modification) -> None:
+        fault = self.modify_faults.pop(0) if self.modify_faults else ""
+        if fault == "timeout_before":
+            raise TimeoutError("no answer")
+        self.inner.modify(client_id, change)
         if fault == "timeout_after":
             raise TimeoutError("no answer")
 

@@ -14,23 +14,10 @@ from ml.agents import UnknownAgent, agent_class
 from ml.agents.lstm import ResettingLSTM
 from ml.agents.recurrent_ppo import RecurrentPPO
 from ml.environment import EnvironmentConfig, MarketData, VectorMarket
+from ml.canaries import total_return
 from tests.ml.markets import market, oracle_return
 
 SMALL = {"lanes": 16, "rollout": 8, "chunk": 4, "hidden": 8}
-
-
-def total_return(agent: RecurrentPPO, data: MarketData) -> tuple[float, int]:
-    """(log return, entries) of the agent over the whole first segment."""
-    lanes = VectorMarket(data, EnvironmentConfig(), 1, 0)
-    lanes.place(0, 0)
-    memory, begins = agent.start(1), np.array([True])
-    total, entries = 0.0, 0
-    for _ in range(len(data.features) - 1):
-        action, memory = agent.act(lanes.observation, lanes.mask, memory, begins)
-        begins = np.array([False])
-        entries += int(action[0] in (1, 2))
-        total += float(lanes.step(action).reward[0])
-    return total, entries
 
 
 class TestMemory:

@@ -46,6 +46,8 @@ def test_a_plan_the_desk_has_not_seen_is_new(run: Run) -> None:
     rows = {r["plan"]: r for r in json.loads(run("list", "--json").stdout)}
     assert rows[NAME]["state"] == "new"
     assert rows["eurusd_autumn_breakdown"]["reason"] == "status paused"
+    levels = [rows["eurusd_autumn_breakdown"][key] for key in ("entry", "stop", "targets", "resting", "last")]
+    assert levels == ["close_below(1.167)", "1.174", "0.5 at 1.16", "", ""]
 
 
 def test_an_armed_plan_is_cancelled_with_a_reason_and_shown(run: Run, ledger_engine: Engine) -> None:
@@ -71,5 +73,5 @@ def test_check_names_every_mistake_at_once(run: Run, folder: Path) -> None:
     (folder / "plans" / f"{NAME}.yaml").write_text("name: x\nsymbl: EURUSD\n")
     result = run("check")
     assert result.exit_code == 1
-    assert "eurusd_autumn_breakdown.yaml:11: template: no template 'breakot'" in result.output
+    assert "eurusd_autumn_breakdown.yaml:12: template: no template 'breakot'" in result.output
     assert f"{NAME}.yaml:2: symbl: unknown key" in result.output

@@ -19,7 +19,7 @@ from resources.lake import Lake, LakeError, PartitionMissing
 from resources.read import Market
 from tests.assets.sample_lake import installation
 from tests.paths import lean_data
-from tests.resources.lake_kit import D1, D2, D3, INSTRUMENTS, append, folder_lake, minutes, session, write
+from tests.resources.lake_kit import D1, D2, D3, INSTRUMENTS, append, folder_lake, lake, minutes, object_store, session, write
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction
@@ -45,9 +45,9 @@ def universe() -> Universe:
 
 
 @pytest.fixture
-def market(folder_lake: Lake, tmp_path: Path) -> Market:
+def market(folder_lake: Lake) -> Market:
     write(folder_lake, minutes("AAPL", D1, D2, D3))
-    return Market(folder_lake, universe(), tmp_path / "lake")
+    return Market(folder_lake, universe())
 
 
 def test_a_pandas_frame_with_a_utc_index_and_the_hashes_of_what_it_was_made_of(market: Market, folder_lake: Lake) -> None:
@@ -129,15 +129,15 @@ def _split(factor: float, known: str) -> CorporateAction:
     return CorporateAction("AAPL", ActionKind.SPLIT, session_number(D3), moment, factor, 0.0, "", "test")
 
 
-def test_the_real_seven_for_one_split_of_2014(folder_lake: Lake, tmp_path: Path) -> None:
+def test_the_real_seven_for_one_split_of_2014(folder_lake: Lake) -> None:
     """AAPL 645.57 on 2014-06-06, 93.70 on 06-09: raw as stored, adjusted on the newer level, point-in-time before it."""
     from resources.feeds.lean import LeanFeed
 
     own = universe()
     bars = LeanFeed(lean_data()).history(own.instruments["AAPL"], Timeframe.M1, D1, D3)
     folder_lake.write_bars("bars_1m", {"AAPL": bars}, start=D1, end=D3, source="lean", instruments=own.instruments)
-    write_actions(tmp_path / "lake", "AAPL", [_split(7.0, "2014-04-23T20:30Z")])
-    market = Market(folder_lake, own, tmp_path / "lake")
+    write_actions(folder_lake, "AAPL", [_split(7.0, "2014-04-23T20:30Z")])
+    market = Market(folder_lake, own)
     raw, adjusted = market.bars("AAPL", "1d"), market.bars("AAPL", "1d", adjusted=True)
     assert raw["close"].iloc[1] == pytest.approx(645.57, abs=0.5)
     assert raw["close"].iloc[2] == pytest.approx(93.70, abs=0.5)
@@ -149,12 +149,20 @@ def test_the_real_seven_for_one_split_of_2014(folder_lake: Lake, tmp_path: Path)
     assert adjusted.attrs["adjusted"] is True
 
 
-def test_a_week_with_a_split_in_it_is_made_of_adjusted_bars(market: Market, folder_lake: Lake, tmp_path: Path) -> None:
+def test_a_week_with_a_split_in_it_is_made_of_adjusted_bars(market: Market, folder_lake: Lake) -> None:
     weekly = resample(minutes("AAPL", D1, D2, D3), Timeframe.W1, calendar("XNYS"), known_until=2**62)
     folder_lake.write_bars("bars_1w", {"AAPL": weekly}, start=D1, end=date(2014, 6, 13), source="t", instruments=INSTRUMENTS)
-    write_actions(tmp_path / "lake", "AAPL", [_split(2.0, "2014-05-01T00:00Z")])
+    write_actions(folder_lake, "AAPL", [_split(2.0, "2014-05-01T00:00Z")])
     assert market.bars("AAPL", "1w").attrs["dataset"] == "bars_1w"
     assert market.bars("AAPL", "1w", adjusted=True).attrs["dataset"] == "bars_1m"
+
+
+def test_adjusted_bars_come_from_the_actions_beside_the_bars_in_a_folder_or_an_object_store(lake: Lake) -> None:
+    write(lake, minutes("AAPL", D1, D2, D3))
+    write_actions(lake, "AAPL", [_split(2.0, "2014-05-01T00:00Z")])
+    raw, adjusted = Market(lake, universe()).bars("AAPL", "1m"), Market(lake, universe()).bars("AAPL", "1m", adjusted=True)
+    np.testing.assert_array_equal(adjusted["close"].iloc[:780], raw["close"].iloc[:780] / 2)
+    np.testing.assert_array_equal(adjusted["close"].iloc[780:], raw["close"].iloc[780:])
 
 
 @pytest.mark.parametrize("timeframe", ["1m", "15m"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resources.config import load_config
-from resources.research_files import load_grids
+from resources.research_files import asked_of, load_grids
 from resources.research_store import ResearchStore, UnknownRevision, number
 from resources.research_trials import TrialBook
 from tests.assets.sample_lake import installation
@@ -68,6 +68,29 @@ class TestGrids:
                 ("research/rsi_reversion.yaml", "strategy", "rsi_reversion")
             ]
             assert list(grids.variants) == ["ema_trend"]
+
+    def test_a_strategy_file_may_ask_itself_and_asking_twice_is_a_problem(self, tmp_path: Path) -> None:
+        with installation(tmp_path) as settings:
+            asking = settings.config / "strategies" / "rsi_reversion_fx.yaml"
+            text = asking.read_text()
+            asking.write_text(text + "\nresearch: {grid: {stop: {match: [exits.stop.multiple], values: [1, 2, 3]}}}\n")
+            (settings.config / "research" / "more.yaml").write_text("strategy: rsi_reversion_fx\nwalk_forward: {folds: 3}\n")
+            config = load_config(settings)
+            asked = asked_of(config, settings.config)
+            assert [(p.file, p.line, p.key) for p in asked.problems] == [("research/more.yaml", 1, "strategy")]
+            assert "strategies/rsi_reversion_fx.yaml" in asked.problems[0].message
+            assert asked.research["rsi_reversion_fx"].walk_forward is None
+            assert len(load_grids(config, settings.config).variants["rsi_reversion_fx"]) == 3
+
+    def test_a_pattern_of_a_research_file_that_matches_nothing_is_named_where_it_stands(self, tmp_path: Path) -> None:
+        with installation(tmp_path) as settings:
+            bad = settings.config / "research" / "ema_trend.yaml"
+            bad.write_text(bad.read_text().replace("exits.stop.multiple", "exits.stop.multipel"))
+            (problem,) = asked_of(load_config(settings), settings.config).problems
+            assert problem.line == next(i for i, t in enumerate(bad.read_text().splitlines(), 1) if "multipel" in t)
+            assert (problem.file, problem.key, problem.nearest) == (
+                "research/ema_trend.yaml", "grid.stop.match[0]", "exits.stop.multiple"
+            )  # fmt: skip
 
 
 class TestTrialBook:

@@ -307,7 +307,7 @@ def test_bars_of_different_lengths_are_merged_in_time() -> None:
     ("change", "message"),
     [
         ({"cash": 0.0}, "cash 0.0: expected a positive amount"),
-        ({"sizing": {"kind": "kelly"}}, "sizing kind 'kelly'"),
+        ({"sizing": {"kind": "martingale"}}, "sizing kind 'martingale'"),
         ({"instrument": make("Y")}, "X: got bars of X and instrument Y"),
         ({"costs": {"Y": Costs()}}, "costs: none given for X"),
         ({"strategy": ["a", "b"]}, "strategy: 2 given for 1 evaluations"),

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,7 +52,8 @@ def verdicts(*refs: PartitionRef, **changes: Any) -> list[dict[str, Any]]:
 def snapshot(signal: Signal = SIGNAL, **changes: Any) -> bytes:
     values: dict[str, Any] = {
         "instrument": EURUSD, "mode": Mode.PAPER, "verdicts": verdicts(NEWEST, BEFORE), "required": [NEWEST, BEFORE],
-        "warm": True, "now_time": T + US_PER_HOUR, "session_open": True, "min_reward_to_risk": 1.5,
+        "warm": True, "now_time": T + US_PER_HOUR, "session_open": True, "min_reward_to_risk": 1.5, "gates": {},
+        "sizing": {"equity": 100_000.0, "currency": "USD"},
     }  # fmt: skip
     return build_snapshot(signal, **{**values, **changes})
 
@@ -71,13 +73,14 @@ def test_a_good_signal_on_good_bars_is_approved_by_every_gate_in_order() -> None
     result = outcome(snapshot())
     assert result["approved"] is True
     assert [v["gate"] for v in result["verdicts"]] == [
-        "validity", "data_quality", "warm_up", "session", "tradable", "stop_required", "reward_to_risk", "conflict", "legs",
+        "validity", "data_quality", "warm_up", "session", "tradable", "regime", "confluence", "volatility", "stop_required",
+        "reward_to_risk", "conflict", "legs", "size", "budget",
     ]  # fmt: skip
     assert result["signal_id"] == SIGNAL.id
 
 
 def test_every_gate_is_registered_once() -> None:
-    assert len(GATES.names()) == len(set(GATES.names())) == 9
+    assert len(GATES.names()) == len(set(GATES.names())) == 14
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,22 @@ def test_the_same_snapshot_gives_the_same_bytes_whatever_order_it_was_built_in()
     assert one == other
     assert decide(one) == decide(other)
     assert decide(one) == canonical(json.loads(decide(one)))
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "decisions_schema_1.json").read_text())
+
+
+@pytest.mark.parametrize("case", sorted(GOLDEN))
+def test_a_snapshot_stored_before_a_gate_existed_is_decided_to_the_same_bytes(case: str) -> None:
+    stored = GOLDEN[case]
+    assert decide(stored["snapshot"].encode()) == stored["outcome"].encode()
+
+
+def test_a_snapshot_that_does_not_say_which_gates_are_on_is_refused_by_all_of_them() -> None:
+    result = outcome(snapshot(gates=None))
+    assert result["refusal"] == "REGIME: reason=missing field=gates"
+    refused = {v["gate"] for v in result["verdicts"] if not v["passed"]}
+    assert refused == {"regime", "confluence", "volatility", "budget"}
 
 
 def test_the_decision_carries_the_signal_the_verdicts_and_survives_json() -> None:

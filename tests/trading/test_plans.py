@@ -7,11 +7,12 @@ from datetime import date
 import numpy as np
 import pytest
 
-from tests.trading.samples import CONFIG, eurusd, universe
+from tests.trading.samples import CONFIG, eurusd, spx, universe
 from trading.calendars import calendar
 from trading.config_text import Problem
 from trading.execution_functions import get, levels, triggers
 from trading.plans import Plan, json_schema, parse_plan
+from trading.resample import resample
 from trading.signals import Action
 from trading.strategy import Evaluable, evaluate_anchored, live_window, signal_at
 from trading.timeframes import Timeframe, iso
@@ -189,3 +190,39 @@ def test_triggers_and_levels_are_found_by_name_and_published() -> None:
         get("nothing")
     definitions = json_schema()["$defs"]
     assert {"CloseAbove", "AtrLevel", "IndicatorCondition"} <= set(definitions)
+
+
+class TestOtherInstruments:
+    """A plan may ask another instrument of the universe, whatever function asks."""
+
+    HIGH = "{'>': [close, 1.19]}"
+    CALM = "{'<': [{price: close, symbol: SPX, timeframe: 1d}, 2680]}"
+    PLAIN = f"{{kind: indicator_condition, condition: {{all: [{HIGH}, {CALM}]}}}}"
+    SEEN = f"{{kind: multi_timeframe, of: [{{timeframe: 1h, condition: {HIGH}}}, {{timeframe: 1d, condition: {CALM}}}]}}"
+
+    def text(self, entry: str) -> str:
+        text = LONG.replace("{kind: close_above, level: 1.1950}", entry)
+        return text.replace("timeframe: 1h\n", "timeframe: 1h\nconfirm: [1d]\n", 1).replace("2017-12-27, to", "2017-10-02, to")
+
+    @pytest.mark.parametrize("entry", [PLAIN, SEEN])
+    def test_its_series_is_among_those_the_plan_reads(self, entry: str) -> None:
+        plan = parsed(self.text(entry))
+        assert plan.context == {("SPX", Timeframe.D1): 1}
+        instrument = universe().instruments["EURUSD"]
+        daily = resample(eurusd(), Timeframe.D1, calendar("FX"))
+        bars = {Timeframe.H1: eurusd(), Timeframe.D1: daily, ("SPX", Timeframe.D1): spx()}
+        with pytest.raises(ValueError, match="needs 1d bars of SPX"):
+            plan.evaluate({Timeframe.H1: eurusd(), Timeframe.D1: daily}, instrument)
+        whole = evaluate_anchored(plan, bars, instrument, calendar("FX"))
+        (wanted,) = np.flatnonzero(whole.enter_long)[:1]
+        at = int(whole.close_time[wanted])
+        known = spx().known_at(at)
+        assert known.close[-1] < 2680
+        window = live_window(plan, bars, at, int(eurusd().session[wanted]), calendar("FX"))
+        live = plan.evaluate(window, instrument)
+        assert bool(live.enter_long[-1])
+        assert live.stop_long[-1] == whole.stop_long[wanted]
+
+    def test_a_misspelt_one_is_named_with_the_nearest(self) -> None:
+        (problem,) = [p for p in problems_of(self.text(self.PLAIN.replace("SPX", "SPXX"))) if "SPXX" in p.message]
+        assert problem.nearest == "SPX"

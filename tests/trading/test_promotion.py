@@ -49,6 +49,12 @@ def test_without_the_number_of_trials_nothing_is_deflated() -> None:
     assert names == {"deflated Sharpe: P(true > best of N by luck)", "track record over the minimum needed"}
 
 
+def test_an_unknown_number_of_trials_is_said_where_it_fails() -> None:
+    away = replace(EVIDENCE, trials=math.nan, trials_unknown="MLflow does not answer")
+    (row,) = [r for r in promotion.rows(promotion.judge(away)) if r[0].startswith("deflated")]
+    assert (row[1], row[4], row[5]) == ("not known", "unknown: fails", "N is not known: MLflow does not answer")
+
+
 def test_the_same_record_picked_from_a_million_is_luck() -> None:
     assert "deflated Sharpe: P(true > best of N by luck)" in failed(replace(EVIDENCE, trials=1e6, trial_sharpe_variance=0.003))
 
@@ -61,7 +67,7 @@ def test_a_strategy_that_never_traded_meets_almost_nothing() -> None:
 def test_the_table_says_value_interval_threshold_and_verdict() -> None:
     table = promotion.rows(promotion.judge(replace(EVIDENCE, overfitting=math.nan)))
     row = next(r for r in table if r[0].startswith("probability of backtest"))
-    assert row[1:5] == ["not known", "–", "≤ 0.2", "not met"]
+    assert row[1:5] == ["not known", "–", "≤ 0.2", "unknown: fails"]
     sharpe = next(r for r in table if r[0].startswith("Sharpe"))
     assert " to " in sharpe[2]
     assert not promotion.promoted([])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.trading.strategies import parsed, sample_text
+from tests.trading.strategies import parsed, problems_of, sample_text
 from trading.research_grid import parse_research, rules_hash, variants
 from trading.walk_forward import combinatorial_selection, walk_forward_selection
 
@@ -107,3 +107,53 @@ class TestGrid:
         research, _ = parse_research(many, "research/x.yaml")
         assert research is not None
         assert "at most 500" in variants(sample_text("ema_trend"), research)[1][0].expected
+
+
+class TestResearchKeyOfAStrategy:
+    OWN = """
+research:
+  grid:
+    fast: {match: ["*.cross_*.0.params.period"], values: [5, 8]}
+  walk_forward: {folds: 4}
+  monte_carlo: {paths: 500, block: 10}
+  perturbed: {runs: 20, noise: 0.2}
+  random_entries: {seeds: 10}
+  cost_factors: [0, 3]
+"""
+
+    def test_what_it_asks_for_is_part_of_the_strategy_and_makes_no_new_trial(self) -> None:
+        text = sample_text("ema_trend")
+        asked = parsed(text + self.OWN).rules.research
+        assert (asked.walk_forward.folds, asked.monte_carlo.block, asked.cost_factors) == (4, 10, [0, 3])
+        assert rules_hash(text + self.OWN) == rules_hash(text)
+        made, problems = variants(text + self.OWN, asked)
+        assert problems == []
+        assert [v.parameters for v in made] == [{"fast": 5}, {"fast": 8}]
+        assert "research" not in made[0].text
+
+    @pytest.mark.parametrize(
+        ("old", "new", "key", "near"),
+        [
+            ("folds: 4", "fodls: 4", "research.walk_forward.fodls", "folds"),
+            ("paths: 500", "paths: 5", "research.monte_carlo.paths", ""),
+            ("*.cross_*.0.params.period", "entry.long.all.0.cross_above.0.params.perod", "research.grid.fast.match[0]",
+             "entry.long.all.0.cross_above.0.params.period"),
+            ("[5, 8]", f"{list(range(600))}", "research.grid", ""),
+            ("cost_factors: [0, 3]", "cost_factors: [-1]", "research.cost_factors[0]", ""),
+        ],
+    )  # fmt: skip
+    def test_a_slip_is_named_with_its_line_when_the_file_is_checked(self, old: str, new: str, key: str, near: str) -> None:
+        text = (sample_text("ema_trend") + self.OWN).replace(old, new)
+        (problem,) = problems_of(text)
+        assert (problem.key, problem.nearest) == (key, near)
+        assert new.split(":")[0] in text.splitlines()[problem.line - 1] or key.startswith("research.grid")
+
+    def test_an_ensemble_has_no_grid_and_may_ask_for_the_rest(self) -> None:
+        text = sample_text("fx_ensemble")
+        assert parsed(text + "\nresearch: {walk_forward: {folds: 4}}\n").rules.research is not None
+        (problem,) = problems_of(text + "\nresearch: {grid: {x: {match: [threshold], values: [0.4, 0.6]}}}\n")
+        assert problem.key == "research.grid"
+
+    def test_a_key_that_asks_for_nothing_is_a_problem(self) -> None:
+        (problem,) = problems_of(sample_text("ema_trend") + "\nresearch: {}\n")
+        assert "asks for nothing" in problem.message

@@ -6,11 +6,12 @@ which bar closes something holds; a Level says at which price. One small file ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
 import numpy as np
 
+from trading import conditions
 from trading.conditions import Bools, Condition, Floats, Frame, Operand
 from trading.config_text import ConfigModel
 from trading.timeframes import Timeframe
@@ -25,6 +26,17 @@ class ExecutionFunction(ConfigModel):
         """Bars per timeframe needed, the current one included."""
         return {primary: 1}
 
+    def context(self, primary: Timeframe) -> dict[tuple[str, Timeframe], int]:
+        """Series of other instruments it reads, by (symbol, timeframe), and how many of their bars it needs."""
+        found: dict[tuple[str, Timeframe], int] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Condition):
+                merge_context(found, conditions.context(value, primary))
+            elif isinstance(value, ExecutionFunction):
+                merge_context(found, value.context(primary))
+        return found
+
     def fixed_price(self) -> float | None:
         """The price the file names, when it names one: what impossible levels are found by."""
         return None
@@ -33,7 +45,7 @@ class ExecutionFunction(ConfigModel):
     def label(self) -> str:
         """Short text for a signal's reason."""
         values = self.model_dump(mode="json", exclude={"kind"}, exclude_none=True).values()
-        values_text = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        values_text = ", ".join(f"{v:.10g}" if isinstance(v, float) else str(v) for v in values)
         return f"{self.NAME}({values_text})"
 
 
@@ -83,14 +95,10 @@ def beyond(frame: Frame, timeframe: Timeframe | None, level: float, above: bool,
     return result
 
 
-def conditions_of(function: ExecutionFunction) -> Iterator[Condition]:
-    """Conditions among the fields of `function` and of the functions it holds."""
-    for name in type(function).model_fields:
-        value = getattr(function, name)
-        if isinstance(value, Condition):
-            yield value
-        elif isinstance(value, ExecutionFunction):
-            yield from conditions_of(value)
+def merge_context(into: dict[tuple[str, Timeframe], int], more: Mapping[tuple[str, Timeframe], int]) -> None:
+    """Of each series as many bars as either of the two needs."""
+    for key, bars in more.items():
+        into[key] = max(into.get(key, 0), bars)
 
 
 def plain(function: ExecutionFunction) -> Mapping[str, Any]:
@@ -100,5 +108,5 @@ def plain(function: ExecutionFunction) -> Mapping[str, Any]:
 
 __all__ = [
     "REGISTRY", "Bools", "Condition", "ExecutionFunction", "Floats", "Frame", "Level", "Operand", "Trigger", "beyond",
-    "conditions_of", "plain", "register",
+    "merge_context", "plain", "register",
 ]  # fmt: skip

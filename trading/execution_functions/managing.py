@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from trading import execution_functions
+from trading import execution_functions, matching
+from trading.compiled import kernel
 from trading.config_text import custom_error, nearest
 from trading.execution_functions.base import Bools, ExecutionFunction, Floats, Frame, Trigger
 from trading.instruments import Instrument
@@ -70,22 +71,25 @@ def stop_path(moves: Sequence[StopMove], frame: Frame, trade: Trade, instrument:
 
     Of several moves the tightest counts. A level on or beyond the close is no stop and is left out.
     """
-    stop = snap_against(trade.stop, -trade.side, float(instrument.tick_size))
-    result = np.full(len(frame), stop)
+    tick = float(instrument.tick_size)
+    stop = float(snap_against(trade.stop, -trade.side, tick))
     asked = [np.asarray(move.levels(frame, trade), np.float64) for move in moves]
     if not asked:
-        return result
-    close = frame.price("close")
-    tick = float(instrument.tick_size)
-    for row in np.flatnonzero(trade.held(frame)):
-        for levels in asked:
-            level = snap_against(float(levels[row]), -trade.side, tick)
-            if np.isfinite(level) and (level - stop) * trade.side > 0 and (close[row] - level) * trade.side > 0:
-                stop = level
+        return np.full(len(frame), stop)
+    return np.asarray(_tightest(np.vstack(asked), trade.held(frame), frame.price("close"), stop, trade.side, tick), np.float64)
+
+
+@kernel(matching)
+def _tightest(asked: Floats, held: Bools, close: Floats, stop: float, side: int, tick: float) -> Floats:
+    """float64 (T,): `stop`, tightened row by row to the levels asked for, (M, T), that are known and short of the close."""
+    result = np.empty(len(close))
+    for row in range(len(close)):
+        if held[row]:
+            for k in range(len(asked)):
+                level = snap_against(asked[k, row], -side, tick)
+                if np.isfinite(level) and (level - stop) * side > 0 and (close[row] - level) * side > 0:
+                    stop = level
         result[row] = stop
-    last = np.flatnonzero(trade.held(frame))
-    if len(last):
-        result[last[-1] :] = stop
     return result
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from trading import conditions
 from trading.config_text import ConfigModel, Whole, custom_error
-from trading.execution_functions.base import Bools, Condition, Frame, Trigger, register
+from trading.execution_functions.base import Bools, Condition, Frame, Trigger, merge_context, register
 from trading.timeframes import Timeframe
 
 
@@ -48,6 +48,12 @@ class MultiTimeframe(Trigger):
         for seen in self.of:
             conditions.merge_warm_up(needs, conditions.warm_up(seen.condition, seen.timeframe))
         return needs
+
+    def context(self, primary: Timeframe) -> dict[tuple[str, Timeframe], int]:
+        found: dict[tuple[str, Timeframe], int] = {}
+        for seen in self.of:
+            merge_context(found, conditions.context(seen.condition, seen.timeframe))
+        return found
 
     def holds(self, frame: Frame) -> Bools:
         count = np.zeros(len(frame))

@@ -22,7 +22,8 @@ class Missing(Exception):
 
 
 class Gate(Protocol):
-    """One gate. code: what a missing field is refused with."""
+    """One gate. code: what a missing field is refused with. Gates that came later state ``SINCE``, the schema of the first
+    snapshots they judge: an older snapshot is decided as it was then, byte for byte."""
 
     code: RefusalCode
 
@@ -30,6 +31,21 @@ class Gate(Protocol):
 
 
 GATES: Registry[Gate] = Registry("trading.gates")
+
+
+def since(gate: Gate) -> int:
+    """Schema of the first snapshots that `gate` judges."""
+    return int(getattr(gate, "SINCE", 1))
+
+
+def switched_on(snapshot: Snapshot, name: str) -> bool:
+    """Is the optional gate `name` on for this signal? Raises Missing when the snapshot does not say which gates are."""
+    return name in look(snapshot, "gates", dict)
+
+
+def off(gate: str) -> GateVerdict:
+    """The verdict of a gate that is not switched on."""
+    return passed(gate, "off", "")
 
 
 def look(snapshot: Snapshot, path: str, kind: type) -> Any:

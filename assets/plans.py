@@ -1,0 +1,103 @@
+"""Trade plans in the UI: every plan with where it stands, its levels, its resting orders and what happened last.
+
+The desk moves plans; sensor `plans_and_files` tells Dagster whenever one moved, without a run. The asset can be materialised
+by hand, too.
+"""
+
+from collections import Counter
+from typing import Any
+
+import dagster as dg
+
+from assets.common import markdown_table
+from assets.research import strategies
+from resources.config import Config
+from resources.dagster_resources import ConfigFilesResource, LedgerResource
+from resources.ledger.store import Ledger
+from resources.settings import settings
+from trading.timeframes import iso
+
+NEWEST_EVENTS = 60
+
+_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("plan", "string", "name of the file's plan"),
+        dg.TableColumn("state", "string", "new, armed, entered, managing, closed, expired or cancelled"),
+        dg.TableColumn("direction", "string"),
+        dg.TableColumn("symbol", "string"),
+        dg.TableColumn("status", "string", "of the file: active, paused or stopped"),
+        dg.TableColumn("mode", "string"),
+        dg.TableColumn("valid", "string", "sessions in which it may enter"),
+        dg.TableColumn("entry", "string"),
+        dg.TableColumn("stop", "string", "level of the file"),
+        dg.TableColumn("targets", "string"),
+        dg.TableColumn("manage", "string", "what is done with the open trade"),
+        dg.TableColumn("invalidation", "string"),
+        dg.TableColumn("resting", "string", "orders that may rest at the broker now"),
+        dg.TableColumn("since", "timestamp", "in this state, market time"),
+        dg.TableColumn("revision", "string", "of the file in force"),
+        dg.TableColumn("last", "string", "newest event"),
+        dg.TableColumn("trade", "string", "id of the entry's intent"),
+        dg.TableColumn("reason", "string"),
+        dg.TableColumn("problem", "string", "what of the newest file is not in force"),
+    ]
+)
+
+_SHOWN = ("plan", "state", "direction", "symbol", "entry", "stop", "targets", "resting", "last", "revision", "reason", "problem")
+"""What the first table has: the page is narrow, the rest stands in the second."""
+
+
+def plans_metadata(config: Config, store: Ledger) -> dict[str, Any]:
+    """What the UI shows of the plans now."""
+    from resources.ledger.plans import newest_events
+    from resources.plan_view import plan_rows
+
+    with store.engine.connect() as connection:
+        rows = plan_rows(config.plans, connection, config.universe)
+        events = newest_events(connection, NEWEST_EVENTS)
+    open_, ended = [r for r in rows if not r.ended], [r for r in rows if r.ended]
+    more = [c.name for c in _SCHEMA.columns]
+    happened = [
+        [iso(e["event_time"]), e["plan"], e["event"], f"{e['state_before']} -> {e['state_after']}", e["who"], e["reason"],
+         e["revision"], ", ".join(f"{k} {v}" for k, v in e["content"].items())]
+        for e in events
+    ]  # fmt: skip
+    return {
+        "mode": settings().mode.upper(),
+        "dagster/row_count": len(rows),
+        **dict(sorted(Counter(r.state for r in rows).items())),
+        "plans": dg.MetadataValue.md(markdown_table(_SHOWN, [[getattr(r, c) for c in _SHOWN] for r in open_])),
+        "over": dg.MetadataValue.md(markdown_table(_SHOWN, [[getattr(r, c) for c in _SHOWN] for r in ended])),
+        "everything": dg.MetadataValue.md(markdown_table(more, [[getattr(r, c) for c in more] for r in open_])),
+        "happened": dg.MetadataValue.md(
+            markdown_table(["time", "plan", "event", "state", "who", "reason", "revision", "more"], happened)
+        ),
+        "with_problem": sum(bool(r.problem) for r in rows),
+    }
+
+
+@dg.asset(
+    group_name="trading",
+    owners=["team:trading"],
+    kinds={"yaml", "postgres"},
+    tags={"lane": "plans"},
+    deps=[strategies, dg.AssetKey("positions")],
+    metadata={"dagster/column_schema": _SCHEMA},
+    description="Every trade plan: where it stands (armed, entered, managing, closed, expired, cancelled), the revision in "
+    "force, its levels, its resting orders and what happened last. Kept up to date by sensor plans_and_files; plans are moved "
+    "by the desk and edited as files, never here.",
+)
+def plans(config_files: ConfigFilesResource, ledger: LedgerResource) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata=plans_metadata(config_files.load(), ledger.ledger()))
+
+
+ASSETS: list[Any] = [plans]
+JOBS: list[Any] = [
+    dg.define_asset_job(
+        "check_config",
+        selection=dg.AssetSelection.assets("strategies", "plans").without_checks()
+        | dg.AssetSelection.checks(dg.AssetCheckKey(strategies.key, "config_valid")),
+        executor_def=dg.in_process_executor,
+        description="Read every file people edit, show what is wrong with it, and where each plan stands.",
+    )
+]

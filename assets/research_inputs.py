@@ -1,0 +1,63 @@
+"""What a backtest of the lake needs beside bars and corporate actions: rates of exchange, and doubts about the prices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from resources.lake import Lake
+from trading.bars import Bars
+from trading.corporate_actions import CorporateAction, steps, unexplained_splits
+from trading.instruments import AssetClass, Instrument
+from trading.order_rules import FxSeries
+from trading.timeframes import session_date
+from trading.universe import Universe
+
+_PAIRS: Final = (AssetClass.FOREX, AssetClass.CRYPTO)
+
+
+def doubts_of(instrument: Instrument, bars: Bars, actions: Iterable[CorporateAction]) -> str:
+    """Why a result on these raw prices is doubtful; "" when nothing speaks against them."""
+    if instrument.asset_class is not AssetClass.EQUITY or len(bars) < 2:
+        return ""
+    found = unexplained_splits(*steps(bars), actions)
+    if not found:
+        return ""
+    day, factor = session_date(found[0][0]), found[0][1]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"a step on {day} that looks like a split by {factor:g} and that no corporate action explains{more}: profits across it "
+        "are not real; see the check splits_explained"
+    )
+
+
+def rates_of(universe: Universe, lake: Lake, currencies: Iterable[str], account: str) -> dict[str, FxSeries]:
+    """Rates of the currencies that an instrument of the universe has bars for (EURUSD, or USDEUR turned over), by currency.
+
+    The rate of a bar is known from its close on. Currencies without a series are left out.
+    """
+    pairs = {i.symbol.replace("/", "").upper(): i for i in universe.instruments.values() if i.asset_class in _PAIRS}
+    found: dict[str, FxSeries] = {}
+    for currency in sorted(set(currencies) - {account}):
+        for name, turned in ((f"{currency}{account}", False), (f"{account}{currency}", True)):
+            pair = pairs.get(name)
+            bars = lake.read_bars(f"bars_{pair.native_timeframe}", pair.symbol) if pair is not None else None
+            if bars is None or not len(bars):
+                continue
+            good = np.isfinite(bars.close) & (bars.close > 0)
+            rate = bars.close[good]
+            found[currency] = FxSeries(bars.close_time[good], 1.0 / rate if turned else rate)
+            break
+    return found
+
+
+def without_rate(instruments: Mapping[str, Instrument], rates: Mapping[str, FxSeries], account: str) -> dict[str, str]:
+    """Symbols that cannot be valued in the account's currency -> why."""
+    return {
+        symbol: f"quoted in {i.currency}: no rate to {account} in the lake; add {i.currency}{account} or {account}{i.currency} "
+        "to the universe"
+        for symbol, i in instruments.items()
+        if i.currency != account and i.currency not in rates
+    }  # fmt: skip

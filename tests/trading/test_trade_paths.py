@@ -1,0 +1,92 @@
+"""What the backtest is told of an open trade, all rows at once, is what the desk asks row by row on its own windows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.trading.samples import eurusd, eurusd_4h, universe
+from trading import engine_records as er
+from trading.backtest import backtest
+from trading.bars import Bars
+from trading.calendars import calendar
+from trading.corporate_actions import ActionKind, CorporateAction
+from trading.evaluable import live_window
+from trading.execution_functions.managing import Trade
+from trading.plan_management import ask
+from trading.plans import Plan, parse_plan
+from trading.timeframes import US_PER_HOUR, Timeframe
+from trading.trade_paths import Entered, PlanPaths, paths_of
+
+INSTRUMENT = universe().instruments["EURUSD"]
+PLAN = """\
+name: probe
+symbol: EURUSD
+direction: short
+timeframe: 1h
+confirm: [4h]
+valid: {from: 2017-09-01, to: 2017-12-29}
+entry: {kind: level, price: 1.19}
+stop: 1.2300
+manage:
+  - {kind: chandelier, period: 22, multiple: 4.0, timeframe: 4h}
+  - {kind: trailing_atr, period: 14, multiple: 6}
+  - {kind: scale_out, share: 0.25, when: {kind: close_below, level: 1.175}}
+  - kind: scale_out
+    share: 0.25
+    when: {kind: indicator_condition, condition: {"<": [{indicator: rsi, params: {period: 14}}, 25]}}
+  - {kind: time_stop, bars: 260}
+sizing: {kind: fixed, quantity: 1000}
+"""
+ENTRY = 4570
+"""Row of a bar of the last days of September: hourly windows move at the turn of a quarter."""
+
+
+def plan(text: str = PLAN) -> Plan:
+    made, problems = parse_plan(text, "probe.yaml", universe())
+    assert made is not None, [str(p) for p in problems]
+    return made
+
+
+def bars() -> dict[Timeframe, Bars]:
+    return {Timeframe.H1: eurusd(), Timeframe.H4: eurusd_4h()}
+
+
+def joined(paths: PlanPaths, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:  # type: ignore[type-arg]
+    """The answers from ENTRY on, window after window, and how many windows there were."""
+    stops, leaves, dues, row, pieces = [], [], [], ENTRY, 0
+    entry = float(eurusd().open[ENTRY])
+    while row < ENTRY + rows:
+        path = paths.after(Entered(row, ENTRY, False, -1, entry, 1.23, (np.nan,)))
+        stops, leaves, dues = [*stops, path.stop], [*leaves, path.leave], [*dues, path.due]
+        row, pieces = row + len(path.stop), pieces + 1
+    return np.concatenate(stops)[:rows], np.concatenate(leaves)[:rows], np.concatenate(dues)[:rows], pieces
+
+
+def test_all_rows_at_once_are_the_desks_rows_over_the_turn_of_a_window() -> None:
+    rows, mine, venue = 300, plan(), calendar("FX")
+    stops, leaves, dues, pieces = joined(PlanPaths(mine, bars(), INSTRUMENT), rows)
+    assert pieces >= 2, "the trade does not outlive its window: the test is about nothing"
+    trade = Trade(-1, float(eurusd().open[ENTRY]), 1.23, int(eurusd().close_time[ENTRY]) - US_PER_HOUR, (np.nan,))
+    for i in range(0, rows, 7):
+        row = ENTRY + i
+        window = live_window(mine, bars(), int(eurusd().close_time[row]), int(eurusd().session[row]), venue)
+        asked = ask(mine, window, INSTRUMENT, trade)
+        assert asked.stop == stops[i]
+        assert [j for j in range(2) if dues[i] >> j & 1] == list(asked.scale_outs)
+        assert (asked.leave == "time_stop") == (leaves[i] == er.TIME_STOP)
+    assert (np.diff(stops) != 0).any()
+    assert dues.any()
+    assert leaves.any()
+
+
+def test_a_plan_that_manages_nothing_has_no_paths() -> None:
+    assert paths_of(plan(PLAN.split("manage:")[0] + "sizing: {kind: fixed, quantity: 1000}\n"), bars(), INSTRUMENT) is None
+
+
+def test_a_managed_trade_is_not_carried_across_a_roll() -> None:
+    roll = CorporateAction("EURUSD", ActionKind.ROLL, int(eurusd().session[ENTRY + 40]), 0, 1.0, 0.001)
+    text = PLAN.replace("entry: {kind: level, price: 1.19}", 'entry: {kind: indicator_condition, condition: {">": [close, 1.0]}}')
+    mine = plan(text.replace("2017-09-01", "2017-09-22"))
+    with pytest.raises(ValueError, match=r"probe: its trade of EURUSD is open on .* when the contract is rolled"):
+        backtest(mine, {"EURUSD": bars()}, INSTRUMENT, cash=1e5, actions={"EURUSD": [roll]})
