@@ -1,5 +1,6 @@
 """Corporate actions of the universe and the rolls of its continuous futures, with what they explain in the raw bars."""
 
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -56,6 +57,7 @@ def continuous(instrument: Instrument) -> bool:
 def corporate_actions(
     context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
 ) -> dg.MaterializeResult:
+    from resources.changes import note_actions
     from resources.corporate_actions import content_hash, gather, read_actions, write_actions
     from resources.ledger.actions import confirmed_actions
     from trading.ids import content_hash as hash_of
@@ -74,7 +76,20 @@ def corporate_actions(
         confirmed = confirmed_actions(connection)
     gathered = gather(watched, settings().config / "actions", lean, confirmed)
     place = lake.lake()
-    changed = [s for s, found in gathered.actions.items() if not gathered.problems and write_actions(place, s, found)]
+    changed, overtaken = [], 0
+    for symbol, found in gathered.actions.items() if not gathered.problems else ():
+        before = read_actions(place, symbol)
+        if content_hash(before) == content_hash(found):
+            continue
+        note = partial(note_actions, ledger.ledger(), symbol, before, found, universe=universe, lake=place)
+        # Before the write, so that a run killed in between leaves nothing unmarked; after it, because what was recomputed in
+        # between still read the former ones.
+        adjusted = settings().price_view == "adjusted"
+        if adjusted:
+            note()
+        write_actions(place, symbol, found)
+        overtaken += len(note()) if adjusted else 0
+        changed.append(symbol)
     stored = {symbol: read_actions(place, symbol) for symbol in sorted(watched)}
     every = [action for found in stored.values() for action in found]
     if gathered.problems:
@@ -84,6 +99,7 @@ def corporate_actions(
         metadata={
             "dagster/row_count": len(every),
             "changed": ", ".join(changed) or "none",
+            "features_marked_stale": overtaken,
             "actions": dg.MetadataValue.md(markdown_table(_HEADER, [_row(a) for a in _newest(every)], SHOWN)),
             "overruled": dg.MetadataValue.md(
                 markdown_table([*_HEADER, "instead of"], [[*_row(a), f"{b.factor:g} {b.source}"] for a, b in gathered.overruled])

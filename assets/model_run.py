@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from assets.common import markdown_table
-from ml import evaluation
+from ml import evaluation, promotion, training_files
 from ml.baseline import TrainingResult
 from ml.dataset import SourceSpan, TrainingSet, label_matrix
+from ml.labels import BarrierRule
 from ml.matrix import FeaturePart, assemble
-from ml.promotion import Criterion
 from ml.relative import relative_features, relative_version
 from ml.rule import RuleResult
 from resources.lake import Lake, LakeError
@@ -25,12 +25,15 @@ from trading import features
 from trading.bars import Bars
 from trading.corporate_actions import UnknownFactor
 from trading.instruments import Instrument, Mode
+from trading.promotion import Criterion
 from trading.timeframes import Timeframe, iso
 from trading.universe import Universe
 
 TIMEFRAME: Final = Timeframe.D1
 HORIZON: Final = 5
 """Bars a forecast looks ahead: one trading week."""
+BARRIER: Final = BarrierRule(upper=1.5, lower=1.5, window=20, max_bars=10)
+"""The triple barrier of the training sets."""
 
 
 class NoFeatures(Exception):
@@ -100,7 +103,8 @@ def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, hor
         raise NoFeatures(f"nothing to train on in universe {universe.name}: {why}")
     version = relative_version(features.FEATURES_VERSION)
     matrix = assemble(parts, names, timeframe, version, features.WARM_UP)
-    return Gathered(label_matrix(matrix, bars, horizon, universe.name, sources), bars, left_out)
+    labelled = label_matrix(matrix, bars, horizon, universe.name, sources, horizons=training_files.HORIZONS, barrier=BARRIER)
+    return Gathered(labelled, bars, left_out)
 
 
 def _unusable(instrument: Instrument, timeframe: Timeframe, rows: int, version: str) -> str:
@@ -119,6 +123,14 @@ def tradable(universe: Universe) -> dict[str, Instrument]:
 
 
 # -- what people and MLflow read ------------------------------------------------------------------------------------------
+
+
+def sources_table(data: TrainingSet) -> str:
+    """The partitions the set was computed from, as markdown."""
+    return markdown_table(
+        ["dataset", "symbol", "from", "to", "partitions", "hash over their content hashes"],
+        [[s.dataset, s.symbol, s.first_session, s.last_session, s.partitions, s.content_hash] for s in data.sources],
+    )
 
 
 def symbols_table(data: TrainingSet) -> str:
@@ -161,10 +173,10 @@ def rule_table(rule: RuleResult) -> str:
     return markdown_table(["on the test windows, after costs", "return", "trades", "max drawdown"], rows)
 
 
-def criteria_table(criteria: list[Criterion]) -> str:
-    """The promotion criteria with their figures; failed ones are marked."""
-    rows = [["✅" if c.passed else "❌ **failed**", c.name, f"{c.value:.4g}", c.wanted] for c in criteria]
-    return markdown_table(["", "criterion", "measured", "needed"], rows)
+def criteria_table(criteria: Sequence[Criterion]) -> str:
+    """The criteria with their figures; failed ones are marked."""
+    rows = [["✅" if c.passed else "❌ **failed**", *row] for c, row in zip(criteria, promotion.rows(criteria), strict=True)]
+    return markdown_table(["", *promotion.HEADER], rows)
 
 
 def forecast_picture(data: TrainingSet, result: TrainingResult) -> bytes:
@@ -192,14 +204,15 @@ def rule_picture(rule: RuleResult, currency: str) -> bytes:
 
 def model_card(data: TrainingSet, result: TrainingResult, rule: RuleResult, criteria: list[Criterion]) -> str:
     """The model card: what it is, what from, how good, what it must not be used for."""
-    verdict = "meets every criterion" if all(c.passed for c in criteria) else "does not meet every criterion"
+    verdict = "shows skill of its own" if all(c.passed for c in criteria) else "shows no skill worth the name"
     return "\n".join(
         [
             f"# Baseline forecaster, universe {data.universe}", "",
             f"Probability that an instrument, bought at the next open, is higher {data.horizon} {data.matrix.timeframe} bars "
             f"later. {result.model.kind.capitalize()} model on {len(data.matrix.names)} point-in-time features, chosen on the "
             "later part of the training rows, judged walk-forward with purging and embargo.", "",
-            f"**It {verdict} for promotion.**", "", criteria_table(criteria), "", "## Walk-forward figures", "",
+            f"**It {verdict}.** It is what larger models are held against and is never promoted.", "",
+            criteria_table(criteria), "", "## Walk-forward figures", "",
             folds_table(result), "", "## In money", "", rule_table(rule), "", "## Data", "", symbols_table(data), "",
             f"{len(data)} rows, {data.span()}. Data `{data.content_hash()}`, partitions `{data.sources_hash()}`, features "
             f"`{data.matrix.features_version}`, model `{result.model.content_hash()}`, seed {result.config.seed}.", "",
@@ -227,10 +240,6 @@ def record(
         "schema_hash": data.matrix.schema_hash, "model_hash": model_hash, "kind": result.model.kind,
         "seed": str(result.config.seed), "universe": data.universe, "horizon": str(data.horizon),
     }  # fmt: skip
-    source_table = markdown_table(
-        ["dataset", "symbol", "from", "to", "partitions", "hash over their content hashes"],
-        [[s.dataset, s.symbol, s.first_session, s.last_session, s.partitions, s.content_hash] for s in data.sources],
-    )
     return ModelRecord(
         name=model_name(data.universe),
         experiment=f"tapeline/baseline/{data.universe}",
@@ -249,5 +258,5 @@ def record(
         card=model_card(data, result, rule, criteria),
         steps={f"fold_{name}": [getattr(f.scores, name) for f in result.folds] for name in ("auc", "log_loss", "brier", "skill")},
         figures=figures,
-        texts={"sources.md": source_table},
+        texts={"sources.md": sources_table(data)},
     )  # fmt: skip

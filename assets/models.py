@@ -1,4 +1,4 @@
-"""Models: the training set, the baseline forecaster tracked in MLflow, and the gate that decides whether it is trusted."""
+"""Models: the training set and the baseline forecaster tracked in MLflow. What may be promoted: assets/model_assets.py."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import dagster as dg
 
 from assets import model_run
 from assets.common import image
-from resources.dagster_resources import ConfigFilesResource, LakeResource, TrackingResource
+from assets.upstream import MadeOutput
+from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource, TrackingResource
+from resources.outputs import MODEL, TRAINING_SET
 from resources.price_view import outcome_bars
 from resources.revision import code_revision
 from resources.settings import settings
@@ -21,6 +23,8 @@ _TRAINING_SCHEMA = dg.TableSchema(
         dg.TableColumn("event_end", "timestamp[us, UTC]", "when the label is known; splits purge by it"),
         dg.TableColumn("forward_return", "float64", "next open to the open HORIZON bars later, as a fraction"),
         dg.TableColumn("direction", "int8", "1 when forward_return is positive"),
+        dg.TableColumn("forward_return_*", "float64", "the same over other horizons"),
+        dg.TableColumn("barrier", "int8", "triple barrier: 1 the upper came first, -1 the lower, 0 neither in time"),
         dg.TableColumn("f_*", "float32", "one column per feature, prices relative to the close"),
     ],
     constraints=dg.TableConstraints(other=["unique(close_time, symbol)", "no missing values"]),
@@ -35,10 +39,11 @@ _TRAINING_SCHEMA = dg.TableSchema(
     description="Labelled feature rows of every instrument that may be backtested: what was known at each daily close, and "
     "whether a trade entered at the next open was up a week later. One Parquet file that names the partitions it came from.",
 )
-def training_set(config_files: ConfigFilesResource, lake: LakeResource) -> dg.MaterializeResult:
+def training_set(config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource) -> dg.MaterializeResult:
     from ml import dataset
 
     universe = config_files.load().universe
+    made = MadeOutput(ledger, TRAINING_SET, f"{universe.name}_{model_run.TIMEFRAME}")
     try:
         gathered = model_run.gather(lake.lake(), universe)
     except model_run.NoFeatures as error:
@@ -46,6 +51,7 @@ def training_set(config_files: ConfigFilesResource, lake: LakeResource) -> dg.Ma
     data = gathered.training_set
     path = model_run.training_set_path(settings(), universe.name)
     dataset.save(data, path)
+    made.record(data.sources)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(data),
@@ -70,15 +76,16 @@ def training_set(config_files: ConfigFilesResource, lake: LakeResource) -> dg.Ma
     deps=[training_set],
     kinds={"mlflow", "sklearn"},
     description="Logistic regression or gradient boosting, whichever forecast better on past data, judged walk-forward "
-    "against the class prior and in money after costs. Every training is a run in MLflow and a new version there; whether "
-    "the version is trusted is the promotion gate's to say.",
+    "against the class prior and in money after costs. It is what the other models are held against and is never promoted.",
 )
 def baseline_model(
-    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, tracking: TrackingResource
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, tracking: TrackingResource,
+    ledger: LedgerResource,
+) -> dg.MaterializeResult:  # fmt: skip
     from ml import baseline, dataset, promotion, rule
 
     universe = config_files.load().universe
+    made = MadeOutput(ledger, MODEL, model_run.model_name(universe.name))
     path = model_run.training_set_path(settings(), universe.name)
     try:
         data = dataset.load(path)
@@ -88,7 +95,7 @@ def baseline_model(
     place, view = lake.lake(), settings().price_view
     bars = {s: outcome_bars(place, place.read_bars(f"bars_{data.matrix.timeframe}", s), view) for s in data.matrix.symbols}
     money = rule.evaluate_rule(data, result.out_of_sample, bars, model_run.tradable(universe))
-    criteria = promotion.judge({**result.metrics(), **money.metrics()})
+    criteria = promotion.skill({**result.metrics(), **money.metrics()})
     figures = {
         "forecast.png": model_run.forecast_picture(data, result),
         "rule.png": model_run.rule_picture(money, settings().account_currency),
@@ -102,6 +109,7 @@ def baseline_model(
     tracked = tracking.tracking().log_model(
         model_run.record(data, result, money, criteria, path=path, tags=tags, figures=figures)
     )
+    made.record(data.sources)
     context.log.info(f"{tracked.name} version {tracked.version}: {result.model.kind}, AUC {result.overall.auc:.3f}")
     return dg.MaterializeResult(
         metadata={
@@ -114,7 +122,7 @@ def baseline_model(
             "data_hash": data.content_hash(),
             "kind": result.model.kind,
             "dagster/row_count": len(data),
-            "promotion": dg.MetadataValue.md(model_run.criteria_table(criteria)),
+            "skill": dg.MetadataValue.md(model_run.criteria_table(criteria)),
             "walk_forward": dg.MetadataValue.md(model_run.folds_table(result)),
             "in_money": dg.MetadataValue.md(model_run.rule_table(money)),
             "forecast_quality": image(figures["forecast.png"], "ROC, calibration and feature importance"),
@@ -130,46 +138,4 @@ def baseline_model(
     )
 
 
-@dg.asset_check(
-    asset=baseline_model,
-    blocking=True,
-    description="Moves the alias champion to the newest version when its walk-forward figures earn it: AUC above the "
-    "prior's with its lower confidence bound, a net return after costs, and enough trades. Otherwise champion stays "
-    "where it is, and the figures that failed are shown.",
-)
-def promotion_gate(config_files: ConfigFilesResource, tracking: TrackingResource) -> dg.AssetCheckResult:
-    import hashlib
-
-    from ml import promotion
-    from resources.tracking import CHALLENGER, CHAMPION
-
-    mlflow = tracking.tracking()
-    name = model_run.model_name(config_files.load().universe.name)
-    version = mlflow.version_of(name, CHALLENGER)
-    if version is None:
-        return dg.AssetCheckResult(passed=False, metadata={"reason": f"{name} has no version: materialise baseline_model"})
-    if hashlib.sha256(mlflow.model_bytes(name, version)).hexdigest() != mlflow.version_tags(name, version).get("model_hash"):
-        reason = f"{name} version {version}: the stored model is not the one that was trained; train again"
-        return dg.AssetCheckResult(passed=False, metadata={"reason": reason})
-    criteria = promotion.judge(mlflow.metrics(name, version))
-    passed = promotion.promoted(criteria)
-    if passed:
-        mlflow.promote(name, version, {"promotion": "passed"})
-    else:
-        mlflow.note(name, version, {"promotion": "failed: " + ", ".join(c.metric for c in criteria if not c.passed)})
-    return dg.AssetCheckResult(
-        passed=passed,
-        # A model that is not good enough is a finding, not a breakdown: the run goes on and champion stays.
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"version {version} " + ("is champion" if passed else "is not promoted; champion stays where it is"),
-        metadata={
-            "criteria": dg.MetadataValue.md(model_run.criteria_table(criteria)),
-            "version": version,
-            "champion": mlflow.version_of(name, CHAMPION) or "none",
-            "model": dg.MetadataValue.url(f"{mlflow.url}/#/models/{name}/versions/{version}"),
-        },
-    )
-
-
 ASSETS: list[Any] = [training_set, baseline_model]
-CHECKS: list[Any] = [promotion_gate]

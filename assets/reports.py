@@ -6,7 +6,9 @@ from typing import Any
 import dagster as dg
 
 from assets.common import session_partitions_def
+from assets.upstream import MadeOutput
 from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource
+from resources.outputs import REPORT
 from resources.revision import code_revision
 from resources.settings import settings
 
@@ -40,6 +42,7 @@ def daily_report(
 
     session = date.fromisoformat(context.partition_key)
     installation, config, store = settings(), config_files.load(), ledger.ledger()
+    output = MadeOutput(ledger, REPORT, session.isoformat())
     sources = report_sources.sources_of(
         config.universe, lake.lake(), session, currency=installation.account_currency, mode=installation.mode,
         code_revision=code_revision(), generated_wall=time.time_ns() // 1000,
@@ -47,6 +50,7 @@ def daily_report(
     made = report_data.collect(store, session, sources)
     path = report.write_html(made, installation.path("reports"))
     store.mark_reported(session.isoformat())
+    output.record()
     return dg.MaterializeResult(
         metadata={
             "mode": made.mode,

@@ -1,6 +1,6 @@
 """Research: the strategies and plans as people wrote them, and what each would have done over the whole history."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -10,10 +10,12 @@ from assets.common import configured_universe, image, markdown_table
 from assets.market_data import timeframes_of
 from resources.config import Config
 from resources.dagster_resources import ConfigFilesResource, LakeResource
-from resources.research_store import ResearchStore
+from resources.research_store import ResearchStore, difference
 from resources.settings import settings
 from trading.config_text import Problem
 from trading.ids import content_hash
+from trading.strategy import Evaluable
+from trading.timeframes import iso
 
 _STRATEGIES_SCHEMA = dg.TableSchema(
     columns=[
@@ -65,7 +67,8 @@ def strategies_metadata(config: Config) -> dict[str, Any]:
     """What the UI shows of the files; their revisions are kept."""
     known = config.evaluables()
     # Every revision that was ever in use can be compared with later ones, and its decisions replayed.
-    ResearchStore(settings().path("research")).keep_files(settings().config, config.files, known)
+    store = ResearchStore(settings().path("research"))
+    store.keep_files(settings().config, config.files, known)
     rows = []
     for file in config.files:
         e = known.get(file.name) if file.kind in ("strategies", "plans", "plugins") and not file.problems else None
@@ -81,10 +84,32 @@ def strategies_metadata(config: Config) -> dict[str, Any]:
         "dagster/row_count": len(known),
         "active": len(config.active()),
         "files": dg.MetadataValue.md(markdown_table(header, rows)),
+        "versions": dg.MetadataValue.md(_versions(store, known)),
         "config_problems": len(config.problems),
         "limits": dg.MetadataValue.json(config.limits.model_dump(mode="json")),
         "limits_missing": ", ".join(config.limits.missing()) or "none",
     }
+
+
+NEWEST_CHANGES = 5
+
+
+def _versions(store: ResearchStore, known: Mapping[str, Evaluable]) -> str:
+    """How many revisions each strategy and plan has had, and what the newest changes were, newest first."""
+    rows: list[list[Any]] = []
+    changes: list[tuple[int, str, str]] = []
+    for name, evaluable in sorted(known.items()):
+        kept = store.revisions(name)
+        if not kept:
+            continue
+        used = next((i for i, r in enumerate(kept) if r.revision == evaluable.revision), len(kept) - 1)
+        rows.append([name, len(kept), evaluable.revision, iso(kept[used].seen_wall)])
+        if used:
+            changed = difference(kept[used - 1], kept[used])
+            changes.append((kept[used].seen_wall, name, changed or "a file it is made of changed"))
+    newest = sorted(changes, reverse=True)[:NEWEST_CHANGES]
+    shown = [f"**{name}**\n\n```diff\n{text}\n```" for _, name, text in newest]
+    return "\n\n".join([markdown_table(["name", "revisions", "in use", "first seen"], rows), *shown])
 
 
 @dg.asset_check(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from assets.research_run import NotRun, prepare
 from assets.research_verdicts import compare
 from resources.config import Config
 from resources.lake import Lake
-from resources.research_store import ResearchStore, Revision
+from resources.research_store import ResearchStore, Revision, difference
 from trading.config_text import errors, load_yaml
 from trading.ensembles import Ensemble, bind
 from trading.plans import parse_plan
@@ -42,10 +41,7 @@ def compare_revisions(
     other = prepare(_parsed(b, config), config, lake, cash, one.windows)
     if isinstance(other, NotRun):
         raise ValueError(f"{name} {b.revision}: {other.reason}")
-    diff = difflib.unified_diff(
-        a.text.splitlines(), b.text.splitlines(), f"{a.path} {a.revision}", f"{b.path} {b.revision}", lineterm="", n=2
-    )
-    return Comparison(a, b, compare(one, other), "\n".join(diff))
+    return Comparison(a, b, compare(one, other), difference(a, b))
 
 
 def _parsed(kept: Revision, config: Config) -> Evaluable:

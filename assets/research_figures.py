@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, Final
 
 import numpy as np
@@ -73,6 +75,33 @@ def keep(store: ResearchStore, prepared: Prepared, kind: str, shown: Shown, basi
         **shown.figures, "header": list(shown.header), "rows": shown.rows, "picture_names": list(shown.pictures),
         "notes": shown.notes, "tables": shown.tables, "snapshot": prepared.snapshot, "basis": basis,
     })  # fmt: skip
+
+
+def inputs_hash(prepared: Prepared) -> str:
+    """Hash of what the backtest was given and what came of it: wishes, levels, bars, rates, actions, equity. Two that agree
+    have the same figures, whatever a plug-in, a calendar of news or a corporate action changed in between."""
+    own, result = prepared.experiment, prepared.result
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        digest.update(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+
+    for evaluation in own.evaluations:
+        for part in dataclass_fields(evaluation):
+            value = getattr(evaluation, part.name)
+            for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
+                for inner in item if isinstance(item, tuple) else (item,):
+                    add(inner)
+    for bars in own.bars:
+        add(bars.content_hash())
+    for rates in (own.fx or {}).values():
+        add(rates.time)
+        add(rates.rate)
+    for value in (sorted(own.actions.items()), own.costs, own.instruments, own.sizing, own.cash, own.risk_budget):
+        add(value)
+    for value in (result.equity, result.trades.pnl, result.trades.quantity):
+        add(np.asarray(value))
+    return digest.hexdigest()[:24]
 
 
 def kept(store: ResearchStore, prepared: Prepared, kind: str, basis: str) -> Shown | None:
@@ -243,7 +272,7 @@ def grid_of(
         make, [{"number": n} for n in by_label], list(own.bars), list(own.instruments), cash=own.cash,
         periods_per_year=per_year(own.bars[0].close_time), keep_returns="session", keep_going=True, progress=progress,
         sizing=own.sizing, costs=own.costs, limits=own.limits, strategy=name, require_stop=own.require_stop,
-        min_reward_to_risk=own.min_reward_to_risk,
+        min_reward_to_risk=own.min_reward_to_risk, risk_budget=own.risk_budget,
     )  # fmt: skip
     good = [i for i, m in enumerate(result.metrics) if m is not None]
     if len(good) < 2:

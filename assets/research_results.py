@@ -92,7 +92,7 @@ def _each(
     for one in prepared:
         name = one.evaluable.name
         asked = ask(name) if ask is not None else {}
-        basis = _basis(config, kind, asked) if ask is not None else ""
+        basis = f"{_basis(config, kind, asked)}-{figures.inputs_hash(one)}" if ask is not None else ""
         shown = None if chosen.fresh else figures.kept(store, one, kind, basis)
         if shown is not None:
             known += 1
@@ -300,13 +300,16 @@ def strategy_promotion(
     from assets.research_page import write_page
     from assets.research_verdicts import promotion_of
     from resources.research_files import text_of
+    from resources.research_plots import believed
     from resources.research_trials import TrialBook
+    from trading.promotion import CONFIDENCE
     from trading.research_grid import rules_hash
 
     loaded, store = config_files.load(), research_store()
     book = TrialBook(settings().mlflow_url, store)
     verdicts: list[list[Any]] = []
     pages: dict[str, Any] = {}
+    compared: dict[str, dict[str, Any]] = {}
 
     def make(one: Prepared) -> figures.Shown:
         e = one.evaluable
@@ -317,6 +320,7 @@ def strategy_promotion(
             tags={"dagster_run_id": context.run_id, "revision": e.revision},
         )
         shown, criteria = promotion_of(one, store, trials, _audited(store, e.name, e.revision), config.seed)
+        compared[e.name] = shown.figures
         missing = [c.name for c in criteria if not c.passed]
         verdicts.append([e.name, e.status, "yes" if not missing else "no", f"{len(criteria) - len(missing)} of {len(criteria)}",
                          "; ".join(missing)])  # fmt: skip
@@ -334,6 +338,8 @@ def strategy_promotion(
     active = [row for row in verdicts if row[1] == "active"]
     bad = [row for row in active if row[2] == "no"]
     table = dg.MetadataValue.md(markdown_table(["strategy", "status", "promoted", "criteria met", "not met"], verdicts))
+    if compared:
+        pages["believed"] = image(believed(compared, CONFIDENCE), "every strategy: Sharpe ratio, deflated, track record")
     return dg.MaterializeResult(
         metadata={**(made.metadata or {}), **pages, "verdicts": table},
         check_results=[

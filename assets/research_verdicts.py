@@ -64,12 +64,14 @@ def promotion_of(
     criteria = promotion.judge(evidence)
     if not trials.tracked:
         notes.append(f"trials: {trials.why}")
-    sharpe = next(c for c in criteria if c.name.startswith("Sharpe"))
-    deflated = next(c for c in criteria if c.name.startswith("deflated"))
+    sharpe, deflated, probable, record = (
+        next(c for c in criteria if c.name.startswith(name)) for name in ("Sharpe", "deflated", "probabilistic", "track record")
+    )
     figures = {
         "promoted": promotion.promoted(criteria), "met": sum(c.passed for c in criteria), "criteria": len(criteria),
         "sharpe": sharpe.value, "sharpe_low": sharpe.low, "sharpe_high": sharpe.high, "deflated_sharpe": deflated.value,
-        "trials": trials.total,
+        "probabilistic_sharpe": probable.value, "track_record": record.value, "trials": trials.total,
+        "luck_sharpe": promotion.luck_sharpe(evidence) * math.sqrt(evidence.periods_per_year),
     }  # fmt: skip
     return Shown(e.name, figures, promotion.HEADER, promotion.rows(criteria), {}, notes), criteria
 

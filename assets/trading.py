@@ -12,6 +12,7 @@ import dagster as dg
 
 from assets import trade_lane
 from assets.common import markdown_table, session_partitions_def
+from desk.doubts import Doubt, standing
 from resources.dagster_resources import ConfigFilesResource, DeskResource, LakeResource, LedgerResource
 from resources.desk_client import DeskUnavailable
 from resources.ledger.store import Ledger
@@ -174,12 +175,27 @@ def decisions(
     )
 
 
+def _doubts(store: Ledger) -> list[Doubt]:
+    with store.engine.connect() as connection:
+        return standing(connection)
+
+
+def _doubts_table(doubts: list[Doubt]) -> str:
+    rows = [[d.kind, d.symbol, d.strategy, d.leg, iso(d.since_time), d.blocks, d.awaits, d.says, d.order] for d in doubts]
+    return markdown_table(["what", "symbol", "strategy", "leg", "since", "blocks", "awaits", "heard", "order"], rows)
+
+
 @dg.asset(
     **_COMMON,
     deps=[decisions],
     kinds={"python", "postgres"},
     tags={"lane": "trade"},
     description="Approved decisions handed to the desk, which sizes, checks risk, records the intent and sends the order.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "nothing_in_doubt", asset="orders", description="No order in doubt, no exit waiting, no difference with the broker."
+        )
+    ],
 )
 def orders(
     context: dg.AssetExecutionContext,
@@ -207,15 +223,23 @@ def orders(
             command = f"`tapeline trace {answer.intent_ids[0]}`" if answer.intent_ids else ""
             result = "accepted" if answer.accepted else answer.refusal
             rows.append([signal.strategy, signal.symbol, result, ids, command, answer.decision_id, signal.id])
+    doubts = _doubts(store)
     header = ["strategy", "symbol", "desk", "order ids", "chain", "decision", "signal"]
     return dg.MaterializeResult(
         metadata={
             "mode": _mode(),
             "dagster/row_count": len(rows),
             "accepted": sum(row[2] == "accepted" for row in rows),
+            "in_doubt": dg.MetadataValue.md(_doubts_table(doubts)),
             "orders": dg.MetadataValue.md(markdown_table(header, rows)),
             "session_so_far": dg.MetadataValue.md(markdown_table(_ORDER_HEADER, _order_rows(store, context.partition_key))),
-        }
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="nothing_in_doubt", passed=not doubts, severity=dg.AssetCheckSeverity.WARN,
+                metadata={"in_doubt": dg.MetadataValue.md(_doubts_table(doubts)), "count": len(doubts)},
+            )
+        ],
     )
 
 

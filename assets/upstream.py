@@ -8,7 +8,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
@@ -23,10 +23,14 @@ from resources.lake import Lake, LakeError, Partition
 from resources.ledger import changes as book
 from resources.ledger.changes import UPSTREAM_CURRENT, Change, StaleMark
 from resources.ledger.store import Ledger
+from resources.outputs import OUTPUTS, REPORT, StaleOutput, newest_change, record_output, stale_outputs
 from trading.differences import Difference, difference
 from trading.features import TIMEFRAMES
-from trading.timeframes import Timeframe
+from trading.timeframes import Timeframe, iso
 from trading.universe import Universe
+
+if TYPE_CHECKING:
+    from ml.dataset import SourceSpan
 
 TRADED_ON = "traded_on"
 SHOWN = 100
@@ -71,8 +75,68 @@ def upstream_check(dataset: str) -> dg.AssetChecksDefinition:
     return upstream_current
 
 
-def upstream_evaluations(ledger: Ledger, universe: Universe) -> Iterator[dg.AssetCheckEvaluation]:
-    """``upstream_current`` of every dataset as events, for sensors and jobs that run no checks."""
+# -- training sets, models, reports --------------------------------------------------------------------------------------
+
+
+class MadeOutput:
+    """What an asset that is no partition of the lake notes about what it was made of. Taken before its inputs are read."""
+
+    def __init__(self, ledger: LedgerResource, asset: str, name: str) -> None:
+        """A ledger that is not there yet knows of no changes; one that is away fails the run."""
+        self._asset, self._name = asset, name
+        try:
+            self._ledger = ledger.ledger()
+        except FileNotFoundError:
+            self._seq = None
+        else:
+            self._seq = newest_change(self._ledger)
+
+    def record(self, sources: Sequence["SourceSpan"] = ()) -> None:
+        """It is made."""
+        if self._seq is not None:
+            record_output(self._ledger, self._asset, self._name, read_seq=self._seq, sources=sources)
+
+
+def output_values(asset: str, found: Sequence[StaleOutput]) -> dict[str, Any]:
+    """passed, severity, description and metadata of ``upstream_current`` of an output's asset."""
+    rows = [[s.name, s.because, iso(s.since_wall) if s.since_wall else ""] for s in reversed(found)]
+    again = "materialise them again" if asset == REPORT else "materialise training_set and baseline_model again"
+    return {
+        "passed": not found,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "description": f"{len(found)} made of data that has changed since, newest {rows[0][0]}: {rows[0][1]}; {again}"
+        if found
+        else "Nothing it was made of has changed since.",
+        "metadata": {
+            "stale": len(found),
+            "outputs": dg.MetadataValue.md(markdown_table(["name", "because", "since"], rows[:SHOWN])),
+        },
+    }
+
+
+def output_check(asset: str) -> dg.AssetChecksDefinition:
+    """``upstream_current`` of training sets, models or reports."""
+
+    @dg.asset_check(
+        asset=dg.AssetKey(asset),
+        name=UPSTREAM_CURRENT,
+        description="Nothing this was made of has other content now. What is out of date stays as it is until somebody makes "
+        "it again: a training costs minutes, a report was read by people.",
+    )
+    def upstream_current(ledger: LedgerResource, lake: LakeResource) -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(**output_values(asset, stale_outputs(ledger.ledger(), lake.lake(), [asset])))
+
+    return upstream_current
+
+
+def upstream_evaluations(ledger: Ledger, universe: Universe, lake: Lake | None = None) -> Iterator[dg.AssetCheckEvaluation]:
+    """``upstream_current`` of every dataset as events, for sensors and jobs that run no checks; with `lake` of training sets,
+    models and reports as well."""
+    if lake is not None:
+        found = stale_outputs(ledger, lake)
+        for asset in OUTPUTS:
+            values = output_values(asset, [s for s in found if s.asset == asset])
+            yield dg.AssetCheckEvaluation(dg.AssetKey(asset), UPSTREAM_CURRENT, **values)
     marks = book.stale(ledger.engine)
     for dataset in stale_datasets(universe):
         values = upstream_values(dataset, [m for m in marks if m.dataset == dataset])
@@ -214,7 +278,8 @@ recompute_stale = dg.GraphDefinition(name=JOB_NAME, node_defs=[recompute_stale_p
 
 def _checks(universe: Universe) -> list[dg.AssetChecksDefinition]:
     natives = sorted({i.native_timeframe for i in universe.instruments.values()}, key=lambda t: t.minutes)
-    return [*(upstream_check(d) for d in stale_datasets(universe)), *(traded_on_check(universe, t) for t in natives)]
+    outputs = [output_check(asset) for asset in OUTPUTS]
+    return [*(upstream_check(d) for d in stale_datasets(universe)), *outputs, *(traded_on_check(universe, t) for t in natives)]
 
 
 CHECKS: list[dg.AssetChecksDefinition] = _checks(configured_universe())

@@ -1,7 +1,7 @@
 """``python -m bench NAME``: run one benchmark and print its rows.
 
 NAME is a module in this folder with ``run(quick: bool) -> Iterator[Row]``. With --json one JSON object a line (name,
-value, unit, reference, ratio), else a table.
+value, unit, reference, ratio; per_cpu, goal and verdict where there are any), else a table.
 """
 
 from __future__ import annotations
@@ -52,11 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.table import Table
 
     table = Table(title=options.name)
-    for column in ("name", "value", "unit", "reference", "ratio"):
-        table.add_column(column, justify="left" if column in ("name", "unit") else "right")
+    for column in ("name", "value", "unit", "per CPU-s", "reference", "ratio", "goal", "verdict"):
+        table.add_column(column, justify="left" if column in ("name", "unit", "verdict") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, _number(row.value), row.unit, _number(row.reference), _number(row.ratio))
-    Console().print(table)
+        table.add_row(
+            row.name, _number(row.value), row.unit, _number(row.per_cpu), _number(row.reference), _number(row.ratio),
+            "" if row.goal is None else str(row.goal), row.verdict,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     return 0
 
 

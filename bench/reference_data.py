@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -40,6 +41,12 @@ def walk(symbol: str, start: date, end: date, seed: int, rows: int | None = None
     low = np.minimum(open_, close) - rng.integers(0, 8, n)
     volume = np.rint(rng.lognormal(4.5, 1.0, n)) * 100
     return Bars(symbol, Timeframe.M1, times, session, open_ / 100, high / 100, low / 100, close / 100, volume)
+
+
+def megabytes(bars: Iterable[Bars]) -> float:
+    """What the bars take in memory."""
+    columns = ("close_time", "session", "open", "high", "low", "close", "volume")
+    return sum(getattr(b, name).nbytes for b in bars for name in columns) / 2**20
 
 
 @njit(cache=True)

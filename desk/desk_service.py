@@ -11,7 +11,9 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from desk import auto_trade, doubts
 from desk.api import Conflict, Unavailable, Unknown
+from desk.desk_control import ControlService
 from desk.live import LiveDesk
 from desk.router import RouteResult
 from resources.ledger import tables as t
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("desk.service")
 
 
-class DeskService:
+class DeskService(ControlService):
     """Keeps desk.api.Desk for a DeskProcess."""
 
     def __init__(self, process: DeskProcess) -> None:
@@ -55,6 +57,8 @@ class DeskService:
             live.config.refresh()
             if live.no_new_risk:  # asked on the worker: what was before this in the queue has been done by now
                 raise Unavailable(f"no new risk: {live.no_new_risk}")
+            if refusal := self.auto_trade_refusal(live, decision.id):
+                return RouteResult(decision.id, False, refusal, ())
             return live.router.submit_decision(decision)
 
         result = await self._change(route)
@@ -112,12 +116,6 @@ class DeskService:
         log.warning("mismatch_cleared", symbol=symbol, reason=reason, who=who, stands_again=symbol in stand)
         return {"cleared": symbol, "stands_again": symbol in stand, "mismatches": stand}
 
-    async def orders(self, session: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
-        live = self._live_now()
-        rows = await self._process.read(live.ledger.orders, session)
-        chosen = [row for row in reversed(rows) if state in (None, row["state"])]
-        return [{**row, "paper": row["mode"] == "paper"} for row in chosen[:limit]]
-
     async def positions(self) -> list[dict[str, Any]]:
         live = self._live_now()
         return list(await self._process.read(lambda: live.ledger.positions(open_only=True)))
@@ -170,13 +168,18 @@ class DeskService:
             raise Conflict(str(error)) from error
 
     @staticmethod
-    def _live_status(live: LiveDesk) -> dict[str, Any]:
+    def _auto_trade_state(live: LiveDesk) -> str:
+        with live.ledger.engine.connect() as connection:
+            return str(auto_trade.read(connection)["state"])
+
+    def _live_status(self, live: LiveDesk) -> dict[str, Any]:
         states = [s.value for s in MAY_BE_AT_BROKER]
         with live.ledger.engine.connect() as c:
             unsent = c.execute(
                 select(func.count()).select_from(t.dagster_outbox).where(t.dagster_outbox.c.sent_wall.is_(None))
             ).scalar_one()
             working = c.execute(select(func.count()).select_from(t.orders).where(t.orders.c.state.in_(states))).scalar_one()
+            in_doubt = [d.to_dict() for d in doubts.standing(c)]
             unknown = c.execute(select(func.count()).select_from(t.orders).where(t.orders.c.state == "unknown")).scalar_one()
         account, last, replay = live.ledger.latest_account(), live.ledger.latest_close(), live.replay_state()
         config = live.config()
@@ -185,11 +188,13 @@ class DeskService:
             "market_time": live.clock(),
             "market_time_text": live.market_time_text,
             "halt": live.store.state("halt"),
+            "auto_trade": self._auto_trade_state(live),
             "mismatches": live.store.state("mismatches"),
             "last_close": None if last is None else {**last, "close_time_text": iso(last["close_time"])},
             "open_positions": len(live.store.open_positions()),
             "working_orders": working,
             "unknown_orders": unknown,
+            "in_doubt": in_doubt,
             "account": account,
             "replay": None if replay is None else replay.to_dict(),
             "live_feed": None if live.live_feed is None else live.live_feed.status(),

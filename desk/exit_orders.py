@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
 from desk import events, journal, store, submission
 from desk.faults import crash_point
@@ -140,11 +140,19 @@ def _resting(engine: Engine, exit_order: OrderRecord) -> list[OrderRecord]:
 
 
 def _ask_again(engine: Engine, clock: Callable[[], int]) -> None:
-    """Want a new exit for trades whose newest exit was refused while the trade is open."""
+    """Want a new exit for trades whose newest exit was refused while the trade is open, and one for trades that came into
+    being although their entry was given up."""
     with engine.begin() as connection:
         store.lock(connection)
         for position in store.find_positions(connection):
             orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
+            if _unwanted(connection, orders):
+                quantity = store.trade_quantity(connection, position.trade_id)
+                root = next(o for o in orders if o.leg == "entry")
+                if quantity != 0.0:
+                    log.error("late_fill_closed", trade=position.trade_id, symbol=position.symbol, quantity=quantity)
+                    want_exit(connection, root, exit_leg("late_fill", clock()), quantity, clock(), "desk")
+                continue
             exits = [o for o in orders if o.is_exit]
             if not exits or exits[-1].state not in _FAILED or any(o.working and o.leg != "entry" for o in orders):
                 continue
@@ -158,6 +166,23 @@ def _ask_again(engine: Engine, clock: Callable[[], int]) -> None:
                 continue
             log.warning("exit_asked_again", trade=position.trade_id, symbol=position.symbol, attempt=attempt + 1)
             want_exit(connection, entry, exit_leg(reason, close_time, attempt + 1), held, clock(), "desk")
+
+
+def _unwanted(connection: Connection, orders: Sequence[OrderRecord]) -> bool:
+    """Did the entry of this open trade fill after it was cancelled or given up, so that nothing protects what it bought?
+
+    Its legs went with it. Nobody waits for this trade: it is closed. A stop that a person took away is another matter.
+    """
+    entry = next((o for o in orders if o.leg == "entry"), None)
+    guards = [o for o in orders if o.leg.partition(".")[0].partition(":")[0] == "stop" or o.is_exit]
+    if entry is None or any(o.working or o.state is OrderState.INITIALIZED or o.filled_quantity > 0.0 for o in guards):
+        return False
+    if any(o.is_exit for o in guards):  # one was wanted before: what became of it is looked at below
+        return False
+    e = t.order_events.c
+    ended = (OrderEvent.REQUEST_CANCEL, OrderEvent.CANCELED, OrderEvent.EXPIRED, OrderEvent.NOT_FOUND)
+    query = select(e.seq).where(e.order_id == entry.id, e.event.in_([x.value for x in ended])).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def split_leg(leg: str) -> tuple[str, int, int]:

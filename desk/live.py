@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from desk import mismatches, store, submission
+from desk import external, mismatches, price_watch, store, submission
 from desk.api import Unavailable
 from desk.clock import SimulatedClock, wall
 from desk.config_watch import ConfigWatch
@@ -24,6 +24,7 @@ from desk.risk_inputs import MarketView
 from desk.router import Router
 from desk.store import DeskStore, exclusive
 from resources.brokers import BrokerContext, get_broker
+from resources.brokers.protocol import BrokerError, Connected
 from resources.config import Config, load_config
 from resources.feeds import get_feed
 from resources.feeds.protocol import BarClose, Feed, FeedError
@@ -73,9 +74,9 @@ class LiveDesk:
                 self.clock.follow(self.live_feed.market_time)
             context = BrokerContext(
                 self.ledger.engine, self.config().universe.instruments, self.costs_of, settings.paper_cash,
-                settings.account_currency, self.clock,
+                settings.account_currency, self.clock, settings.simulated_broker,
             )  # fmt: skip
-            self.broker = get_broker("paper", context)
+            self.broker = get_broker(settings.broker, context)
             self.router = Router(self.ledger.engine, self.broker, self.config, self.clock, self.mode_of, MarketView(self.lake))
             self.engine = DeskEngine(
                 ledger=self.ledger, lake=self.lake, broker=self.broker, router=self.router, config=self.config,
@@ -85,6 +86,9 @@ class LiveDesk:
         except BaseException:
             self.ledger.engine.dispose()
             raise
+        self.broker_trouble = ""
+        """Why the broker cannot be reached; empty when it answers."""
+        self._connection = 0
         self.trouble = ""
         """Why the bar close under way cannot be finished; empty when all is well."""
         self.closed = asyncio.Condition()
@@ -98,7 +102,7 @@ class LiveDesk:
     @property
     def no_new_risk(self) -> str:
         """Why no decision is taken right now; empty when decisions are taken."""
-        return self.trouble or self.config.trouble or self.feed_problem
+        return self.trouble or self.broker_trouble or self.config.trouble or self.feed_problem
 
     @property
     def market_time_text(self) -> str:
@@ -132,6 +136,7 @@ class LiveDesk:
         """
         engine = self.ledger.engine
         self._held = self._lock.enter_context(exclusive(engine))
+        external.remember(engine, self.config().universe.instruments)
         found = submission.recover(engine, self.broker, self.clock)
         self.engine.actions.resume()
         self.router.continue_exits()
@@ -152,8 +157,25 @@ class LiveDesk:
             self.ledger.engine.dispose()
 
     def reconcile(self) -> None:
+        external.remember(self.ledger.engine, self.config().universe.instruments)
         reconcile(self.ledger.engine, self.broker, self.clock)
         self.router.continue_exits()
+
+    def mind_connection(self) -> None:
+        """Compare the books when the broker's connection was made anew: something may have been missed."""
+        if isinstance(self.broker, Connected):
+            try:
+                number = self.broker.connection()
+            except BrokerError as error:
+                if not self.broker_trouble:
+                    log.error("broker_disconnected", broker=self.broker.name, error=str(error))
+                self.broker_trouble = f"the broker {self.broker.name} does not answer: {error}"
+                return
+            anew, self._connection = number != self._connection, number
+            if anew or self.broker_trouble:
+                log.warning("broker_reconnected", broker=self.broker.name, connection=number)
+                self.reconcile()
+            self.broker_trouble = ""
 
     def clear_mismatch(self, symbol: str, reason: str, who: str) -> bool:
         """A person resolves a mismatch; ledger and broker are compared again at once. False when there is none."""
@@ -248,12 +270,15 @@ class LiveDesk:
 
     def jobs(self, process: Process) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs until the desk stops or the ledger is lost."""
+        watched = self.live_feed if self.settings.quote_seconds > 0 else None
         return [
             ("heartbeat", self._beat(process)),
             ("reconcile", self._reconcile_now_and_then(process)),
+            *([("connection", self._mind_connection(process))] if isinstance(self.broker, Connected) else []),
             ("dagster", self.reporter.run(process.stop)),
             ("replay", self._replay_when_wanted(process)),
             *([("live_feed", self._live_day(process, self.live_feed))] if self.live_feed is not None else []),
+            *([("prices", self._watch_prices(process, watched))] if watched is not None else []),
         ]
 
     async def _beat(self, process: Process) -> None:
@@ -277,6 +302,24 @@ class LiveDesk:
                     raise
                 except Exception as error:  # noqa: BLE001 - a broker that cannot be read now is read again in a minute
                     log.error("reconcile_failed", error=f"{type(error).__name__}: {error}")
+
+    async def _watch_prices(self, process: Process, live_feed: LiveFeed) -> None:
+        feeds = price_watch.quoting(live_feed.feeds, self.config().universe.instruments)
+        if feeds:
+            await process.work(self.router.check_daily_loss)
+            await price_watch.watch(self.router, feeds, process, self.settings.quote_seconds)
+        await process.stop.wait()  # a job that ends would end the desk
+
+    async def _mind_connection(self, process: Process) -> None:
+        while not process.stop.is_set():
+            try:
+                await process.work(self.mind_connection)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:  # noqa: BLE001 - no comparison, no conclusion: the next look makes it
+                log.error("reconcile_failed", error=f"{type(error).__name__}: {error}")
+                self._connection = 0
+            await _sleep(process.stop, min(1.0, self.settings.reconcile_seconds))
 
     async def _replay_when_wanted(self, process: Process) -> None:
         host = _ReplayHost(self, process)

@@ -101,7 +101,7 @@ class LiveFeed:
 
     def __init__(self, universe: Universe, settings: Settings, ledger: Ledger, lake: Lake, feeds: Mapping[str, Feed]) -> None:
         self._universe, self._settings, self._ledger, self._lake = universe, settings, ledger, lake
-        self._feeds = dict(feeds)
+        self._feeds = self.feeds = dict(feeds)
         self.market_time = market_clock(feeds)
         self.subscriptions: list[LiveSubscription] = []
         self.trouble: dict[str, str] = {}

@@ -5,9 +5,9 @@ What cannot be read is absent, and an absent measure refuses: a limit never pass
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import structlog
@@ -15,10 +15,13 @@ from sqlalchemy import Connection, func, select
 
 from desk import store
 from desk.store import OrderRecord
-from resources.lake import LakeError
+from resources.corporate_actions import read_actions
+from resources.lake import Lake, LakeError
 from resources.ledger import tables as t
+from resources.ledger.actions import confirmed_actions
 from trading.bars import Bars
 from trading.calendars import calendar
+from trading.corporate_actions import CorporateAction, UnknownFactor, adjust
 from trading.instruments import Instrument
 from trading.limits import Limits
 from trading.risk import DailyReturns, Key
@@ -38,36 +41,56 @@ class BarsReader(Protocol):
 
 
 class MarketView:
-    """Prices for the risk rules, read from the lake and kept while they cannot have changed. Used by one thread only."""
+    """Prices for the risk rules, read from the lake and kept while they cannot have changed. Used by one thread only.
 
-    def __init__(self, lake: BarsReader) -> None:
+    All prices stand on the level of now: splits, spin-offs and rolls known and effective divide the prices before them, so that
+    a split is no loss and no abnormal move. Where the factor of one is not known, nothing can be measured across it.
+    actions: of a symbol; default those stored in the lake.
+    """
+
+    def __init__(self, lake: BarsReader, actions: Callable[[str], Sequence[CorporateAction]] | None = None) -> None:
         self._lake = lake
+        self._actions = actions or (lambda symbol: read_actions(cast(Lake, lake), symbol))
         self._returns: tuple[Any, DailyReturns | None] | None = None
 
-    def daily_returns(self, instruments: Mapping[str, Instrument], symbols: Iterable[str], sessions: int, now_time: int
-                      ) -> DailyReturns | None:  # fmt: skip
+    def daily_returns(self, instruments: Mapping[str, Instrument], symbols: Iterable[str], sessions: int, now_time: int,
+                      confirmed: Sequence[CorporateAction] = ()) -> DailyReturns | None:  # fmt: skip
         """Returns of the newest `sessions` sessions all of `symbols` closed before `now_time`; None when one has none.
 
-        Sessions are those every symbol has a daily bar of: returns of different days are never compared.
+        Sessions are those every symbol has a daily bar of: returns of different days are never compared. confirmed: actions
+        that an operator confirmed and that are not stored yet.
         """
         wanted = tuple(sorted(symbols))
-        key = (wanted, sessions, now_time // _DAY_US)
+        try:
+            known = {symbol: self._known_actions(symbol, confirmed) for symbol in wanted}
+        except LakeError as error:
+            log.warning("actions_unreadable", symbols=wanted, error=str(error))
+            return None
+        told = tuple((a.id, repr(a.factor)) for found in known.values() for a in found)
+        key = (wanted, sessions, now_time // _DAY_US, told)
         if self._returns is not None and self._returns[0] == key:
             return self._returns[1]
-        found = self._read_returns(instruments, wanted, sessions, now_time)
+        found = self._read_returns(instruments, wanted, sessions, now_time, known)
         self._returns = (key, found)
         return found
 
-    def _read_returns(self, instruments: Mapping[str, Instrument], symbols: tuple[str, ...], sessions: int, now_time: int
-                      ) -> DailyReturns | None:  # fmt: skip
+    def _known_actions(self, symbol: str, confirmed: Sequence[CorporateAction]) -> list[CorporateAction]:
+        """Stored actions of `symbol`, and confirmed ones that are not among them. Raises LakeError."""
+        stored = list(self._actions(symbol))
+        ids = {a.id for a in stored}
+        return stored + [a for a in confirmed if a.symbol == symbol and a.id not in ids]
+
+    def _read_returns(self, instruments: Mapping[str, Instrument], symbols: tuple[str, ...], sessions: int, now_time: int,
+                      actions: Mapping[str, Sequence[CorporateAction]]) -> DailyReturns | None:  # fmt: skip
         closes: list[tuple[np.ndarray, np.ndarray]] = []
         start = session_date(now_time // _DAY_US) - timedelta(days=sessions * 2 + 30)
         for symbol in symbols:
             if symbol not in instruments:
                 return None
             try:
-                bars = self._lake.read_bars(f"bars_{Timeframe.D1}", symbol, start, None).known_at(now_time)
-            except LakeError as error:
+                bars = self._lake.read_bars(f"bars_{Timeframe.D1}", symbol, start, None)
+                bars = adjust(bars, actions[symbol], as_of=now_time)
+            except (LakeError, UnknownFactor) as error:
                 log.warning("daily_bars_unreadable", symbol=symbol, error=str(error))
                 return None
             closes.append((bars.session, bars.close))
@@ -83,7 +106,9 @@ class MarketView:
             values = prices[1:] / prices[:-1] - 1.0
         return DailyReturns(symbols, values[-sessions:])
 
-    def recent_prices(self, instrument: Instrument, minutes: float, now_time: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def recent_prices(
+        self, instrument: Instrument, minutes: float, now_time: int, confirmed: Sequence[CorporateAction] = ()
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         """(close times, closes) of the instrument's native bars of the last `minutes`, one bar before them included."""
         since = now_time - int(minutes * US_PER_MINUTE)
         venue = calendar(instrument.calendar)
@@ -92,10 +117,10 @@ class MarketView:
         try:
             dataset = f"bars_{instrument.native_timeframe}"
             bars = self._lake.read_bars(dataset, instrument.symbol, session_date(int(venue.number[first])), None)
-        except LakeError as error:
+            bars = adjust(bars, self._known_actions(instrument.symbol, confirmed), as_of=now_time)
+        except (LakeError, UnknownFactor) as error:
             log.warning("recent_bars_unreadable", symbol=instrument.symbol, error=str(error))
             return None
-        bars = bars.known_at(now_time)
         begin = max(0, int(np.searchsorted(bars.close_time, since, side="left")) - 1)
         return (bars.close_time[begin:], bars.close[begin:]) if len(bars) else None
 
@@ -132,10 +157,11 @@ def read(
     if market is not None and (limits.value_at_risk is not None or limits.correlation is not None):
         held = {p.symbol for p in store.find_positions(connection) if p.quantity} | {o.symbol for o in entries} | {symbol}
         sessions = max(x.sessions for x in (limits.value_at_risk, limits.correlation) if x is not None)
-        out["returns"] = market.daily_returns(instruments, held, sessions, now_time)
+        out["returns"] = market.daily_returns(instruments, held, sessions, now_time, confirmed_actions(connection))
     if market is not None and limits.circuit_breaker is not None and symbol in instruments:
         breaker = limits.circuit_breaker
-        found = market.recent_prices(instruments[symbol], breaker.minutes + breaker.pause_minutes, now_time)
+        minutes = breaker.minutes + breaker.pause_minutes
+        found = market.recent_prices(instruments[symbol], minutes, now_time, confirmed_actions(connection))
         out["recent_prices"] = {symbol: found} if found is not None else {}
     return out
 

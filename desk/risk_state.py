@@ -198,7 +198,7 @@ def build(
 
 
 def latch_daily_loss(connection: Connection, limits: Limits | None, account: Account, now_time: int) -> bool:
-    """Halt the desk REDUCE_ONLY when the session has lost its limit: at most once a session, until resumed by command.
+    """Halt the desk, as the limit says, when the session has lost it: at most once a session, until resumed by command.
 
     True when it was latched now. Without limits or a start equity nothing is latched: the rules refuse anyway.
     """
@@ -212,7 +212,7 @@ def latch_daily_loss(connection: Connection, limits: Limits | None, account: Acc
     halt = read_halt(connection)
     if halt.daily_loss_session == session:
         return False
-    set_halt(connection, HaltLevel.REDUCE_ONLY, DESK, f"{DAILY_LOSS}: pnl={pnl:.2f} session={session}", "desk", now_time)
+    set_halt(connection, limits.daily_loss.then.upper(), DESK, f"{DAILY_LOSS}: pnl={pnl:.2f} session={session}", "desk", now_time)
     values = read_halt(connection).to_dict()
     store.put_state(connection, HALT_KEY, {**values, "daily_loss_session": session})
     return True

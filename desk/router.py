@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Connection, Engine, select
 
-from desk import events, exit_orders, external, journal, mismatches, modify, risk_state, store, submission
+from desk import breakers, events, exit_orders, external, journal, mismatches, modify, risk_state, store, submission
 from desk.faults import crash_point
 from desk.planning import ConfigView, EntryPlan, plan_entry
 from desk.risk_inputs import MarketView
@@ -68,6 +68,8 @@ class Router:
         self._mode_of = mode_of
         self._market = market
         self._ledger = Ledger(engine)
+        self.breakers = breakers.Breakers()
+        """Judge every price; rebuilt from the ledger at start and at each bar close."""
 
     @property
     def clock(self) -> Callable[[], int]:
@@ -219,9 +221,11 @@ class Router:
                     halt = risk_state.HaltState()
             for position in held:
                 own = halt.strategies.get(position.strategy, {}).get("level")
+                moved = halt.strategies.get(f"{breakers.INSTRUMENT}{position.symbol}", {}).get("level")
                 if position.strategy == external.STRATEGY and own != risk_state.HaltLevel.FLATTEN.value:
                     continue  # placed by hand: closed only when it is named
-                if halt.level_of(position.strategy) is risk_state.HaltLevel.FLATTEN:
+                flat = risk_state.HaltLevel.FLATTEN
+                if halt.level_of(position.strategy) is flat or moved == flat.value:
                     self.exit_position(position.strategy, position.symbol, "flatten", self._clock())
             return exit_orders.continue_exits(self._engine, self._broker, self._clock)
 
@@ -296,6 +300,11 @@ class Router:
             raise KeyError(f"no order {order_id} in the ledger")
         return order
 
+    def cancel_entries(self, reason: str) -> None:
+        """Cancel every working entry that has not filled."""
+        with store.routing_lock:
+            self._cancel_entries(reason, None, None)
+
     def _cancel_entries(self, reason: str, strategy: str | None, symbol: str | None) -> None:
         """Cancel entries that have not filled; a partly filled one is its trade's exit's business."""
         with self._engine.connect() as connection:
@@ -306,17 +315,22 @@ class Router:
     # -- halts --------------------------------------------------------------------------------------------------------
 
     def halt(self, level: risk_state.HaltLevel | str, scope: str, reason: str, who: str) -> risk_state.HaltState:
-        """Halt the desk (scope ``desk``) or a strategy: latched and audited first, then working entries are cancelled and,
-        at FLATTEN, positions closed. Raises ValueError on an unknown level."""
-        strategy = None if scope == risk_state.DESK else scope
+        """Halt the desk (scope ``desk``), a strategy or ``instrument:SYMBOL``: latched and audited first, then working
+        entries are cancelled and, at FLATTEN, positions closed. Raises ValueError on an unknown level."""
         with store.routing_lock:
             with self._engine.begin() as connection:
                 store.lock(connection)
                 halt = risk_state.set_halt(connection, level, scope, reason, who, self._clock())
-            self._cancel_entries(f"halt: {reason}", strategy, None)
-            if str(level).upper() == risk_state.HaltLevel.FLATTEN.value:
-                self.flatten(reason, who, strategy)
+            self._stop(risk_state.HaltLevel(str(level).upper()), scope, reason, who)
             return halt
+
+    def _stop(self, level: risk_state.HaltLevel, scope: str, reason: str, who: str) -> None:
+        """Working entries end; at FLATTEN positions, too."""
+        symbol = scope.removeprefix(breakers.INSTRUMENT) if scope.startswith(breakers.INSTRUMENT) else None
+        strategy = None if scope == risk_state.DESK or symbol is not None else scope
+        self._cancel_entries(f"halt: {reason}", strategy, symbol)
+        if level is risk_state.HaltLevel.FLATTEN:
+            self.flatten(reason, who, strategy, symbol)
 
     def resume(self, scope: str, reason: str, who: str) -> bool:
         """Lift a halt; audited. False when there was none."""
@@ -325,13 +339,30 @@ class Router:
             return risk_state.clear_halt(connection, scope, reason, who, self._clock())
 
     def check_daily_loss(self) -> bool:
-        """Latch REDUCE_ONLY when the day's loss limit is reached, and cancel working entries. For the desk after a close."""
+        """Rebuild the breakers from ledger and account and judge them: for the desk after a close. True when one latched."""
         account: Account = self._broker.account()
-        latched = risk_state.check_daily_loss(self._engine, self._config_provider().limits, account, self._clock)
-        if latched:
-            log.error("daily_loss_latched", equity=account.equity)
-            with store.routing_lock:
-                self._cancel_entries("halt: daily loss", None, None)
+        config, now = self._config_provider(), self._clock()
+        with self._engine.connect() as connection:
+            known = breakers.inputs(connection, config.universe.instruments, now)
+            prices = store.get_state(connection, "prices")
+        self.breakers.rebase(config.limits, account, known)
+        trips = [self.breakers.equity_trip()]
+        trips += [self.breakers.on_price(symbol, float(price), int(at)) for symbol, (price, at) in prices.items() if at == now]
+        return any([self.trip(trip) for trip in dict.fromkeys(t for t in trips if t is not None)])
+
+    def on_price(self, symbol: str, price: float, time_us: int) -> breakers.Trip | None:
+        """What one price trips. Costs microseconds; `trip` is for the worker."""
+        return self.breakers.on_price(symbol, price, time_us)
+
+    def trip(self, trip: breakers.Trip) -> bool:
+        """Latch what tripped, once for its cause; entries end, at FLATTEN positions, too. True when it was latched now."""
+        with store.routing_lock:
+            with self._engine.begin() as connection:
+                store.lock(connection)
+                latched = breakers.latch(connection, trip, self.breakers.peak, self._clock())
+            if latched:
+                log.error("breaker_tripped", code=trip.code, level=trip.level.value, scope=trip.scope, reason=trip.reason)
+                self._stop(trip.level, trip.scope, trip.reason, "desk")
         return latched
 
     def drain(self) -> events.DrainResult:

@@ -18,3 +18,8 @@ def served_forecaster_path() -> Path:
 def served_agent_path() -> Path:
     """The same for a recurrent agent; it reads ``weights.safetensors``, ``agent.json`` and ``scaler.json``."""
     return _HERE / "served_agent.py"
+
+
+def served_plugin_agent_path() -> Path:
+    """The same for an agent of a plug-in; it reads the plug-in's source and files and needs Tapeline."""
+    return _HERE / "served_plugin_agent.py"

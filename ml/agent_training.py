@@ -133,7 +133,7 @@ def train(
     place = work / "final"
     curve: list[float] = []
     agent = trained(market, config, config.seed + typical, place, say, f"{jobs} of {jobs}: final agent, seed {typical}", curve)
-    keep_scaler(scaler, place)
+    keep_scaler(scaler, data.matrix.names, place)
     audit = leakage.merge(
         leakage.label_overlap(data.events, [*folds, slice_fold]),
         leakage.scaler_range(data.matrix.values, data.event_start, fitted),
@@ -144,9 +144,7 @@ def train(
     )  # fmt: skip
 
 
-def folds_of(
-    data: TrainingSet, config: AgentConfig
-) -> tuple[list[Fold], NDArray[np.int64], NDArray[np.int64], int]:
+def folds_of(data: TrainingSet, config: AgentConfig) -> tuple[list[Fold], NDArray[np.int64], NDArray[np.int64], int]:
     """(walk-forward folds before the locked slice, development rows, final rows, start of the slice)."""
     development, final, slice_start = locked(data, config.final_fraction, config.embargo)
     folds = [
@@ -157,7 +155,9 @@ def folds_of(
         )
     ]  # fmt: skip
     if not folds:
-        raise TrainingError(f"{len(data)} rows ({data.span()}) give no fold with {config.min_train} training rows: load more history")
+        raise TrainingError(
+            f"{len(data)} rows ({data.span()}) give no fold with {config.min_train} training rows: load more history"
+        )
     return folds, development, final, slice_start
 
 
@@ -278,11 +278,11 @@ def joined(parts: Sequence[Decisions]) -> Decisions:
     return Decisions(whole, *columns)
 
 
-def keep_scaler(scaler: Scaler, folder: Path) -> None:
+def keep_scaler(scaler: Scaler, features: Sequence[str], folder: Path) -> None:
     """Beside the agent's weights: what its observations are scaled with."""
     about = {
         "mean": scaler.mean.tolist(), "scale": scaler.scale.tolist(), "clip": scaler.clip, "first_time": scaler.first_time,
-        "last_time": scaler.last_time, "rows": scaler.rows,
+        "last_time": scaler.last_time, "rows": scaler.rows, "features": list(features),
     }  # fmt: skip
     (folder / SCALER_FILE).write_text(json.dumps(about, sort_keys=True) + "\n")
 

@@ -154,9 +154,7 @@ def bundle(
     )  # fmt: skip
 
 
-def train(
-    data: TrainingSet, config: ForecastConfig | None = None, progress: Callable[[str], None] | None = None
-) -> ForecastRun:
+def train(data: TrainingSet, config: ForecastConfig | None = None, progress: Callable[[str], None] | None = None) -> ForecastRun:
     """Train, forecast walk-forward, and audit. Raises TrainingError when there are too few rows."""
     config = config or ForecastConfig()
     say = progress or (lambda _: None)
@@ -172,7 +170,9 @@ def train(
         )
     ]
     if not folds:
-        raise TrainingError(f"{len(data)} rows ({data.span()}) give no fold with {config.min_train} training rows: load more history")
+        raise TrainingError(
+            f"{len(data)} rows ({data.span()}) give no fold with {config.min_train} training rows: load more history"
+        )
     history = history_of(data.matrix.symbol, config.settings.window)
     made: list[FoldForecast] = []
     fitted: list[tuple[Fold, Scaler, NDArray[np.int64]]] = []

@@ -89,7 +89,9 @@ def truncate_and_recompute(data: TrainingSet, recompute: Recompute, cuts: int = 
             looked += 1
             kept, again = data.matrix.values[row], np.asarray(recompute(symbol, at)).astype(np.float32)
             if again.shape != kept.shape:
-                found.append(Finding("truncate", f"{symbol} at {iso(at)}", f"recomputed {len(again)} features, expected {len(kept)}"))
+                found.append(
+                    Finding("truncate", f"{symbol} at {iso(at)}", f"recomputed {len(again)} features, expected {len(kept)}")
+                )
                 continue
             differs = ~((again == kept) | (np.isnan(again) & np.isnan(kept)))
             for f in np.flatnonzero(differs).tolist():

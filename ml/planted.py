@@ -94,7 +94,15 @@ def make(market: PlantedMarket) -> Made:
         low = np.round(np.minimum(open_, close) * (1 - wide[1]), 2)
         symbol = f"PLANTED{i + 1}"
         bars[symbol] = Bars(
-            symbol, Timeframe.D1, venue.close_time[span].copy(), venue.number[span].copy(), open_, high, low, close, np.full(n, 1e6)
+            symbol,
+            Timeframe.D1,
+            venue.close_time[span].copy(),
+            venue.number[span].copy(),
+            open_,
+            high,
+            low,
+            close,
+            np.full(n, 1e6),
         )
         states[symbol] = state
         signals[symbol] = state + market.noise * random.standard_normal(n)

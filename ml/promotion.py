@@ -52,8 +52,8 @@ def judge(metrics: Mapping[str, float], notes: Mapping[str, str] | None = None) 
         value = metrics.get(metric, math.nan)
         if metric == "final_openings" and value > 1.0:
             value = math.nan  # opened twice: what it says is no longer out of sample
-        interval = (metrics.get("sharpe", math.nan), metrics.get("sharpe_high", math.nan)) if metric == "sharpe_low" else None
-        low, high = interval if interval else (metrics.get(f"{metric}_low", math.nan), metrics.get(f"{metric}_high", math.nan))
+        of = "sharpe" if metric == "sharpe_low" else metric
+        low, high = metrics.get(f"{of}_low", math.nan), metrics.get(f"{of}_high", math.nan)
         out.append(Criterion(name, value, wanted, threshold, low, high, told.get(metric, "")))
     return out
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numba
@@ -182,7 +182,8 @@ def kpis_of(returns: Floats, pnl: Floats, periods_per_year: float, *, replicates
         Kpi("win rate", "win_rate", of(pnl, lambda p: (p > 0).mean(axis=1)), 0.55, percent=True),
         Kpi("profit factor", "profit_factor", of(pnl, _profit_factor), 1.5),
         Kpi("return a year", "annual_return",
-            of(returns, lambda r: np.exp(np.log1p(np.maximum(r, -0.999999)).mean(axis=1) * periods_per_year) - 1.0), percent=True),
+            of(returns, lambda r: np.exp(np.log1p(np.maximum(r, -0.999999)).mean(axis=1) * periods_per_year) - 1.0),
+            percent=True),
         Kpi("deepest drawdown", "max_drawdown", of(returns, lambda r: worst_fall(r, r.shape[1]), min(replicates, 100)),
             percent=True),
     )  # fmt: skip
@@ -207,11 +208,10 @@ def judge(
     result = experiment.run()
     returns = session_returns(result, ends)
     year = per_year(ends)
-    random = others.random_entries(experiment, result, random_seeds, seed)
+    random = np.column_stack([session_returns(shifted(experiment, seed + s).run(), ends) for s in range(random_seeds)])
     against = {b.name: b.returns for b in others.baselines(experiment, result)}
     against |= {name: session_returns(one.run(), ends) for name, one in simple.items()}
-    if random.returns.shape[1]:
-        against["random, equal turnover"] = random.returns.mean(axis=1)
+    against["random, equal turnover"] = random.mean(axis=1)
     spa = {name: _superiority(returns - theirs, replicates, seed) for name, theirs in against.items()}
     tried = {experiment.name: returns, **{n: session_returns(one.run(), ends) for n, one in variants.items()}}
     known = math.isfinite(trials) and trials >= 1
@@ -222,12 +222,34 @@ def judge(
         name=experiment.name, result=result, metrics=result.metrics(per_year(result.close_time)), ends=ends, returns=returns,
         periods_per_year=year, kpis=kpis_of(returns, result.trades.round_trips()[1], year, replicates=replicates, seed=seed),
         against=against, spa=spa, ladder=ladder, regimes=others.by_regime(experiment, result),
-        random_beaten=random.beaten, random_returns=random.returns, variants=tried, trials=trials,
+        random_beaten=_beaten(returns, random) if len(result.trades) else math.nan, random_returns=random, variants=tried, trials=trials,
         effective=effective_trials(table), probabilistic=probabilistic_sharpe(returns),
         deflated=deflated_sharpe(returns, trials, _trial_variance(table)) if known else math.nan,
         track_record_needed=minimum_track_record(returns), overfitting=_overfitting(table),
         longest_holding=longest_holding(result, ends),
     )  # fmt: skip
+
+
+def shifted(of: Experiment, seed: int) -> Experiment:
+    """The same decisions at another time: each instrument's are moved around its bars by a random distance.
+
+    Trades, holding times and turnover stay, only the timing is chance. Entries thrown at random bars with the model's own
+    exits (trading.baselines.random_entries) would not do: a model's exits are half of what it knows.
+    """
+    random = np.random.default_rng([seed, 1])
+    evaluations = []
+    for e in of.evaluations:
+        by = int(random.integers(1, max(2, len(e.ready))))
+        moved = {name: np.roll(getattr(e, name), by) for name in ("enter_long", "enter_short", "exit_long", "exit_short")}
+        moved["enter_long"][-2:] = moved["enter_short"][-2:] = False
+        evaluations.append(replace(e, **moved))
+    return of.but(name="random, equal turnover", evaluations=tuple(evaluations))
+
+
+def _beaten(returns: Floats, random: Floats) -> float:
+    """Share of the random runs (D, S) that earned less; half of ties."""
+    mine, totals = float(np.prod(1.0 + returns)), np.prod(1.0 + random, axis=0)
+    return float((totals < mine).mean() + 0.5 * (totals == mine).mean())
 
 
 def _superiority(excess: Floats, replicates: int, seed: int) -> float:
@@ -271,5 +293,7 @@ def seed_interval(scores: Floats, *, replicates: int = 2_000, seed: int = 0) -> 
     folds, seeds = table.shape
     drawn = random.integers(0, seeds, (replicates, folds, seeds))
     values = np.array([interquartile_mean(table[np.arange(folds)[:, None], d].ravel()) for d in drawn])
-    low, high = np.nanquantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) if np.isfinite(values).any() else (math.nan,) * 2
+    low, high = (
+        np.nanquantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) if np.isfinite(values).any() else (math.nan,) * 2
+    )
     return Interval(interquartile_mean(table.ravel()), float(low), float(high), CONFIDENCE)

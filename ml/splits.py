@@ -117,6 +117,13 @@ def combinatorial_purged(
         test = np.concatenate([spans[g][0] for g in chosen])
         train = np.flatnonzero(keep)
         out.append(
-            Fold(number, train, test, int(event_start[test[0]]), int(event_start[test[-1]]), len(event_start) - len(test) - len(train))
+            Fold(
+                number,
+                train,
+                test,
+                int(event_start[test[0]]),
+                int(event_start[test[-1]]),
+                len(event_start) - len(test) - len(train),
+            )
         )
     return out

@@ -18,9 +18,11 @@ from pipelines import (
     cli_audit,
     cli_data,
     cli_feeds,
+    cli_gates,
     cli_inbox,
     cli_lake,
     cli_notify,
+    cli_orders,
     cli_plans,
     cli_quality,
     cli_research,
@@ -60,7 +62,10 @@ app.add_typer(strategies_app, name="strategies")
 app.add_typer(plans_app, name="plans")
 app.add_typer(config_app, name="config")
 app.add_typer(cli_actions.app, name="actions")
+app.add_typer(cli_orders.broker_app, name="broker")
+app.command("doubts")(cli_orders.doubts)
 app.add_typer(cli_feeds.app, name="feeds")
+app.add_typer(cli_gates.app, name="gates")
 app.add_typer(cli_lake.app, name="lake")
 app.add_typer(cli_research.app, name="research")
 app.add_typer(cli_quality.app, name="quality")
@@ -293,14 +298,21 @@ def plans_check() -> None:
 
 @config_app.command("check")
 def config_check() -> None:
-    """Read universe, strategies, plans and risk limits; every problem with file and line."""
+    """Read every configuration file, feed profiles, calendars, thresholds and corporate actions among them; every problem
+    with file and line, all at once."""
+    from pipelines.config_files import data_files
+
     good = lambda config: [f"{f.path} ({f.kind} {f.name}@{f.revision})" for f in config.files if not f.problems]  # noqa: E731
-    _check(("",), good, _asked)
+    _check(("",), good, _asked, data_files(own_settings()))
 
 
 def _check(
-    below: tuple[str, ...], good: Callable[[Config], Sequence[str]], more: Callable[[Config], list[Problem]] | None = None
+    below: tuple[str, ...],
+    good: Callable[[Config], Sequence[str]],
+    more: Callable[[Config], list[Problem]] | None = None,
+    apart: tuple[list[str], list[Problem]] = ([], []),
 ) -> NoReturn:
+    """apart: good files and problems of files that are read for themselves."""
     from resources.config import ConfigInvalid, load_config
     from trading.config_text import errors, warnings
 
@@ -312,6 +324,8 @@ def _check(
         problems, warned = problems + errors(seen), warned + warnings(seen)
     except ConfigInvalid as error:
         problems, names, warned = error.problems, [], []
+    names = [*names, *apart[0]]
+    problems = list(dict.fromkeys([*problems, *apart[1]]))
     for name in names:
         typer.echo(f"good     {name}")
     for problem in problems:

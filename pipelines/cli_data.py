@@ -21,19 +21,31 @@ Dataset = Annotated[str | None, typer.Option(help="Only this dataset, e.g. bars_
 
 @app.command()
 def stale(dataset: Dataset = None, as_json: AsJson = False) -> None:
-    """Partitions that were made of bars which have changed since. Nothing is traded on them until they are recomputed."""
+    """Partitions that were made of bars which have changed since: nothing is traded on them until they are recomputed. And the
+    training sets, models and daily reports that were made of such bars."""
     from dataclasses import asdict
 
+    from resources.lake import LakeError, open_lake
     from resources.ledger import changes
+    from resources.outputs import OUTPUTS, stale_outputs
     from trading.timeframes import iso
 
     with open_ledger() as ledger:
-        marks = changes.stale(ledger.engine, dataset=dataset)
+        marks = changes.stale(ledger.engine, dataset=dataset) if dataset not in OUTPUTS else []
+        wanted = [o for o in OUTPUTS if dataset in (None, o)]
+        try:
+            overtaken = stale_outputs(ledger, open_lake(own_settings()), wanted) if wanted else []
+        except LakeError as error:
+            fail(str(error), WRONG)
     if as_json:
-        print_json([asdict(m) for m in marks])
+        print_json([*(asdict(m) for m in marks), *(asdict(s) for s in overtaken)])
         return
     banner()
     table("stale partitions", ["partition", "because", "since"], [[m.name, m.because, iso(m.since_wall)] for m in marks])
+    if overtaken:
+        shown = [[f"{s.asset} {s.name}", s.because, iso(s.since_wall) if s.since_wall else ""] for s in overtaken]
+        table("models and reports made of data that has changed since", ["made", "because", "since"], shown)
+        warn("they stay as they are until materialised again: training_set and baseline_model, or daily_report of the session")
     if marks:
         warn("the sensor stale_partitions recomputes them; `tapeline data recompute` does it now")
 

@@ -63,6 +63,27 @@ def revisions(name: NameOf, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def diff(
+    name: NameOf,
+    rev_a: Annotated[str, typer.Argument(metavar="[REV_A]", help="beginning of a revision's hash; default: the one before")] = "",
+    rev_b: Annotated[str, typer.Argument(metavar="[REV_B]", help="beginning of the other's; default: the newest")] = "",
+) -> None:
+    """What was changed in the file of a strategy or plan between two revisions."""
+    from resources.research_store import difference
+
+    store = _store(_config())
+    kept = store.revisions(name)
+    if not rev_a and len(kept) < 2:
+        fail(f"{len(kept)} revision(s) of {name!r} are kept: nothing to compare with", WRONG)
+    try:
+        after = store.revision(name, rev_b) if rev_b else kept[-1] if kept else store.revision(name, "")
+        before = store.revision(name, rev_a) if rev_a else kept[-2]
+    except LookupError as error:
+        fail(str(error), WRONG)
+    typer.echo(difference(before, after) or "the files are the same")
+
+
+@app.command()
 def compare(
     name: NameOf,
     rev_a: Annotated[str, typer.Argument(metavar="REV_A", help="beginning of a revision's hash")],

@@ -13,9 +13,11 @@ from assets import (
     backfill,
     corporate_actions,
     features,
+    gate_analytics,
     inbox,
     lake_retention,
     market_data,
+    model_assets,
     models,
     plans,
     quotes,
@@ -42,11 +44,11 @@ from sensors.stale import stale_partitions
 
 _ASSETS = [
     *market_data.ASSETS, *corporate_actions.ASSETS, *quotes.ASSETS, *backfill.ASSETS, *inbox.ASSETS, *lake_retention.ASSETS,
-    *features.ASSETS, *models.ASSETS, *research.ASSETS, *research_results.ASSETS,
+    *features.ASSETS, *models.ASSETS, *model_assets.ASSETS, *research.ASSETS, *research_results.ASSETS, *gate_analytics.ASSETS,
     *research_checks.ASSETS, *plans.ASSETS, *trading.ASSETS, *reports.ASSETS,
 ]  # fmt: skip
 _CHECKS = [
-    *quality.CHECKS, *feed_live.CHECKS, *features.CHECKS, *models.CHECKS, *research.CHECKS,
+    *quality.CHECKS, *feed_live.CHECKS, *features.CHECKS, *model_assets.CHECKS, *research.CHECKS,
     *research_checks.CHECKS, *reports.CHECKS, *upstream.CHECKS,
     *corporate_actions.CHECKS,
 ]  # fmt: skip
@@ -80,19 +82,20 @@ end_of_session = dg.define_asset_job(
 )
 train = dg.define_asset_job(
     "train",
-    selection=dg.AssetSelection.groups("models"),
+    selection=dg.AssetSelection.groups("models") - dg.AssetSelection.assets(*model_assets.OFFERED_ONLY),
     executor_def=dg.in_process_executor,
-    description="Training set, baseline forecaster, promotion gate.",
+    description="Training sets and their leakage audit, canaries, baseline, every model of data/config/models, promotion gates, "
+    "report.",
 )
 research_job = dg.define_asset_job(
     "research",
-    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.LIGHT),
+    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.LIGHT, "gate_analytics"),
     executor_def=dg.in_process_executor,
     description="Backtests of the strategies and plans over the history in the lake, their baselines, how much of them is luck.",
 )
 research_deep = dg.define_asset_job(
     "research_deep",
-    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.ASSETS),
+    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.ASSETS, "gate_analytics"),
     executor_def=dg.in_process_executor,
     description="All of research: parameter grids, walk-forward, perturbed bars too. Minutes to hours.",
 )

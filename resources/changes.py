@@ -13,7 +13,7 @@ A writer that can die between its write and this note says before the write what
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from resources.lake import Lake, Partition
     from trading.calendars import Calendar
+    from trading.corporate_actions import CorporateAction
     from trading.universe import Universe
 
 Changed = Mapping[tuple[str, date], tuple[str, str]]
@@ -201,6 +202,45 @@ def stale_marks(dataset: str, changed: Changed, reason: str, universe: Universe,
     by_symbol: dict[str, list[int]] = {}
     for symbol, session in changed:
         by_symbol.setdefault(symbol, []).append(session_number(session))
+    return _marks(dataset, by_symbol, reason, universe, lake)
+
+
+def note_actions(
+    ledger: LedgerBase,
+    symbol: str,
+    before: Iterable[CorporateAction],
+    after: Iterable[CorporateAction],
+    *,
+    universe: Universe,
+    lake: Lake,
+) -> list[StaleMark]:
+    """The corporate actions of `symbol` are others now: features whose windows cross a split or spin-off that was added, taken
+    away or told otherwise are marked stale. Bars are raw and stay what they are."""
+    from trading.price_view import SEEN
+
+    def told(actions: Iterable[CorporateAction]) -> dict[str, int]:
+        return {repr((a.id, a.factor, a.amount, a.known_time)): a.ex_session for a in actions if a.kind in SEEN}
+
+    was, now = told(before), told(after)
+    sessions = sorted({(was | now)[key] for key in was.keys() ^ now.keys()})
+    instrument = universe.instruments.get(symbol)
+    if not sessions or instrument is None:
+        return []
+    native = f"bars_{instrument.native_timeframe}"
+    marks = [
+        mark
+        for mark in _marks(native, {symbol: sessions}, "its corporate actions are told otherwise", universe, lake)
+        if mark.dataset.startswith("features_")
+    ]
+    with ledger.transaction() as c:
+        book.mark_stale(c, marks)
+    return marks
+
+
+def _marks(
+    dataset: str, by_symbol: Mapping[str, Sequence[int]], reason: str, universe: Universe, lake: Lake
+) -> list[StaleMark]:
+    """Marks of what depends on the given sessions (numbers) of `dataset`."""
     wanted: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for symbol, sessions in by_symbol.items():
         if symbol in universe.instruments:

@@ -119,6 +119,66 @@ class DeskClient:
     def orders(self, session: str | None = None, state: str | None = None) -> list[dict[str, Any]]:
         return list(self._call("GET", "/v1/orders", params=_given(session=session, state=state))["orders"])
 
+    def modify(
+        self,
+        order_id: str,
+        reason: str,
+        who: str,
+        *,
+        quantity: float | None = None,
+        limit_price: float | None = None,
+        stop_price: float | None = None,
+    ) -> dict[str, Any]:
+        """Change a resting order; what is None stays. ``{"state", "accepted", "refusal"}``: a change never adds risk."""
+        change = _given(quantity=quantity, limit_price=limit_price, stop_price=stop_price)
+        return self._call("POST", f"/v1/orders/{quote(order_id, safe='')}/modify", json={"reason": reason, "who": who, **change})
+
+    def close_position(self, strategy: str, symbol: str, reason: str, who: str) -> dict[str, Any]:
+        """Close one position now. ``{"trade_id", "accepted", "refusal", "intents"}``."""
+        path = f"/v1/positions/{quote(strategy, safe='')}/{quote(symbol, safe='')}/close"
+        return self._call("POST", path, json={"reason": reason, "who": who})
+
+    def auto_trade(self) -> dict[str, Any]:
+        """``{"state": "running" | "paused" | "stopped", "reason", "who", "since_time", "halt", "no_new_risk"}``."""
+        return self._call("GET", "/v1/auto-trade")
+
+    def set_auto_trade(self, word: str, reason: str, who: str) -> dict[str, Any]:
+        """word: start, pause or stop."""
+        return self._call("POST", f"/v1/auto-trade/{word}", json={"reason": reason, "who": who})
+
+    def strategies(self) -> list[dict[str, Any]]:
+        return list(self._call("GET", "/v1/strategies")["strategies"])
+
+    def plans(self) -> list[dict[str, Any]]:
+        return list(self._call("GET", "/v1/plans")["plans"])
+
+    def command(self, kind: str, name: str, word: str, reason: str, who: str) -> dict[str, Any]:
+        """kind: strategies or plans; word: activate, deactivate, emergency-stop, and cancel of plans."""
+        return self._call("POST", f"/v1/{kind}/{quote(name, safe='')}/{word}", json={"reason": reason, "who": who})
+
+    def signals(self, **chosen: Any) -> list[dict[str, Any]]:
+        """Newest first. chosen: session, strategy, symbol, limit."""
+        return list(self._call("GET", "/v1/signals", params=_given(**chosen))["signals"])
+
+    def decisions(self, **chosen: Any) -> list[dict[str, Any]]:
+        """Newest first. chosen: session, strategy, symbol, approved, limit."""
+        return list(self._call("GET", "/v1/decisions", params=_given(**chosen))["decisions"])
+
+    def order(self, order_id: str) -> dict[str, Any]:
+        """One order with its intent, events and fills."""
+        return self._call("GET", f"/v1/orders/{quote(order_id, safe='')}")
+
+    def performance(self, session: str | None = None) -> dict[str, Any]:
+        """Profit and loss by position and strategy, the account's equity over a session."""
+        return self._call("GET", "/v1/positions/performance", params=_given(session=session))
+
+    def limits(self) -> dict[str, Any]:
+        return self._call("GET", "/v1/limits")
+
+    def audit(self, **chosen: Any) -> list[dict[str, Any]]:
+        """chosen: after, before, start_time, end_time, actor, action, newest_first, limit."""
+        return list(self._call("GET", "/v1/audit", params=_given(**chosen))["records"])
+
     def positions(self) -> list[dict[str, Any]]:
         return list(self._call("GET", "/v1/positions")["positions"])
 
@@ -146,21 +206,30 @@ class DeskClient:
     ) -> dict[str, Any]:
         attempts = attempts or self._attempts
         for attempt in range(1, attempts + 1):
+            told = 0.0
             try:
                 response = self._http.request(method, path, json=json, params=params, timeout=timeout or self._timeout)
             except httpx.HTTPError as error:
                 problem = DeskUnavailable(f"no answer from the desk at {self._url} ({type(error).__name__}): is it running?")
             else:
-                if response.status_code != 503:
+                if response.status_code not in (429, 503):
                     return _answer(response)
                 problem = DeskUnavailable(_message(response))
+                told = _retry_after(response) if response.status_code == 429 else 0.0
             if attempt < attempts:
-                time.sleep(min(self._pause * 2 ** (attempt - 1), MAX_PAUSE_SECONDS))
+                time.sleep(min(max(told, self._pause * 2 ** (attempt - 1)), MAX_PAUSE_SECONDS))
         raise problem
 
 
 def _given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return max(0.0, float(response.headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0
 
 
 def _message(response: httpx.Response) -> str:

@@ -53,7 +53,9 @@ class ModelBook(Tracking):
                 experiment = found.experiment_id if found is not None else client.create_experiment(place)
                 runs = client.search_runs([experiment], max_results=1000)
                 mine = [r for r in runs if r.data.tags.get("model_hash") == model_hash]
-                others = len({r.data.tags.get("model_hash") for r in runs if r.data.tags.get("slice_hash") == slice_hash} - {model_hash})
+                others = len(
+                    {r.data.tags.get("model_hash") for r in runs if r.data.tags.get("slice_hash") == slice_hash} - {model_hash}
+                )
                 if mine:
                     return Opening(dict(mine[-1].data.metrics), True, others, mine[-1].info.run_id)
                 opened = {

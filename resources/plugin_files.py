@@ -1,8 +1,8 @@
 """Plug-ins read: Python files in data/config/plugins, and entry points ``tapeline.plugins`` of installed packages.
 
 A plug-in may hold one strategy (trading.plugins.PythonStrategy) and may register gates, execution functions, patterns,
-indicators, risk rules and regime models. A file is run when its content is new; what an older content of it registered is
-taken back first. A file that fails leaves nothing behind.
+indicators, risk rules, regime models and trading agents. A file is run when its content is new; what an older content of it
+registered is taken back first. A file that fails leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -181,6 +181,7 @@ def _take_back(run: _Run) -> None:
 
 def _registries() -> Iterator[tuple[str, MutableMapping[str, Any]]]:
     """What a plug-in may add to, each with everything of ours already in it."""
+    from ml import agents
     from trading import ensembles, execution_functions, indicators, patterns
     from trading.gates.base import GATES
 
@@ -191,6 +192,7 @@ def _registries() -> Iterator[tuple[str, MutableMapping[str, Any]]]:
     yield "pattern", patterns.patterns()
     yield "indicator", indicators.INDICATORS
     yield "regime", ensembles.REGIME_MODELS
+    yield "agent", agents.REGISTRY
     rules = _risk_rules()
     if rules is not None:
         yield "risk rule", rules

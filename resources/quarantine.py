@@ -39,6 +39,7 @@ DISCARDED: Final = "discarded"
 VOID: Final = "void"
 INFO: Final = "info"
 STATES: Final = (OPEN, ACCEPTED, REPAIRED, DISCARDED, VOID, INFO)
+_ALLOWED: Final = {PriceFloor.POSITIVE: "above 0", PriceFloor.ZERO: "0 or more", PriceFloor.ANY: "numbers"}
 _STATE_OF: Final = {"accept": ACCEPTED, "repair": REPAIRED, "discard": DISCARDED}
 _EXAMPLES: Final = 3
 
@@ -303,7 +304,7 @@ class Quarantine:
         if not all(isfinite(x) for x in v.values()):
             raise QuarantineError(f"{name}: every value must be a finite number, got {_shown(v)}")
         if not floor.allows(np.array([min(v[p] for p in PRICE_COLUMNS)])).all() or v["volume"] < 0:
-            raise QuarantineError(f"{name}: prices must be {floor} and the volume not below 0, got {_shown(v)}")
+            raise QuarantineError(f"{name}: prices must be {_ALLOWED[floor]} and the volume not below 0, got {_shown(v)}")
         if not (v["low"] <= min(v["open"], v["close"]) and max(v["open"], v["close"]) <= v["high"]):
             raise QuarantineError(f"{name}: expected low <= open, close <= high, got {_shown(v)}")
         return {k: float(x) for k, x in given.items()}

@@ -29,21 +29,14 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-_LEFT, _RIGHT, _BOTTOM, _TOP, _BETWEEN, _ROWS_APART = 0.74, 0.18, 0.55, 0.36, 0.72, 0.25
-"""Room around and between the panels, inches: for tick labels of up to seven characters, an axis label and a title."""
-
-
 def figure(width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any) -> tuple[Any, list[Any]]:
-    """As resources.plots.figure with fixed margins: measuring every label costs more than drawing, and research draws dozens
-    of pictures in a run."""
-    fig, axes = plots.figure(width, height, rows, columns, layout=None, **grid)
-    wide = (width - _LEFT - _RIGHT - _BETWEEN * (columns - 1)) / columns
-    high = (height - _BOTTOM - _TOP - _ROWS_APART * (rows - 1)) / rows
-    fig.subplots_adjust(
-        left=_LEFT / width, right=1 - _RIGHT / width, bottom=_BOTTOM / height, top=1 - _TOP / height,
-        wspace=_BETWEEN / wide, hspace=_ROWS_APART / high,
-    )  # fmt: skip
-    return fig, axes
+    """As resources.plots.figure, with fixed margins."""
+    return plots.figure(width, height, rows, columns, fixed=True, **grid)
+
+
+def few(count: int, points: int = 600) -> Ints:
+    """Rows to draw of `count`: first and last kept, more than about a pixel each cannot be seen."""
+    return np.unique(np.linspace(0, max(0, count - 1), min(count, points)).astype(np.int64))
 
 
 def _grow(returns: Floats) -> Floats:
@@ -59,12 +52,16 @@ def _histogram(ax: Any, values: Floats, lines: Sequence[tuple[str, float, str]],
     values = np.asarray(values)[np.isfinite(values)]
     if len(values):
         spread = float(np.ptp(values)) if len(values) > 1 else 0.0
-        ax.hist(values, bins=min(bins, max(5, len(values) // 3)) if spread > 0 else 1, color=BLUE, alpha=0.55, linewidth=0)
+        counts, edges = np.histogram(values, min(bins, max(5, len(values) // 3)) if spread > 0 else 1)
+        ax.stairs(counts, edges, fill=True, color=BLUE, alpha=0.55, linewidth=0)  # one shape: bars one by one draw slowly
+        ax.set_ylim(0, None)
     for name, value, color in lines:
         if np.isfinite(value):
             ax.axvline(value, color=color, linewidth=1.4, label=name)
     if lines:
-        ax.legend(fontsize=7, frameon=False, loc="best")
+        low, high = ax.get_xlim()
+        right = float(np.nanmean([value for _, value, _ in lines] or [low])) > (low + high) / 2
+        ax.legend(fontsize=7, frameon=False, loc="upper left" if right else "upper right")
 
 
 def against_baselines(
@@ -75,8 +72,9 @@ def against_baselines(
     fig, (left, middle, right) = figure(12.5, 4.0, columns=3, width_ratios=[2.2, 1, 0.9])
     if random_returns.shape[1]:
         paths = _grow(random_returns)
-        low, high = np.quantile(paths, [0.05, 0.95], axis=1)
-        left.fill_between(utc(times), low, high, color=MUTED, alpha=0.18, linewidth=0, label="random entries, 5 to 95 %")
+        some = few(len(times))
+        low, high = np.quantile(paths[some], [0.05, 0.95], axis=1)
+        left.fill_between(utc(times[some]), low, high, color=MUTED, alpha=0.18, linewidth=0, label="random entries, 5 to 95 %")
     for i, (name, series) in enumerate(baselines):
         curve = thin(Curve(name, times, _grow(series)))
         left.plot(utc(curve.close_time), curve.equity, color=SERIES[(i + 1) % len(SERIES)], linewidth=1.0, label=name)
@@ -122,7 +120,8 @@ def resampled(times: Ints, actual: Floats, levels: Sequence[float], bands: Float
     bands (Q, T): quantiles `levels` of equity as a multiple of the start; actual (T,) likewise.
     """
     fig, (left, middle, right) = figure(12.5, 3.9, columns=3, width_ratios=[2.1, 1, 1])
-    x = utc(times)
+    some = few(len(times))
+    x, bands, actual = utc(times[some]), bands[:, some], actual[some]
     half = len(levels) // 2
     for k in range(half):
         left.fill_between(
@@ -220,4 +219,43 @@ def compared(times: Ints, one: tuple[str, Floats], other: tuple[str, Floats], he
     below.axhline(0, color=INK, linewidth=0.7)
     _label(below, y="second less first")
     time_axis(below)
+    return png(fig)
+
+
+def believed(figures: Mapping[str, Mapping[str, Any]], confidence: float) -> bytes:
+    """Every strategy beside the others: Sharpe ratio with its interval and what the best of N has by luck; probabilistic and
+    deflated Sharpe; track record over the minimum. figures: by strategy, of assets.research_verdicts.promotion_of."""
+    names = list(figures)[::-1]
+    rows = np.arange(len(names), dtype=np.float64)
+
+    def values(key: str) -> Floats:
+        return np.array([figures[name].get(key, np.nan) for name in names], np.float64)
+
+    fig, (left, middle, right) = figure(12.5, 1.3 + 0.32 * max(3, len(names)), columns=3, sharey=True, width_ratios=[1.7, 1.2, 1])
+    fig.subplots_adjust(left=0.17, wspace=0.08)
+    below: dict[str, Any] = {"fontsize": 7, "frameon": False, "loc": "upper left", "bbox_to_anchor": (0, -0.1), "ncols": 2}
+    sharpe, low, high, luck = (values(k) for k in ("sharpe", "sharpe_low", "sharpe_high", "luck_sharpe"))
+    left.hlines(rows, low, high, color=BLUE, linewidth=1.6)
+    left.plot(sharpe, rows, "o", color=BLUE, markersize=5, label="Sharpe ratio a year, 95 %")
+    left.plot(luck, rows, "|", color=LOSS, markersize=11, markeredgewidth=1.8, label="best of N by luck")
+    left.axvline(0, color=INK, linewidth=0.8)
+    left.set_yticks(rows, names)
+    left.set_ylim(-0.6, len(names) - 0.4)
+    left.legend(**below)
+    title(left, "Better than luck?")
+    probable, deflated = values("probabilistic_sharpe"), values("deflated_sharpe")
+    middle.barh(rows + 0.17, probable, height=0.3, color=MUTED, label="probabilistic")
+    middle.barh(rows - 0.17, deflated, height=0.3, color=ORANGE, label="deflated by N trials")
+    for row, value in zip(rows, deflated, strict=True):
+        if not np.isfinite(value):
+            middle.text(0.01, row - 0.3, "N not known", fontsize=6.5, color=LOSS)
+    middle.axvline(confidence, color=LOSS, linewidth=1.0, linestyle="--")
+    middle.set_xlim(0, 1)
+    middle.legend(**below)
+    title(middle, "P(true Sharpe above 0, above luck)")
+    record = values("track_record")
+    right.barh(rows, np.minimum(record, 3.0), height=0.45, color=[GAIN if r >= 1 else LOSS for r in record])
+    right.axvline(1, color=INK, linewidth=0.9)
+    right.set_xlim(0, 3)
+    title(right, "Track record / the minimum")
     return png(fig)

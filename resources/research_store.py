@@ -9,6 +9,7 @@ Files are written whole or not at all. Removing the folder loses research, never
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import math
@@ -35,6 +36,13 @@ class Revision:
     path: str
     seen_wall: int
     text: str
+
+
+def difference(before: Revision, after: Revision) -> str:
+    """The lines that were changed between two revisions, as a unified diff; empty where the texts are the same."""
+    names = (f"{r.path} {r.revision}" for r in (before, after))
+    lines = difflib.unified_diff(before.text.splitlines(), after.text.splitlines(), *names, lineterm="", n=2)
+    return "\n".join(lines)
 
 
 class UnknownRevision(LookupError):

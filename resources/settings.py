@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     live_silence_seconds: float = Field(
         30.0, gt=0, description="A live connection that says nothing for this long while its venue is open is made anew"
     )
+    quote_seconds: float = Field(
+        1.0, ge=0, description="How often feeds with free quotes are asked for prices between bars: daily loss, drawdown and "
+        "circuit breakers trip on them; 0: at bar closes only",
+    )  # fmt: skip
     simulated_seed: int = Field(7, ge=0, description="Seed of the simulated exchange: the same seed, the same market")
     simulated_speed: float = Field(
         1.0, gt=0, le=3600, description="Simulated seconds per real second, until the simulated market has reached real time"
@@ -78,6 +82,9 @@ class Settings(BaseSettings):
     code_server_port: int = Field(4266, ge=1, le=65535, description="Dagster code server (gRPC)")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI and tracking server")
     desk_port: int = Field(8600, ge=1, le=65535, description="Desk control API")
+    desk_requests_per_second: float = Field(
+        200.0, gt=0, description="Requests of one address the control API takes a second, twice that at once; more get a 429"
+    )
     postgres_port: int = Field(5433, ge=1, le=65535, description="Embedded Postgres")
 
     postgres_url: SecretStr | None = Field(
@@ -102,6 +109,13 @@ class Settings(BaseSettings):
     run_slots: int = Field(2, ge=1, description="Runs outside the trade lane that the run host executes at once; more wait")
     sensor_loop_seconds: float = Field(
         1.0, ge=0.1, le=60, description="Shortest time between two rounds of the sensor daemon; stock Dagster has 5"
+    )
+    broker: Literal["paper", "simulated_remote"] = Field(
+        "paper", description="Broker the desk trades at: paper, or the simulated one in a process of its own, for drills; "
+        "never real money",
+    )  # fmt: skip
+    simulated_broker: str = Field(
+        "127.0.0.1:8611", description="Address of the simulated broker (`tapeline broker simulate`), loopback only"
     )
     reconcile_seconds: float = Field(60.0, gt=0, description="Interval of ledger-against-broker reconciliation")
     heartbeat_seconds: float = Field(5.0, gt=0, description="Interval of the desk's heartbeat in the ledger")

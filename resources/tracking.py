@@ -163,7 +163,9 @@ class Tracking:
             from mlflow.models import infer_signature
 
             mlflow.set_experiment(record.experiment)
-            with mlflow.start_run(run_name=record.run_name, tags={**record.tags, "mlflow.note.content": record.card}) as run:
+            with mlflow.start_run(
+                run_name=record.run_name, tags={**record.tags, "mlflow.note.content": _short(record.card, 7_500)}
+            ) as run:
                 mlflow.log_params(dict(record.params))
                 dataset = self._dataset(mlflow, record.dataset)
                 mlflow.log_input(dataset, context="training", tags={k: v[:500] for k, v in record.dataset.tags.items()})
@@ -193,7 +195,7 @@ class Tracking:
                 client = mlflow.MlflowClient()
                 tags = {**record.tags, "model_id": model_id}
                 version = str(mlflow.register_model(f"models:/{model_id}", record.name, tags=tags).version)
-                client.update_model_version(record.name, version, description=record.card)
+                client.update_model_version(record.name, version, description=_short(record.card, 4_500))
                 with self._aliases(record.name):
                     newest = _alias(client, record.name, CHALLENGER)
                     if newest is None or int(version) > int(newest):
@@ -262,7 +264,9 @@ class Tracking:
             client = mlflow.MlflowClient()
             champion, previous = _alias(client, name, CHAMPION), _alias(client, name, PREVIOUS)
             if champion is None or previous is None:
-                raise TrackingError(f"{name} has no {'champion' if champion is None else 'previous'} version to go back from or to")
+                raise TrackingError(
+                    f"{name} has no {'champion' if champion is None else 'previous'} version to go back from or to"
+                )
             client.set_model_version_tag(name, champion, "rolled_back", why[:500])
             client.set_registered_model_alias(name, CHAMPION, previous)
             client.set_registered_model_alias(name, PREVIOUS, champion)
@@ -318,6 +322,13 @@ def _alias(client: Any, name: str, alias: str) -> str | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def _short(card: str, limit: int) -> str:
+    """As much of a card as MLflow's columns hold, whole lines; the whole one is model_card.md."""
+    if len(card) <= limit:
+        return card
+    return card[: card.rfind("\n", 0, limit)] + "\n\nThe rest is in `model_card.md` among the run's artifacts."
 
 
 def _uri(name: str, version_or_alias: str) -> str:

@@ -313,7 +313,8 @@ def _columns(e: Evaluation) -> Columns:
     columns: dict[str, NDArray[Any]] = {name: getattr(e, name) for name in EVALUATED}
     if e.scale is not None:
         columns["scale"] = e.scale
-    return columns
+    columns |= {f"target of part {i}": levels for i, (_, levels) in enumerate(e.targets, 1)}
+    return {**columns, **{f"part {name}": share for name, share in e.parts.items()}}
 
 
 def _spread(rows: Sequence[int], count: int) -> list[int]:

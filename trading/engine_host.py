@@ -265,7 +265,7 @@ class _Managing:
             row = int(state["cursor"])
             if paths is None or state["quantity"] == 0.0 or row >= len(bars) or state["path_end"] > row:
                 continue
-            first = int(np.searchsorted(bars.close_time, state["entry_time"]))
+            first = row - int(state["held"])  # not entry_time: a roll enters anew, and the trade goes on
             kept = max(1, int(self._slots.records["scale_from"][s]))
             trade = Entered(
                 row, first, bool(state["inside"]), 1 if state["quantity"] > 0 else -1, float(state["entry_price"]),

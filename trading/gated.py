@@ -78,6 +78,11 @@ class Gated:
             raise AttributeError(name)
         return getattr(self._evaluable, name)
 
+    @property
+    def plain(self) -> Evaluable:
+        """The evaluable without its gates."""
+        return self._evaluable
+
     def evaluate(self, bars: Mapping[Any, Bars], instrument: Instrument) -> Evaluation:
         """What the evaluable says, gates apart."""
         return self._evaluable.evaluate(bars, instrument)

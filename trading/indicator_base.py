@@ -118,13 +118,23 @@ class Indicator:
         result = getattr(talib, self.function)(*(c[:good] for c in columns), **arguments)
         arrays = result if isinstance(result, tuple) else (result,)
         # candlestick functions give 0 where they cannot know yet
-        return tuple(_padded(array, lookback, good, n) for array in arrays[: len(self.outputs)])
+        return tuple(_known(array, lookback, good, n) for array in arrays[: len(self.outputs)])
 
 
 def _padded(array: NDArray[Any], lookback: int, good: int, n: int) -> Floats:
-    values = np.full(n, np.nan)
+    values = np.empty(n)
+    values[:lookback] = np.nan
     values[lookback:good] = array[lookback:]
+    values[good:] = np.nan
     return values
+
+
+def _known(array: NDArray[Any], lookback: int, good: int, n: int) -> Floats:
+    """_padded for an array that TA-Lib made for this call: a whole one of floats is nobody else's and need not be copied."""
+    if good < n or array.dtype != np.float64:
+        return _padded(array, lookback, good, n)
+    array[:lookback] = np.nan
+    return array
 
 
 def parameter_problem(parameter: Parameter, value: Any) -> str:

@@ -7,12 +7,15 @@ that lets an order through. Limits of a strategy apply on top of the account's; 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 
 from trading.config_text import ConfigModel, Positive, Problem, Text, Whole, load_yaml, validate
 from trading.ids import file_revision
+
+BreakerLevel = Literal["reduce_only", "flatten"]
+"""reduce_only: no new risk; flatten: open positions are closed, too."""
 
 
 class DailyLoss(ConfigModel):
@@ -20,6 +23,7 @@ class DailyLoss(ConfigModel):
 
     amount: Positive | None = Field(None, description="Account currency")
     percent: Positive | None = Field(None, le=100, description="Percent of the equity at the session's start")
+    then: BreakerLevel = Field("reduce_only", description="The account's: what the desk does when it is reached, until resumed")
 
     @property
     def codes(self) -> tuple[float, float]:
@@ -31,6 +35,7 @@ class Drawdown(ConfigModel):
     """Fall from the account's highest equity at which new risk ends."""
 
     percent: Positive = Field(le=100, description="Percent of the highest equity so far")
+    then: BreakerLevel = Field("reduce_only", description="What the desk does when it is reached, until resumed")
 
 
 class ValueAtRisk(ConfigModel):
@@ -63,6 +68,9 @@ class CircuitBreaker(ConfigModel):
     percent: Positive = Field(le=100, description="Move from high to low, or back, percent")
     minutes: Positive = Field(description="within so many minutes")
     pause_minutes: Positive = Field(description="No new risk on the instrument for so long after it")
+    then: BreakerLevel = Field(
+        "reduce_only", description="What the desk does on the instrument when a price it hears moved so far, until resumed"
+    )
 
 
 class LosingStreak(ConfigModel):

@@ -98,14 +98,21 @@ def annual_sharpe_interval(returns: Floats, periods_per_year: float, replicates:
     return interval(returns, lambda r: column_sharpes(r.T) * root, replicates=replicates, confidence=CONFIDENCE, seed=seed)
 
 
+def luck_sharpe(e: Evidence) -> float:
+    """Sharpe ratio per period that the best of as many trials has by luck alone; NaN when N is not known."""
+    if not (math.isfinite(e.trials) and e.trials >= 1):
+        return math.nan
+    variance = 1.0 / max(1, len(e.returns) - 1) if e.trial_sharpe_variance is None else e.trial_sharpe_variance
+    return expected_maximum_sharpe(e.trials, variance)
+
+
 def judge(e: Evidence) -> list[Criterion]:
     """Every criterion for trading a strategy with money."""
     r = np.asarray(e.returns, np.float64)
     root = math.sqrt(e.periods_per_year)
     sharpe = annual_sharpe_interval(r, e.periods_per_year, e.replicates, e.seed)
-    variance = 1.0 / max(1, len(r) - 1) if e.trial_sharpe_variance is None else e.trial_sharpe_variance
-    known_trials = math.isfinite(e.trials) and e.trials >= 1
-    luck = expected_maximum_sharpe(e.trials, variance) if known_trials else math.nan
+    luck = luck_sharpe(e)
+    known_trials = math.isfinite(luck)
     needed = minimum_track_record(r, luck) if known_trials else math.nan
     shape = moments(r)
     out = annual_sharpe_interval(e.out_of_sample, e.periods_per_year, e.replicates, e.seed)

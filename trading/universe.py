@@ -158,8 +158,8 @@ class InstrumentFile(ConfigModel):
             raise custom_error("an option and its terms go together", "asset_class: option with option: {underlying, ...}")
         if self.former_symbols and self.feed == "lean":
             raise custom_error("former_symbols on feed lean, whose map files say them", "no former_symbols")
-        if len(set(self.former_symbols.values())) < len(self.former_symbols) or self.feed_symbol in self.former_symbols:
-            raise custom_error("former_symbols overlap", "another last session for each ticker, none of them the feed_symbol")
+        if len(set(self.former_symbols.values())) < len(self.former_symbols):
+            raise custom_error("former_symbols overlap", "another last session for each ticker")
         return self
 
     @field_validator("tick_size", "lot_size", "multiplier", mode="before")
@@ -203,6 +203,13 @@ class UniverseFile(ConfigModel):
                 if not isinstance(symbol, str) or not symbol or not all(c.isalnum() or c in "._-^" for c in symbol):
                     raise custom_error(f"symbol {symbol!r} cannot be used", "letters, digits, and . _ - ^")
         return value
+
+    @model_validator(mode="after")
+    def _tickers(self) -> UniverseFile:
+        for symbol, spec in self.instruments.items():
+            if (spec.feed_symbol or symbol) in spec.former_symbols:
+                raise custom_error(f"former_symbols of {symbol} name what it is called now", "tickers of before")
+        return self
 
     @model_validator(mode="after")
     def _span(self) -> UniverseFile:

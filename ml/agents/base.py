@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.environment.market import EnvironmentConfig, MarketData
+if TYPE_CHECKING:
+    from ml.environment.market import EnvironmentConfig, MarketData
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +54,9 @@ class Agent(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write weights and settings: no pickle."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Any:
+        """The agent `save` wrote."""
         ...

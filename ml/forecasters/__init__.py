@@ -23,6 +23,6 @@ def fit(kind: str, fitting: Fitting) -> Member:
 
 
 __all__ = [
-    "BASELINES", "KINDS", "Fitting", "Forecast", "ForecastFormatError", "ForecastModel", "Member", "Settings", "fit", "history_of",
-    "net_of_costs", "windows_of",
+    "BASELINES", "KINDS", "Fitting", "Forecast", "ForecastFormatError", "ForecastModel", "Member", "Settings", "fit",
+    "history_of", "net_of_costs", "windows_of",
 ]  # fmt: skip

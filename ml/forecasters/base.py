@@ -72,9 +72,7 @@ def history_of(symbol: NDArray[np.int32], window: int) -> NDArray[np.int64]:
     return out
 
 
-def windows_of(
-    values: NDArray[np.float32], history: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def windows_of(values: NDArray[np.float32], history: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """(n, W, F) of `rows` from all values (N, F); NaN where history is -1."""
     at = history[rows]
     out = values[at]
@@ -94,14 +92,17 @@ def net_of_costs(probability: Floats, returns: Floats, costs: float, neutral: fl
 def calibrated(member: Member, fitting: Fitting) -> Member:
     """`member` with Platt scaling and conformal quantile shifts fitted on the validation rows.
 
-    Platt 1999: log odds are scaled by a slope and moved by an intercept; the slope is never negative (a forecast that is
-    wrong more often than right is worth nothing, not turned round). Quantiles are moved so that each covers its level on
-    the validation rows (Romano, Patterson and Candes 2019).
+    Platt 1999: log odds are scaled by a slope and moved by an intercept. The slope is never negative (a forecast that is
+    wrong more often than right is worth nothing, not turned round), and the intercept is such that the mean forecast of the
+    validation rows is the prior: whether recent months happened to rise is no skill, and no reason to trade. Quantiles are
+    moved so that each covers its level on the validation rows (Romano, Patterson and Candes 2019).
     """
     rows = fitting.validation
     odds, standard = member.raw(fitting.windows(rows))
     y = fitting.direction[rows].astype(np.float64)
-    slope, intercept = platt(odds, y)
+    slope, _ = platt(odds, y)
+    prior = float(fitting.direction[np.concatenate([fitting.train, rows])].mean())
+    intercept = centred(slope * odds, prior)
     outcome = fitting.returns[rows] / float(member.about["return_scale"])
     shift = [float(np.quantile(outcome - standard[:, k], level)) for k, level in enumerate(fitting.settings.levels)]
     about = {**member.about, "calibration": [slope, intercept], "quantile_shift": shift}
@@ -125,6 +126,18 @@ def platt(odds: Floats, y: Floats, steps: int = 30) -> tuple[float, float]:
     if weights[0] <= 0.0:
         return 0.0, float(logit(np.array([y.mean()]))[0])
     return float(weights[0]), float(weights[1])
+
+
+def centred(odds: Floats, prior: float) -> float:
+    """What to add to log odds (N,) so that the mean probability is `prior`; by bisection."""
+    low, high = -30.0, 30.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        if float(np.mean(1.0 / (1.0 + np.exp(-np.clip(odds + middle, -60, 60))))) < prior:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
 
 
 def about_of(fitting: Fitting, **more: Any) -> dict[str, Any]:

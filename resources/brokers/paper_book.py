@@ -229,7 +229,7 @@ class Book:
             bar.low, bar.close,
         )  # fmt: skip
         if math.isnan(price):
-            if triggered and order.state is not OrderState.TRIGGERED:
+            if triggered and order.state is OrderState.ACCEPTED:  # a partly filled one stays that
                 order.state = OrderState.TRIGGERED
                 self._say(order, OrderEvent.TRIGGER, bar.close_time)
             return False

@@ -98,6 +98,12 @@ class SimulatedRemoteBroker:
         """Let the simulated market move: idempotent by symbol and close."""
         self._read("bars", {"close_time": close_time, "bars": [wire.bar_values(b) for b in bars]})
 
+    def place_by_hand(self, symbol: str, side: str, quantity: float, limit_price: float | None = None) -> OrderReport:
+        """Enter an order as a person at the broker's own screen would: no desk knows it. For drills."""
+        wanted = {"symbol": symbol, "side": side, "quantity": quantity, "limit_price": limit_price}
+        kind = "market" if limit_price is None else "limit"
+        return wire.report_of(self._ask("place", {**wanted, "order_type": kind}))
+
     def close(self) -> None:
         with self._lock:
             self._disconnect()

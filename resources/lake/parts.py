@@ -47,30 +47,34 @@ def write_part(
     row_groups = list(_groups(pieces))
     # Of a symbol within its row group, which has at most GROUP_ROWS of them. One byte where it does: what is written is the
     # same, but the statistics are found by a table look-up.
-    index_type = np.dtype(np.int8 if max(map(len, row_groups)) <= 128 else np.int16)
+    index_type = np.dtype(np.int8 if max(map(len, row_groups), default=0) <= 128 else np.int16)
     # Not nullable: no definition levels, which cost as much to write as the values.
     fields = [pa.field("symbol", pa.dictionary(pa.from_numpy_dtype(index_type), pa.string()), nullable=False)]
     fields += [pa.field(name, pa.from_numpy_dtype(dtype), nullable=False) for name, dtype in types.items()]
     schema = pa.schema(fields)
-    groups = []
+    # All made before the first is written: between two of them the processor's cache has forgotten how.
+    tables = [_table(group, schema, index_type) for group in row_groups]
     with storage.create(path) as file:
         with pq.ParquetWriter(
             file, schema, use_dictionary=["symbol"], write_statistics=STATISTICS, write_page_checksum=True, store_schema=False,
             write_batch_size=WIDEST_GROUP_ROWS, **options,
         ) as writer:  # fmt: skip
-            for group in row_groups:
-                rows = sum(p.rows for p in group)
-                # Dictionaries of their own: statistics over one shared dictionary cost more than all other columns.
-                index = np.repeat(np.arange(len(group), dtype=index_type), [p.rows for p in group])
-                known = pa.array([p.symbol for p in group], pa.string())
-                names = pa.DictionaryArray.from_arrays(pa.array(index), known, safe=False)
-                columns = [names, *(_joined([p.arrays[name] for p in group]) for name in types)]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=rows)
-                groups.append(rows)
+            for table in tables:
+                writer.write_table(table, row_group_size=len(table))
             if note:
                 writer.add_key_value_metadata(note)
         size = file.tell()
-    return size, tuple(groups)
+    return size, tuple(len(table) for table in tables)
+
+
+def _table(group: Sequence[Piece], schema: pa.Schema, index_type: np.dtype[Any]) -> pa.Table:
+    """The rows of one row group."""
+    # A dictionary of their own: statistics over one shared dictionary cost more than all other columns.
+    index = np.repeat(np.arange(len(group), dtype=index_type), [p.rows for p in group])
+    known = pa.array([p.symbol for p in group], pa.string())
+    names = pa.DictionaryArray.from_arrays(pa.array(index), known, safe=False)
+    columns = [names, *(_joined([p.arrays[name] for p in group]) for name in schema.names[1:])]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _joined(arrays: list[NDArray[Any]]) -> pa.Array:

@@ -24,7 +24,8 @@ from trading.instruments import Instrument
 from trading.timeframes import session_date, session_number
 
 T = TypeVar("T")
-_WRITERS = min(4, os.cpu_count() or 1)
+_WRITERS = min(4, (os.cpu_count() or 1) + 1)
+"""Periods written at a time: one more than there are processors, because one of them is waiting for the disk."""
 
 
 class LakeWriter:

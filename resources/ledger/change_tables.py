@@ -69,6 +69,6 @@ made_outputs = Table(
     Column("asset", Text, nullable=False),  # training_set, baseline_model, daily_report
     Column("name", Text, nullable=False),  # of the set or model; the session of a report
     Column("sources", JSONB, nullable=False),  # spans of partitions with one hash each; empty for a report
-    Column("read_wall", BigInteger, nullable=False),  # before its inputs were read, by the database's clock
+    Column("read_seq", BigInteger, nullable=False),  # newest partition change when its inputs began to be read
     PrimaryKeyConstraint("asset", "name"),
 )  # fmt: skip

@@ -7,7 +7,7 @@ looks like (no row), and nothing more.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -23,14 +23,16 @@ from assets.quality.verdicts import record
 from resources.config import load_config
 from resources.corporate_actions import write_actions
 from resources.dagster_resources import ConfigFilesResource
+from resources.feeds.lean import LeanFeed
 from resources.lake import Lake
 from resources.ledger.store import Ledger
+from resources.read import Market
 from resources.settings import Settings
 from tests.assets.sample_lake import installation
 from tests.paths import lean_data
 from trading.bars import Bars
 from trading.calendars import calendar
-from trading.corporate_actions import ActionKind, CorporateAction
+from trading.corporate_actions import ActionKind, CorporateAction, UnknownFactor
 from trading.quality import RuleResult
 from trading.scorecard import Scorecard
 from trading.timeframes import Timeframe, iso, session_number
@@ -54,6 +56,10 @@ instruments:
   SHY: {<<: *us, feed_symbol: equity/usa/shy}
   TFCFA: {<<: *us, feed_symbol: equity/usa/tfcfa}
   USO: {<<: *us, feed_symbol: equity/usa/uso, native_timeframe: 1d}
+  WM: {<<: *us, feed_symbol: equity/usa/wm, native_timeframe: 1d}
+  GOOGL: {<<: *us, feed_symbol: equity/usa/googl, native_timeframe: 1d}
+  AIG: {<<: *us, feed_symbol: equity/usa/aig, native_timeframe: 1d}
+  APPLE: {<<: *us, feed_symbol: equity/usa/aapl, native_timeframe: 1d}
   JUNIORBEES: &india
     {asset_class: equity, calendar: XBOM, tick_size: 0.01, currency: INR, feed: lean, native_timeframe: 1m,
      feed_symbol: equity/india/juniorbees}
@@ -211,8 +217,7 @@ def test_a_day_cut_short_stops_trading_on_it(desk: Desk, symbol: str, feed_symbo
     if symbol == "PERP":
         path = desk.settings.config / "universe" / "dirty.yaml"
         path.write_text(
-            path.read_text()
-            + "  PERP: {asset_class: crypto, calendar: CRYPTO, tick_size: 0.01, currency: USD, feed: lean, "
+            path.read_text() + "  PERP: {asset_class: crypto, calendar: CRYPTO, tick_size: 0.01, currency: USD, feed: lean, "
             f"native_timeframe: 1m, feed_symbol: {feed_symbol}}}\n"
         )
     assert desk.failing(symbol, day) == {day: {"no_gaps"}}
@@ -311,3 +316,71 @@ def test_a_spin_off_is_a_jump_until_it_is_known_and_then_named(desk: Desk) -> No
     assert desk.failing("TFCFA", first, date(2013, 7, 2))[ex] == set()
     assert "spin_off of factor" in desk.result("TFCFA", ex, "jump").message
     assert "(NWSA)" in desk.result("TFCFA", ex, "jump").message
+
+
+def test_the_value_of_what_was_spun_off_adjusts_the_history_before_it_and_none_known_halts_it(desk: Desk) -> None:
+    """NWSA -> FOXA 2013-06-28: 32.60 before, 28.80 after; adjusted on what is known on the day that is asked for."""
+    ex = date(2013, 7, 1)
+    desk.ingest("TFCFA", date(2013, 6, 27), date(2013, 7, 2))
+    opened = calendar("XNYS").bounds(ex)[0]
+    before, after = desk.bars("TFCFA", date(2013, 6, 28)), desk.bars("TFCFA", ex)
+    value = round(float(before.close[-1] - after.open[0]), 2)
+    unknown = CorporateAction("TFCFA", ActionKind.SPIN_OFF, session_number(ex), opened, float("nan"), other_symbol="NWSA")
+    market = Market(desk.lake, load_config(desk.settings).universe)
+    write_actions(desk.lake, "TFCFA", [unknown])
+    with pytest.raises(UnknownFactor, match=r"spin_off on 2013-07-01 is not known.*actions confirm"):
+        market.bars("TFCFA", "1d", adjusted=True)
+    write_actions(desk.lake, "TFCFA", [replace(unknown, amount=value)])
+    seen = market.bars("TFCFA", "1d", adjusted=True)
+    raw = market.bars("TFCFA", "1d")
+    np.testing.assert_allclose(seen["close"].iloc[:2], raw["close"].iloc[:2] * (1 - value / float(before.close[-1])))
+    np.testing.assert_array_equal(seen["volume"], raw["volume"])
+    assert abs(seen["open"].iloc[2] / seen["close"].iloc[1] - 1) < 1e-3, "no step is left"
+    friday = market.bars("TFCFA", "1d", adjusted=True, as_of="2013-06-29T00:00Z")
+    np.testing.assert_array_equal(friday["close"], raw["close"].iloc[:2])
+    assert desk.failing("TFCFA", date(2013, 6, 27), date(2013, 7, 2))[ex] == set(), "the jump is explained by the value, too"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "ex", "factor", "looks_like"),
+    [("APPLE", date(2020, 8, 31), 4.0, 499.23), ("AIG", date(2009, 7, 1), 0.05, 1.13)],
+)
+def test_splits_of_the_factor_files_are_known_from_their_day_and_not_before(
+    desk: Desk, symbol: str, ex: date, factor: float, looks_like: float
+) -> None:
+    """AAPL 4:1 after 2020-08-28 and AIG's 20:1 reverse split after 2009-06-30, as the factor files say."""
+    first, last = date(ex.year, ex.month - 1, 15), date(ex.year, ex.month, 28 if ex.month < 8 else 31)
+    instrument = load_config(desk.settings).universe.instruments[symbol]
+    feed = ConfigFilesResource().feed("lean")
+    assert isinstance(feed, LeanFeed)
+    (split,) = [a for a in feed.actions(instrument) if a.kind is ActionKind.SPLIT and a.ex_session == session_number(ex)]
+    assert split.factor == pytest.approx(factor)
+    write_actions(desk.lake, symbol, feed.actions(instrument))
+    desk.ingest(symbol, first, last, Timeframe.D1)
+    market = Market(desk.lake, load_config(desk.settings).universe)
+    raw = market.bars(symbol, "1d", form="numpy")
+    row = int(np.searchsorted(raw.session, session_number(ex)))
+    assert raw.close[row - 1] == pytest.approx(looks_like, rel=0.01)
+    on_the_day = market.bars(symbol, "1d", adjusted=True, form="numpy")
+    np.testing.assert_allclose(on_the_day.close[:row], raw.close[:row] / factor)
+    np.testing.assert_allclose(on_the_day.volume[:row], raw.volume[:row] * factor)
+    before = market.bars(symbol, "1d", adjusted=True, as_of=int(raw.close_time[row - 1]), form="numpy")
+    np.testing.assert_array_equal(before.close, raw.close[:row])
+    assert "jump" not in desk.failing(symbol, first, last, Timeframe.D1)[ex]
+
+
+def test_history_continues_under_the_new_ticker_in_the_lake_and_a_reused_one_joins_nobody(desk: Desk) -> None:
+    """UW -> WMI -> WM (Washington Mutual was WM until 2008) and GOOG -> GOOGL: one company each, from first to last row."""
+    desk.ingest("WM", date(1998, 1, 2), date(2021, 3, 31), Timeframe.D1)
+    lean = ConfigFilesResource().feed("lean")
+    instruments = load_config(desk.settings).universe.instruments
+    waste = desk.bars("WM", date(1998, 1, 2), date(2021, 3, 31), Timeframe.D1)
+    assert len(waste) == 135 + 2780 + 2934
+    for day, close in ((date(2008, 9, 25), 1.69), (date(2007, 1, 3), 45.5)):  # Washington Mutual's
+        held = waste.close[int(np.searchsorted(waste.session, session_number(day)))]
+        assert abs(held / close - 1) > 0.1, day
+    renamed = [a for a in lean.actions(instruments["WM"]) if a.kind is ActionKind.SYMBOL_CHANGE]  # type: ignore[attr-defined]
+    assert [a.other_symbol.upper() for a in renamed] == ["UW", "WMI"]
+    desk.ingest("GOOGL", date(2014, 3, 27), date(2014, 4, 4), Timeframe.D1)
+    google = desk.bars("GOOGL", date(2014, 4, 2), date(2014, 4, 3), Timeframe.D1)
+    assert [round(float(c)) for c in google.close] == [1135, 572]

@@ -18,7 +18,10 @@ from typer.testing import CliRunner
 from assets import features, market_data, upstream
 from assets.common import configured_universe
 from assets.features import compute_range
+from assets.recompute import recompute
+from ml.dataset import SourceSpan
 from pipelines.cli import app
+from resources import outputs
 from resources.dagster_resources import LedgerResource, resource_definitions
 from resources.lake import FeatureFrame, Lake
 from resources.ledger import changes as book
@@ -29,10 +32,19 @@ from tests.assets.market_runs import evaluation, run
 from tests.assets.sample_lake import fill, installation
 from trading.calendars import calendar
 from trading.features import FEATURES_VERSION, NAMES
+from trading.signals import Action, PartitionRef, Signal
 from trading.timeframes import Timeframe
 
 START, END, DAY = date(2017, 12, 11), date(2017, 12, 29), date(2017, 12, 20)
 SOME = dg.AssetSelection.assets("bars_1h", "bars_4h", "features_1h").without_checks()
+
+
+SIGNAL = Signal(
+    strategy="s", strategy_revision="r", symbol="EURUSD", timeframe=Timeframe.H1, close_time=1_514_470_000_000_000,
+    action=Action.ENTER_LONG, strength=0.5, reference_price=1.2, stop_price=1.1, target_price=None,
+    valid_until=1_514_470_000_000_001, sizing={}, features_version="f",
+    partitions=(PartitionRef("bars_1h", "2017-12-20", "EURUSD", "a"),),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +114,7 @@ def test_the_sensor_shows_it_and_the_job_mends_it(sample: Settings, ledger: Ledg
             jobs=upstream.JOBS,
             resources=resource_definitions(),
         )
-        needed = {name: resource_definitions()[name] for name in ("config_files", "ledger")}
+        needed = {name: resource_definitions()[name] for name in ("config_files", "ledger", "lake")}
         context = dg.build_sensor_context(instance=instance, definitions=defs, resources=needed)
         ticked = stale_partitions.evaluate_tick(context)
         assert len(ticked.run_requests or []) == 1
@@ -163,6 +175,63 @@ def test_the_commands_tell_what_changed_and_recompute(sample: Settings, ledger: 
     assert newest["state"] == "complete"
     forming = ask("bars", "EURUSD", "1w", "--count", "1", "--forming")
     assert [row["state"][:7] for row in forming] == ["complet"], "the last week is over"
+
+
+class TestModelsAndReports:
+    """They are not recomputed by themselves; they say that they were overtaken until somebody makes them again."""
+
+    @staticmethod
+    def made_of(of: Settings, ledger: Ledger) -> None:
+        lake = Lake(of.lake_dir)
+        held = [(p.session.isoformat(), p.content_hash) for p in lake.partitions("features_1h", symbols=["EURUSD"])]
+        seq = outputs.newest_change(ledger)
+        span = SourceSpan.of("features_1h", "EURUSD", held)
+        outputs.record_output(ledger, outputs.TRAINING_SET, "sample_1h", read_seq=seq, sources=[span])
+        outputs.record_output(ledger, outputs.MODEL, "tapeline-baseline-sample", read_seq=seq, sources=[span])
+        outputs.record_output(ledger, outputs.REPORT, DAY.isoformat(), read_seq=seq)
+
+    def test_what_was_made_of_changed_data_is_named_until_it_is_made_again(self, sample: Settings, ledger: Ledger) -> None:
+        misprint(sample)
+        lake = Lake(sample.lake_dir)
+        bars, values = compute_range(lake, "bars_1h", "EURUSD", Timeframe.H1, calendar("FX"), START, END)
+        frame = FeatureFrame("EURUSD", NAMES, bars.close_time, bars.session, values, FEATURES_VERSION)
+        lake.write_feature_frames("features_1h", [frame], start=START, end=END)
+        self.made_of(sample, ledger)
+        assert outputs.stale_outputs(ledger, lake) == []
+        assert run(DAY, selection=dg.AssetSelection.assets("bars_1h").without_checks()).success
+        assert [s.asset for s in outputs.stale_outputs(ledger, lake)] == list(outputs.OUTPUTS), "its sources are marked"
+        recompute(ledger, lake, configured_universe(), run_id="test")
+        found = {s.asset: s for s in outputs.stale_outputs(ledger, lake)}
+        assert list(found) == list(outputs.OUTPUTS), "its sources are others now"
+        assert found[outputs.MODEL].because == "bars_1h/2017-12-20/EURUSD changed: ingested from sample_forex"
+        self.made_of(sample, ledger)
+        assert outputs.stale_outputs(ledger, lake) == []
+
+    def test_the_command_and_the_check_name_them(self, sample: Settings, ledger: Ledger) -> None:
+        misprint(sample)
+        self.made_of(sample, ledger)
+        assert run(DAY, selection=dg.AssetSelection.assets("bars_1h").without_checks()).success
+        told = json.loads(CliRunner().invoke(app, ["data", "stale", "--dataset", "daily_report", "--json"]).stdout)
+        assert [(row["asset"], row["name"]) for row in told] == [("daily_report", DAY.isoformat())]
+        assert "daily_report 2017-12-20" in CliRunner().invoke(app, ["data", "stale"]).stdout
+        with ledger.transaction() as c:  # the features came out as they were
+            book.clear_stale(c, [m.key for m in book.stale(ledger.engine)], before=2**62)
+        events = {e.asset_key.to_user_string(): e for e in upstream.upstream_evaluations(
+            ledger, configured_universe(), Lake(sample.lake_dir)
+        )}  # fmt: skip
+        assert not events["daily_report"].passed
+        assert events["baseline_model"].passed
+
+    def test_a_report_is_overtaken_by_rows_behind_its_decisions_wherever_they_lie(self, ledger: Ledger, tmp_path: Path) -> None:
+        outputs.record_output(ledger, outputs.REPORT, "2017-12-28", read_seq=0)
+        with ledger.transaction() as c:
+            (change,) = book.record_changes(c, [book.Change("bars_1h", "2017-12-20", "EURUSD", "a", "b", "late", "run")])
+            book.put_affected(c, [book.AffectedDecision(change.seq, SIGNAL.id, "", "a", "b")])
+        ledger.insert_signals([SIGNAL], session="2017-12-28", code_revision="x", run_id="run")
+        (report,) = outputs.stale_outputs(ledger, Lake(tmp_path / "lake"))
+        assert (report.name, report.because) == ("2017-12-28", "bars_1h/2017-12-20/EURUSD changed: late")
+        outputs.record_output(ledger, outputs.REPORT, "2017-12-28", read_seq=change.seq)
+        assert outputs.stale_outputs(ledger, Lake(tmp_path / "lake")) == []
 
 
 @pytest.mark.parametrize(

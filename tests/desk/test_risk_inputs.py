@@ -12,10 +12,12 @@ from sqlalchemy import Engine
 
 from desk import risk_inputs
 from desk.risk_inputs import MarketView
+from resources.corporate_actions import write_actions
 from resources.lake import Lake
 from tests.desk.kit import INSTRUMENTS, LIMITS, Desk, bar
 from trading.bars import Bars
 from trading.calendars import calendar
+from trading.corporate_actions import ActionKind, CorporateAction
 from trading.limits import CircuitBreaker, Drawdown, Limits, LosingStreak, OrderRate, ValueAtRisk
 from trading.timeframes import Timeframe, session_number
 
@@ -65,6 +67,54 @@ class TestReturns:
         view = MarketView(lake)
         assert view.daily_returns(INSTRUMENTS, ["EURUSD", "WATCHED"], 20, int(first.close_time[-1])) is None
         assert view.daily_returns(INSTRUMENTS, ["EURUSD", "NOBODY"], 20, int(first.close_time[-1])) is None
+
+
+def split(session: int, factor: float, known: int = 0) -> CorporateAction:
+    return CorporateAction("EURUSD", ActionKind.SPLIT, session, known, factor)
+
+
+class TestSplits:
+    """Daily closes that fall to a seventh at a 7:1 split."""
+
+    def setup(self, folder: Path, factor: float = 7.0) -> tuple[MarketView, Bars, Lake]:
+        lake = Lake(folder)
+        smooth = np.linspace(1.1, 1.2, 43)
+        cut = np.where(np.arange(43) >= 20, smooth / 7.0, smooth)
+        bars = daily(lake, "EURUSD", date(2017, 11, 1), date(2017, 12, 29), list(cut))
+        write_actions(lake, "EURUSD", [split(int(bars.session[20]), factor)])
+        return MarketView(lake), bars, lake
+
+    def test_a_split_is_no_loss(self, tmp_path: Path) -> None:
+        view, bars, _ = self.setup(tmp_path)
+        got = view.daily_returns({"EURUSD": EURUSD}, ["EURUSD"], 30, int(bars.close_time[42]))
+        assert got is not None
+        assert np.abs(got.values).max() < 0.01
+
+    def test_before_its_day_it_changes_nothing(self, tmp_path: Path) -> None:
+        view, bars, _ = self.setup(tmp_path)
+        got = view.daily_returns({"EURUSD": EURUSD}, ["EURUSD"], 10, int(bars.close_time[19]))
+        assert got is not None
+        assert got.values[-1, 0] == pytest.approx(bars.close[19] / bars.close[18] - 1)
+
+    def test_an_unknown_factor_leaves_nothing_to_measure_until_an_operator_tells_it(self, tmp_path: Path) -> None:
+        view, bars, lake = self.setup(tmp_path, float("nan"))
+        now = int(bars.close_time[42])
+        assert view.daily_returns({"EURUSD": EURUSD}, ["EURUSD"], 30, now) is None
+        write_actions(lake, "EURUSD", [])
+        told = [split(int(bars.session[20]), 7.0)]
+        got = view.daily_returns({"EURUSD": EURUSD}, ["EURUSD"], 30, now, told)
+        assert got is not None
+        assert np.abs(got.values).max() < 0.01
+        raw = view.daily_returns({"EURUSD": EURUSD}, ["EURUSD"], 30, now)
+        assert raw is not None
+        assert raw.values.min() < -0.8, "nobody knows of the split: the step is seen"
+
+    def test_it_is_no_abnormal_move_either(self, tmp_path: Path) -> None:
+        view, bars, _ = self.setup(tmp_path)
+        day = replace(EURUSD, native_timeframe=Timeframe.D1)
+        found = view.recent_prices(day, 3 * 1440, int(bars.close_time[20]))
+        assert found is not None
+        assert found[1].max() / found[1].min() < 1.01
 
 
 class TestTrades:

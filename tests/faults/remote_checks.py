@@ -12,7 +12,8 @@ from tests.desk.kit import CASH
 
 TERMINAL = frozenset({"denied", "rejected", "filled", "canceled", "expired"})
 NAMES = (
-    "duplicates", "lost", "phantom", "wrong_position", "wrong_cash", "overclosed", "unprotected", "in_doubt", "mismatches", "audit",
+    "duplicates", "lost", "phantom", "wrong_position", "wrong_cash", "overclosed", "unprotected", "in_doubt", "mismatches",
+    "audit",
 )  # fmt: skip
 _TINY = 1e-6
 
@@ -27,7 +28,12 @@ def compare(engine: Engine, books: dict[str, Any], notes: list[str] | None = Non
         said.append(f"{name}: {what}")
 
     with engine.connect() as c:
-        ours = {r.id: r for r in c.execute(text("SELECT o.*, i.parent, i.leg, i.trade_id, i.strategy FROM orders o JOIN intents i USING (id)"))}
+        ours = {
+            r.id: r
+            for r in c.execute(
+                text("SELECT o.*, i.parent, i.leg, i.trade_id, i.strategy FROM orders o JOIN intents i USING (id)")
+            )
+        }
         fills = {r.id.split("/", 1)[1]: r for r in c.execute(text("SELECT * FROM fills"))}
         held = list(c.execute(text("SELECT * FROM positions")))
         multipliers = dict(c.execute(text("SELECT id, (content->'meta'->>'multiplier')::float FROM intents")).tuples().all())
@@ -41,7 +47,9 @@ def compare(engine: Engine, books: dict[str, Any], notes: list[str] | None = Non
             wrong("duplicates", f"decision {parent} has {count} entries at the broker")
     if len(theirs) != len(books["orders"]) or len(executions) != len(books["executions"]):
         wrong("duplicates", "the broker lists an order or an execution twice")
-    for trade, count in Counter(o.trade_id for o in ours.values() if o.leg.startswith("exit:") and o.state not in TERMINAL).items():
+    for trade, count in Counter(
+        o.trade_id for o in ours.values() if o.leg.startswith("exit:") and o.state not in TERMINAL
+    ).items():
         if count > 1:
             wrong("duplicates", f"trade {trade} has {count} exits under way")
 

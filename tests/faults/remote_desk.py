@@ -154,7 +154,7 @@ def _look_after(desk: RemoteDesk, seed: int, n: int) -> None:
                 if order.stop_price is not None and order.state is OrderState.ACCEPTED:
                     price = round(order.stop_price - 0.0001 * order.side.sign, 4)
                     until_done(lambda o=order, p=price: desk.router.modify(o.id, Modification(stop_price=p), "closer", "torture"))  # type: ignore[misc]
-    if random.Random(f"{seed} flatten {n}").random() < 0.08:
+    if random.Random(f"{seed} flatten {n}").random() < 0.15:
         until_done(lambda: desk.router.flatten("enough", "torture"))
 
 
@@ -164,7 +164,7 @@ def _decide(desk: RemoteDesk, seed: int, n: int) -> None:
         if dice.random() < 0.5:
             action = dice.choice([Action.ENTER_LONG, Action.ENTER_SHORT])
             price, away = path(seed, symbol)[n], 0.002 * action.side.sign
-            levels = {"reference": price, "stop": round(price - away, 4), "target": round(price + 2 * away, 4)}
+            levels: dict[str, Any] = {"reference": price, "stop": round(price - away, 4), "target": round(price + 2 * away, 4)}
             more: dict[str, Any] = {}
             if dice.random() < 0.3:  # closed in two parts
                 more["targets"] = ((0.5, round(price + away, 4)), (0.5, round(price + 2 * away, 4)))
@@ -247,9 +247,7 @@ def run(url: str, address: str, seed: int, closes: int, crash_at: str = "", kill
 
 def _serve(book: str, rates: dict[str, float], seed: int, said: Any) -> None:
     quiet()
-    venue = Venue(
-        Path(book), INSTRUMENTS, lambda s: COSTS, VenueOptions(CASH, "USD", durable=False), FaultPlan(rates, seed)
-    )
+    venue = Venue(Path(book), INSTRUMENTS, lambda s: COSTS, VenueOptions(CASH, "USD", durable=False), FaultPlan(rates, seed))
     server = BrokerServer(venue, late_seconds=TIMEOUT * 2, down_seconds=0.05)
     said.send(server.port)
     said.close()

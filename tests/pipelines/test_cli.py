@@ -171,6 +171,27 @@ def test_every_problem_of_every_file_has_its_file_and_line(run: Run, files: Path
     assert (missing.exit_code, "universe/nowhere.yaml" in missing.stdout) == (1, True)
 
 
+def test_mistakes_in_every_kind_of_data_file_are_told_at_once_with_file_line_key_and_nearest_name(run: Run, files: Path) -> None:
+    (files / "feeds" / "mine.yaml").write_text("name: mine\nseperator: tab\n")
+    (files / "calendars" / "mine.yaml").write_text("name: MINE\nbased_on: XNYZ\n")
+    (files / "quality" / "default.yaml").write_text("max_gap_shar: 0.1\nby_timeframe: {1m: {volume_ratio: 0}}\n")
+    (files / "actions" / "mine.yaml").write_text("actions:\n  - {symbol: A, kind: splitt, ex_date: 2014-06-09}\n")
+    (files / "lake" / "retention.yaml").write_text("superseded_day: 90\n")
+    sample = files / "universe" / "sample.yaml"
+    sample.write_text(sample.read_text().replace("history_start:", "history_begin:", 1))
+    result = run("config", "check", config_dir=str(files))
+    assert result.exit_code == 1
+    said = " ".join(result.stdout.split())
+    for named in (
+        "feeds/mine.yaml:2: seperator: unknown key", "separator", "calendars/mine.yaml:2: based_on", "XNYS",
+        "quality/default.yaml:1: max_gap_shar: unknown key", "max_gap_share", "quality/default.yaml:2: by_timeframe.1m",
+        "actions/mine.yaml:2: actions.0.kind", "lake/retention.yaml:1: superseded_day", "superseded_days",
+        "history_begin: unknown key", "history_start",
+    ):  # fmt: skip
+        assert named in said, (named, result.stdout)
+    assert "good     feeds/yfinance.yaml (feed profile yfinance)" in result.stdout
+
+
 def test_version_and_help_need_nothing(run: Run) -> None:
     assert re.match(r"tapeline \S+.*, code \S+", run("version").stdout)
     assert "audit" in run("--help").stdout

@@ -7,19 +7,24 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from resources.config import load_config
 from resources.corporate_actions import write_actions
+from resources.lake import Lake
 from resources.ledger import audit
-from resources.ledger.actions import decisions_of
+from resources.ledger.actions import confirmed_actions, decisions_of
 from resources.settings import settings
 from tests.paths import lean_data
+from trading.bars import Bars
+from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction
-from trading.timeframes import session_number
+from trading.timeframes import Timeframe, session_number
 
 UNIVERSE = """\
 name: small
@@ -75,6 +80,29 @@ def test_confirm_and_dismiss_are_written_and_audited(run: Run, ledger_engine: En
     assert [(d["session"], d["factor"]) for d in spoken] == [("2014-06-10", 7.0), ("2014-06-11", None)]
 
 
+def test_a_spin_off_is_confirmed_by_its_value_and_the_last_close(run: Run, ledger_engine: Engine) -> None:
+    day = date(2014, 6, 6)
+    bars = Bars(
+        "AAPL", Timeframe.M1, np.array([calendar("XNYS").bounds(day)[1]]), np.array([session_number(day)], np.int32),
+        *(np.array([100.0]) for _ in range(4)), np.array([5.0]),
+    )  # fmt: skip
+    universe = load_config(settings()).universe
+    Lake(settings().lake_dir).write_bars(
+        "bars_1m", {"AAPL": bars}, start=day, end=day, source="test", instruments=universe.instruments
+    )
+    made = run("confirm", "AAPL", "--session", "2014-06-09", "--value", "20", "--reason", "prospectus")
+    assert made.exit_code == 0, made.output
+    assert "AAPL closed at 100 on 2014-06-06: 20 off it is 1.25" in made.output
+    assert run("confirm", "AAPL", "--session", "2014-06-10", "--value", "100").exit_code == 1
+    with ledger_engine.connect() as connection:
+        said = decisions_of(connection)
+        (action,) = confirmed_actions(connection)
+    assert (said["AAPL", "2014-06-09"].kind, said["AAPL", "2014-06-09"].factor) == (ActionKind.SPIN_OFF, 1.25)
+    assert (action.kind, action.factor) == (ActionKind.SPIN_OFF, 1.25)
+    told = json.loads(run("list", "AAPL", "--json").stdout)["decisions"]
+    assert [(d["kind"], d["factor"]) for d in told] == [("spin_off", 1.25)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -83,6 +111,11 @@ def test_confirm_and_dismiss_are_written_and_audited(run: Run, ledger_engine: En
         (("confirm", "AAPL", "--session", "June", "--factor", "7"), "expected a date"),
         (("confirm", "AAPL", "--session", "2014-06-09", "--factor", "1"), "factor 1.0"),
         (("dismiss", "AAPL", "--session", "2014-06-08"), "no session"),
+        (("confirm", "AAPL", "--session", "2014-06-09"), "either --factor"),
+        (("confirm", "AAPL", "--session", "2014-06-09", "--factor", "2", "--value", "3"), "either --factor"),
+        (("confirm", "AAPL", "--session", "2014-06-09", "--value", "3", "--kind", "split"), "expected split with --factor"),
+        (("confirm", "AAPL", "--session", "2014-06-09", "--factor", "0.5", "--kind", "spin_off"), "takes value away"),
+        (("confirm", "AAPL", "--session", "2014-06-09", "--value", "3"), "no bars in the two weeks before"),
         (("rolls", "NQ"), "no continuous future 'NQ'"),
     ],
 )

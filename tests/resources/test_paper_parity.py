@@ -20,6 +20,7 @@ from trading.backtest import BacktestResult, OrderRules, backtest
 from trading.bars import Bars
 from trading.costs import Costs
 from trading.evaluation import Evaluation
+from trading.instruments import Instrument
 from trading.orders import OrderType, Side, TimeInForce
 from trading.timeframes import US_PER_DAY, Timeframe
 
@@ -63,16 +64,19 @@ def random_wishes(bars: Bars, seed: int) -> Evaluation:
     )  # fmt: skip
 
 
-def on_paper(bars: Bars, evaluation: Evaluation, rules: OrderRules, costs: Costs) -> tuple[list[tuple[Any, ...]], list[float]]:
-    """The same wishes through the paper broker's book. Returns fills (signed quantity, price, commission) and the equity at
-    each close."""
-    book, equity, current, number = Book("USD", 10_000.0), [], "", 0
+def on_paper(
+    bars: Bars, evaluation: Evaluation, rules: OrderRules, costs: Costs, *, instrument: Instrument = INSTRUMENT,
+    step: int = US_PER_DAY, cash: float = 10_000.0,
+) -> tuple[list[tuple[Any, ...]], list[float]]:  # fmt: skip
+    """The same wishes through the paper broker's book. step: length of a bar, us. Returns fills (signed quantity, price,
+    commission) and the equity at each close."""
+    book, equity, current, number, symbol = Book("USD", cash), [], "", 0, instrument.symbol
     for i in range(len(bars)):
         o, h, l, c, v = (float(getattr(bars, n)[i]) for n in ("open", "high", "low", "close", "volume"))  # noqa: E741
         now = int(bars.close_time[i])
-        book.match(BarClose("X", Timeframe.D1, now, int(bars.session[i]), o, h, l, c, v), now - US_PER_DAY, INSTRUMENT, costs)
-        position = book.positions["X"]
-        equity.append(book.cash + position.quantity * position.last_price)
+        book.match(BarClose(symbol, bars.timeframe, now, int(bars.session[i]), o, h, l, c, v), now - step, instrument, costs)
+        position = book.positions[symbol]
+        equity.append(book.cash + position.quantity * position.last_price * float(instrument.multiplier))
         held = position.quantity
         pending = bool(current) and book.orders[current].working
         leaving = any(k.startswith("exit") and o_.working for k, o_ in book.orders.items())
@@ -83,7 +87,7 @@ def on_paper(bars: Bars, evaluation: Evaluation, rules: OrderRules, costs: Costs
                     book.cancel(order, now, "exit")
             side = Side.SELL if held > 0 else Side.BUY
             request = OrderRequest(
-                f"exit{i}", "X", side, abs(held), OrderType.MARKET, TimeInForce.GTC, oco_group=f"g{number}", reduce_only=True
+                f"exit{i}", symbol, side, abs(held), OrderType.MARKET, TimeInForce.GTC, oco_group=f"g{number}", reduce_only=True
             )
             book.accept(request, f"B{request.client_id}", now)
             continue
@@ -113,9 +117,9 @@ def bracket(
     trail = rules.trail if isinstance(rules.trail, float) else None
     kind = OrderType.STOP if trail is None else OrderType.TRAILING_STOP
     return [
-        OrderRequest(name, "X", entry, 10.0, rules.entry, TimeInForce.GTC, limit, trigger),
-        OrderRequest(f"{name}s", "X", out, 10.0, kind, TimeInForce.GTC, None, stop, trail=trail, **shared),
-        OrderRequest(f"{name}t", "X", out, 10.0, OrderType.LIMIT, TimeInForce.GTC, target, None, **shared),
+        OrderRequest(name, bars.symbol, entry, 10.0, rules.entry, TimeInForce.GTC, limit, trigger),
+        OrderRequest(f"{name}s", bars.symbol, out, 10.0, kind, TimeInForce.GTC, None, stop, trail=trail, **shared),
+        OrderRequest(f"{name}t", bars.symbol, out, 10.0, OrderType.LIMIT, TimeInForce.GTC, target, None, **shared),
     ]
 
 

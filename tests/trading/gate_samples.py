@@ -25,7 +25,7 @@ GATES = """gates:
   news: {}
   regime: {allowed: [trending, ranging], by: both, history: 100, train: 400, refit: 100, certain: 0.5}
   confluence:
-    at_least: 0.6
+    at_least: 0.7
     long:
       - {name: 4h trend, weight: 2, when: {">": [{price: close, timeframe: 4h}, {indicator: ema, params: {period: 34}, timeframe: 4h}]}}
       - {name: rsi, when: {">": [{indicator: rsi}, 55]}}

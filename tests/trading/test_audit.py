@@ -78,6 +78,25 @@ class TestWhatLooksAhead:
         assert verdict.leak is not None
         assert verdict.leak.column == "enter_long"
 
+    @pytest.mark.parametrize("column", ["target of part 1", "part long/4h trend"])
+    def test_a_part_of_a_target_or_of_a_score_that_looks_ahead_is_named(self, column: str) -> None:
+        honest = parsed(sample_text("fx_structure"))
+
+        class Peeks(RuleStrategy):
+            def evaluate(self, bars: Any, instrument: Any) -> Any:
+                e = RuleStrategy.evaluate(self, bars, instrument)
+                tomorrow = np.append(bars[self.timeframe].close[1:], np.nan)
+                if column.startswith("part"):
+                    return replace(e, parts={**e.parts, "long/4h trend": tomorrow})
+                return replace(e, targets=((0.5, tomorrow),))
+
+        peeks = Peeks(**{name: getattr(honest, name) for name in honest.__dataclass_fields__})
+        first = int(BARS.session[0])
+        windows = {H1: BARS, H4: eurusd_4h().rows(eurusd_4h().session >= first)}
+        verdict = audit.audit_evaluable(peeks, windows, FX, cuts=6)
+        assert verdict.leak is not None
+        assert verdict.leak.column == column
+
     def test_a_higher_timeframe_seen_before_its_close_is_caught(self) -> None:
         def compute(bars: Any) -> dict[str, np.ndarray]:
             at = np.searchsorted(bars[H4].close_time, bars[H1].close_time, side="left")

@@ -97,7 +97,7 @@ def test_no_size_is_infinite() -> None:
     [
         ({}, "expected one of fixed, notional, percent_equity, risk_percent"),
         ({"kind": "martingale"}, "sizing kind 'martingale'"),
-            ({"kind": "kelly", "fraction": 0.5}, "sizing kelly: becomes a plain rule"),
+        ({"kind": "kelly", "fraction": 0.5}, "sizing kelly: becomes a plain rule"),
         ({"kind": "fixed"}, "quantity is None, expected a positive number"),
         ({"kind": "fixed", "quantity": True}, "quantity is True"),
         ({"kind": "notional", "amount": -1}, "amount is -1"),

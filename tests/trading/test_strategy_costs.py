@@ -48,7 +48,7 @@ def test_the_schema_for_editors_offers_every_kind_of_slippage() -> None:
         ("AAPL", "participaton", "0.1", "participation"),
         ("AAPL", "borrow", "-0.01", "costs.borrow"),
         ("AAPL", "slippage_kind", "root_volume", "sqrt_volume"),
-        ("EURUSD", "participation", "0.1", "EURUSD has no volume"),
+        ("VIX", "participation", "0.1", "VIX has no volume"),
     ],
 )
 def test_a_mistake_in_the_costs_is_named_with_its_line(symbol: str, key: str, value: str, said: str) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from tests.paths import ROOT
 from tests.trading.samples import eurusd, eurusd_4h, universe
 from trading import engine_records as er
 from trading.backtest import backtest
@@ -26,7 +31,7 @@ direction: short
 timeframe: 1h
 confirm: [4h]
 valid: {from: 2017-09-01, to: 2017-12-29}
-entry: {kind: level, price: 1.19}
+entry: {kind: indicator_condition, condition: {">": [close, 1.0]}}
 stop: 1.2300
 manage:
   - {kind: chandelier, period: 22, multiple: 4.0, timeframe: 4h}
@@ -36,8 +41,9 @@ manage:
     share: 0.25
     when: {kind: indicator_condition, condition: {"<": [{indicator: rsi, params: {period: 14}}, 25]}}
   - {kind: time_stop, bars: 260}
-sizing: {kind: fixed, quantity: 1000}
+sizing: {kind: fixed, quantity: 8000}
 """
+LOOSE = PLAN.replace("multiple: 4.0", "multiple: 40").replace("multiple: 6}", "multiple: 60}").replace("bars: 260", "bars: 90")
 ENTRY = 4570
 """Row of a bar of the last days of September: hourly windows move at the turn of a quarter."""
 
@@ -81,12 +87,28 @@ def test_all_rows_at_once_are_the_desks_rows_over_the_turn_of_a_window() -> None
 
 
 def test_a_plan_that_manages_nothing_has_no_paths() -> None:
-    assert paths_of(plan(PLAN.split("manage:")[0] + "sizing: {kind: fixed, quantity: 1000}\n"), bars(), INSTRUMENT) is None
+    assert paths_of(plan(PLAN.split("manage:")[0] + "sizing: {kind: fixed, quantity: 8000}\n"), bars(), INSTRUMENT) is None
 
 
 def test_a_managed_trade_is_not_carried_across_a_roll() -> None:
     roll = CorporateAction("EURUSD", ActionKind.ROLL, int(eurusd().session[ENTRY + 40]), 0, 1.0, 0.001)
-    text = PLAN.replace("entry: {kind: level, price: 1.19}", 'entry: {kind: indicator_condition, condition: {">": [close, 1.0]}}')
-    mine = plan(text.replace("2017-09-01", "2017-09-22"))
+    mine = plan(PLAN.replace("2017-09-01", "2017-09-26"))
     with pytest.raises(ValueError, match=r"probe: its trade of EURUSD is open on .* when the contract is rolled"):
         backtest(mine, {"EURUSD": bars()}, INSTRUMENT, cash=1e5, actions={"EURUSD": [roll]})
+
+
+def told(text: str = PLAN) -> list[str]:
+    """Fills of the plan over the hours around ENTRY, as text."""
+    some = {t: b.rows((b.session > 17_390) & (b.session < 17_450)) for t, b in bars().items()}
+    result = backtest(plan(text.replace("2017-09-01", "2017-09-26")), {"EURUSD": some}, INSTRUMENT, cash=1e5)
+    return [str(row) for row in result.fill_rows()]
+
+
+def test_plain_python_manages_as_the_compiled_loop_does() -> None:
+    program = "from tests.trading.test_trade_paths import *; print(chr(10).join(told(LOOSE)))"
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said.splitlines() == told(LOOSE)
+    assert {"entry", "scale_out", "time_stop"} <= {line.split("'leg': ")[1].strip("'}") for line in said.splitlines()}

@@ -20,4 +20,6 @@ class Halt:
             return Finding(state.halt_level, "none", refuse(RefusalCode.HALTED, scope="desk", level=state.halt_level))
         if intent.strategy in state.strategy_halted:
             return Finding("halted", "none", refuse(RefusalCode.HALTED, scope="strategy", strategy=intent.strategy))
+        if f"instrument:{intent.symbol}" in state.strategy_halted:
+            return Finding("halted", "none", refuse(RefusalCode.HALTED, scope="instrument", symbol=intent.symbol))
         return Finding("none", "none")

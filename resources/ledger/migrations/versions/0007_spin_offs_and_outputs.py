@@ -15,7 +15,7 @@ def upgrade() -> None:
         sa.Column("asset", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("sources", JSONB(), nullable=False),
-        sa.Column("read_wall", sa.BigInteger(), nullable=False),
+        sa.Column("read_seq", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("asset", "name"),
     )
 

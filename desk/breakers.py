@@ -1,0 +1,197 @@
+"""Breakers: the day's loss, the fall from the highest equity and abnormal moves, judged at every price.
+
+A price costs one addition and a comparison: equity moves by what the price moved times what is held, and the lowest equity
+that is still allowed is kept. What trips is latched in the ledger (a halt of the desk, or of the instrument that moved), at
+the level its limit asks for; only an audited ``resume`` lifts it. Entries end, exits go on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, func, select
+
+from desk import risk_state, store
+from desk.risk_state import DESK, HaltLevel
+from resources.brokers.protocol import Account
+from resources.ledger import tables as t
+from trading.instruments import Instrument
+from trading.limits import CircuitBreaker, Limits
+from trading.timeframes import US_PER_MINUTE, iso
+
+DAILY_LOSS, DRAWDOWN, CIRCUIT_BREAKER = "DAILY_LOSS", "DRAWDOWN", "CIRCUIT_BREAKER"
+LATCHED_KEY = "breakers"
+"""desk_state: what tripped last: {drawdown_peak, moves: {symbol: time}}. Each tripped once for its cause."""
+INSTRUMENT = "instrument:"
+"""Scope of a halt of one instrument: ``instrument:EURUSD``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One breaker that tripped: level and scope of the halt, its reason (``CODE: key=value``)."""
+
+    code: str
+    level: HaltLevel
+    scope: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Held:
+    """value_per_point: signed quantity times multiplier; mark: price the base equity has it at; moved: earned since."""
+
+    value_per_point: float
+    mark: float
+    moved: float = 0.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """Lowest and highest of the newest prices in O(1) amortised: monotonic deques of (time, price)."""
+
+    low: deque[tuple[int, float]] = field(default_factory=deque)
+    high: deque[tuple[int, float]] = field(default_factory=deque)
+
+    def move(self, time_us: int, price: float, window: int) -> float:
+        """Largest move to `price` from any price of the last `window` us, percent."""
+        for kept, beyond in ((self.low, -1.0), (self.high, 1.0)):
+            while kept and (kept[-1][1] - price) * beyond <= 0.0:
+                kept.pop()
+            kept.append((time_us, price))
+            while kept[0][0] < time_us - window:
+                kept.popleft()
+        return max(price / self.low[0][1] - 1.0, 1.0 - price / self.high[0][1]) * 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knows, beside the account. start_equity: of the session, peak_equity: the highest so far (NaN: none);
+    positions: signed quantity by symbol; marks: the newest marked prices. Amounts in account currency."""
+
+    start_equity: float
+    peak_equity: float
+    positions: Mapping[str, float]
+    marks: Mapping[str, float]
+    multipliers: Mapping[str, float]
+
+
+class Breakers:
+    """Judges every price. Rebuilt from the ledger by `rebase` at start, after fills and at bar closes. One thread only."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, _Held] = {}
+        self._windows: dict[str, _Window] = {}
+        self._limits: Limits | None = None
+        self._floor = -math.inf
+        self._peak_floor = -math.inf
+        self.equity = math.nan
+        """Account equity at the newest prices; NaN before the first `rebase`."""
+        self.peak = math.nan
+        self._start = math.nan
+
+    def rebase(self, limits: Limits | None, account: Account, known: Known) -> None:
+        """Begin from what ledger and broker say now."""
+        positions, marks, multipliers = known.positions, known.marks, known.multipliers
+        self._limits, self.equity, self._start = limits, account.equity, (start_equity := known.start_equity)
+        self.peak = max(known.peak_equity, account.equity) if math.isfinite(known.peak_equity) else account.equity
+        self._held = {
+            symbol: _Held(quantity * multipliers[symbol], marks[symbol])
+            for symbol, quantity in positions.items()
+            if quantity and symbol in marks and symbol in multipliers
+        }
+        self._floor = -math.inf
+        if limits is not None and limits.daily_loss is not None and math.isfinite(start_equity):
+            amount, percent = limits.daily_loss.codes
+            allowed = [x for x in (amount, start_equity * percent / 100.0) if not math.isnan(x)]
+            self._floor = start_equity - min(allowed) if allowed else -math.inf
+        self._set_peak_floor()
+
+    def on_price(self, symbol: str, price: float, time_us: int) -> Trip | None:
+        """Take one price (market time, UTC us); what trips by it, or None. A price that is no number is no price."""
+        if not 0.0 < price < math.inf:
+            return None
+        held = self._held.get(symbol)
+        if held is not None:
+            moved = held.value_per_point * (price - held.mark)
+            self.equity += moved - held.moved
+            held.moved = moved
+            if self.equity > self.peak:
+                self.peak = self.equity
+                self._set_peak_floor()
+            if (trip := self.equity_trip()) is not None:
+                return trip
+        limits = self._limits
+        if limits is not None and limits.circuit_breaker is not None:
+            return self._moved(symbol, price, time_us, limits.circuit_breaker)
+        return None
+
+    def equity_trip(self) -> Trip | None:
+        """What the equity of this moment trips, or None."""
+        limits = self._limits
+        if limits is None or not (self.equity <= self._floor or self.equity <= self._peak_floor):
+            return None
+        if self.equity <= self._floor and limits.daily_loss is not None:
+            reason = f"{DAILY_LOSS}: pnl={self.equity - self._start:.2f}"
+            return Trip(DAILY_LOSS, HaltLevel(limits.daily_loss.then.upper()), DESK, reason)
+        if limits.drawdown is not None:
+            fall = (1.0 - self.equity / self.peak) * 100.0
+            reason = f"{DRAWDOWN}: fall={fall:.2f}% peak={self.peak:.2f} limit={limits.drawdown.percent:g}%"
+            return Trip(DRAWDOWN, HaltLevel(limits.drawdown.then.upper()), DESK, reason)
+        return None
+
+    def _moved(self, symbol: str, price: float, time_us: int, limit: CircuitBreaker) -> Trip | None:
+        window = self._windows.setdefault(symbol, _Window())
+        moved = window.move(time_us, price, int(limit.minutes * US_PER_MINUTE))
+        if moved < limit.percent:
+            return None
+        self._windows[symbol] = _Window()  # it has tripped for this move; the next one is another
+        reason = f"{CIRCUIT_BREAKER}: symbol={symbol} moved={moved:.2f}% minutes={limit.minutes:g} at={iso(time_us)}"
+        return Trip(CIRCUIT_BREAKER, HaltLevel(limit.then.upper()), f"{INSTRUMENT}{symbol}", reason)
+
+    def _set_peak_floor(self) -> None:
+        drawdown = self._limits.drawdown if self._limits is not None else None
+        self._peak_floor = self.peak * (1.0 - drawdown.percent / 100.0) if drawdown is not None else -math.inf
+
+
+def inputs(connection: Connection, instruments: Mapping[str, Instrument], now_time: int) -> Known:
+    """What `Breakers.rebase` needs of the ledger."""
+    session, start = risk_state.current_session(connection, now_time)
+    highest = connection.execute(select(func.max(t.account_snapshots.c.equity))).scalar()
+    quantities: dict[str, float] = {}
+    for position in store.find_positions(connection):
+        quantities[position.symbol] = quantities.get(position.symbol, 0.0) + position.quantity
+    return Known(
+        start_equity=risk_state.day_start_equity(connection, session, start),
+        peak_equity=math.nan if highest is None else float(highest),
+        positions=quantities,
+        marks={s: float(p) for s, (p, _) in store.get_state(connection, "prices").items()},
+        multipliers={s: float(i.multiplier) for s, i in instruments.items()},
+    )
+
+
+def latch(connection: Connection, trip: Trip, peak: float, now_time: int) -> bool:
+    """Halt as the trip asks, once for its cause: a session's loss, a peak's fall, a move. True when it was latched now.
+
+    The caller holds the ledger's write lock. A level that stands and is stricter stays.
+    """
+    known = store.get_state(connection, LATCHED_KEY)
+    if trip.code == DAILY_LOSS:
+        session, _ = risk_state.current_session(connection, now_time)
+        halt = risk_state.read_halt(connection)
+        if halt.daily_loss_session == session:
+            return False
+        risk_state.set_halt(connection, trip.level, trip.scope, f"{trip.reason} session={session}", "desk", now_time)
+        values = risk_state.read_halt(connection).to_dict()
+        store.put_state(connection, risk_state.HALT_KEY, {**values, "daily_loss_session": session})
+        return True
+    if trip.code == DRAWDOWN:
+        if peak <= float(known.get("drawdown_peak", -math.inf)):
+            return False
+        store.put_state(connection, LATCHED_KEY, {**known, "drawdown_peak": peak})
+    elif risk_state.read_halt(connection).strategies.get(trip.scope) is not None:
+        return False
+    risk_state.set_halt(connection, trip.level, trip.scope, trip.reason, "desk", now_time)
+    return True

@@ -1,0 +1,316 @@
+"""The backtest against a plain-Python double made of the desk's own parts, and against itself, on random markets."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.paths import ROOT
+from tests.trading.backtest_kit import make
+from trading import engine_host
+from trading.backtest import BacktestResult, backtest
+from trading.bars import Bars
+from trading.costs import Costs
+from trading.evaluation import Evaluation
+from trading.instruments import Instrument, Mode
+from trading.limits import DailyLoss, Limits
+from trading.orders import OrderType, Side
+from trading.portfolio import Position as Held
+from trading.portfolio import apply_fill
+from trading.risk import RiskState, check, refusal
+from trading.signals import Intent
+from trading.sizing import size
+from trading.timeframes import US_PER_DAY, Timeframe
+
+FIXED = {"kind": "fixed", "quantity": 10}
+RISK = {"kind": "risk_percent", "percent": 1}
+
+
+def plain(
+    evaluations: list[Evaluation], bars: list[Bars], instruments: list[Instrument], cash: float, sizing: dict[str, Any],
+    costs: Costs, limits: Limits | None, minimum: float,
+) -> tuple[list[tuple[Any, ...]], dict[int, float]]:  # fmt: skip
+    """The stated order of events once more, in plain Python with the desk's own parts: portfolio.apply_fill, sizing.size,
+    risk.check. Returns fills (slot, time, signed quantity, price) and equity by close time."""
+    held = [Held() for _ in bars]
+    entry: list[dict[str, Any] | None] = [None] * len(bars)
+    leaving = [False] * len(bars)
+    levels: list[tuple[float, float]] = [(math.nan, math.nan)] * len(bars)
+    marks: list[float] = [math.nan] * len(bars)
+    closes = [0] * len(bars)
+    done: list[tuple[Any, ...]] = []
+    equity_at: dict[int, float] = {}
+    equity, day, day_start = cash, None, cash
+
+    def fill(s: int, now: int, side: int, quantity: float, price: float, slips: bool, volume: float) -> None:
+        tick, multiplier = float(instruments[s].tick_size), float(instruments[s].multiplier)
+        if slips:
+            price = costs.slipped(price, side, tick, quantity, volume)
+        word = Side.BUY if side > 0 else Side.SELL
+        held[s] = apply_fill(held[s], word, quantity, price, costs.commission(quantity, price, multiplier), multiplier)
+        done.append((s, now, side * quantity, price))
+
+    for now in sorted({int(t) for b in bars for t in b.close_time}):
+        due = [(s, int(np.searchsorted(b.close_time, now))) for s, b in enumerate(bars) if now in b.close_time]
+        today = max(int(bars[s].session[i]) for s, i in due)
+        if day is None or today > day:
+            day, day_start = today, equity
+        for s, i in due:
+            b = bars[s]
+            o, h, l, c, v = (float(getattr(b, n)[i]) for n in ("open", "high", "low", "close", "volume"))  # noqa: E741
+            waiting = entry[s]
+            if leaving[s]:
+                fill(s, now, -1 if held[s].quantity > 0 else 1, abs(held[s].quantity), o, True, v)
+                leaving[s] = False
+            elif waiting is not None:
+                fill(s, now, waiting["side"], waiting["quantity"], o, True, v)
+                levels[s], entry[s], closes[s] = waiting["levels"], None, 0
+            if not held[s].flat:
+                side, (stop, target) = (1 if held[s].quantity > 0 else -1), levels[s]
+                worst, best = (l, h) if side > 0 else (h, l)
+                if (worst - stop) * side <= 0:
+                    fill(s, now, -side, abs(held[s].quantity), o if (o - stop) * side <= 0 else stop, True, v)
+                elif (best - target) * side >= 0:
+                    fill(s, now, -side, abs(held[s].quantity), o if (o - target) * side >= 0 else target, False, v)
+            marks[s] = c
+        multipliers = [float(i.multiplier) for i in instruments]
+        equity = cash + sum(
+            p.realized_pnl + (p.unrealized_pnl(marks[s], multipliers[s]) if not p.flat else 0.0) for s, p in enumerate(held)
+        )
+        equity_at[now] = equity
+        for s, i in due:
+            e, instrument = evaluations[s], instruments[s]
+            if not held[s].flat:
+                closes[s] += 1
+                exits = e.exit_long if held[s].quantity > 0 else e.exit_short
+                if exits[i] or (e.max_bars and closes[s] >= e.max_bars):
+                    leaving[s] = True
+            if e.enter_long[i] == e.enter_short[i] or not held[s].flat or entry[s] is not None:
+                continue
+            side = 1 if e.enter_long[i] else -1
+            reference = instrument.round_price(float(bars[s].close[i]))
+            stop = instrument.round_price(float((e.stop_long if side > 0 else e.stop_short)[i]))
+            target = instrument.round_price(float((e.target_long if side > 0 else e.target_short)[i]))
+            risk, reward = (reference - stop) * side, (target - reference) * side
+            if risk <= 0 or reward <= 0 or reward / risk < minimum * (1 - 1e-9):
+                continue
+            quantity = size(sizing, equity=equity, reference_price=reference, stop_price=stop, instrument=instrument)
+            intent = Intent(
+                "d", "entry", "s", instrument.symbol, Side.BUY if side > 0 else Side.SELL, quantity, OrderType.MARKET,
+                reference_price=reference,
+            )  # fmt: skip
+            if quantity <= 0 or (
+                limits is not None
+                and refusal(check(limits, _state(held, entry, marks, instruments, equity, day_start), intent, instrument))
+            ):
+                continue
+            entry[s] = {
+                "side": side,
+                "quantity": quantity,
+                "levels": (stop, target),
+                "value": quantity * reference * float(instrument.multiplier),
+            }
+    return done, equity_at
+
+
+def _state(
+    held: list[Held],
+    entry: list[dict[str, Any] | None],
+    marks: list[float],
+    instruments: list[Instrument],
+    equity: float,
+    start: float,
+) -> RiskState:
+    symbols = [i.symbol for i in instruments]
+    return RiskState(
+        mode=Mode.BACKTEST, equity=equity, day_start_equity=start, cash=equity, quality_ok="",
+        last_price={s: m for s, m in zip(symbols, marks, strict=True) if not math.isnan(m)},
+        positions={("s", s): p.quantity for s, p in zip(symbols, held, strict=True) if not p.flat},
+        pending_entries=frozenset(("s", s) for s, e in zip(symbols, entry, strict=True) if e),
+        working_notional={s: e["value"] for s, e in zip(symbols, entry, strict=True) if e},
+        multipliers={i.symbol: float(i.multiplier) for i in instruments},
+    )  # fmt: skip
+
+
+def random_market(seed: int, slots: int) -> tuple[list[Evaluation], list[Bars], list[Instrument]]:
+    """Random walks with random wishes and levels; bars of different starts and lengths, some without wishes."""
+    rng = np.random.default_rng(seed)
+    evaluations, markets, instruments = [], [], []
+    for s in range(slots):
+        n = int(rng.integers(5, 60))
+        close = np.round(50 * np.exp(np.cumsum(rng.normal(0, 0.02, n))), 2)
+        open_ = np.round(close * np.exp(rng.normal(0, 0.01, n)), 2)
+        high = np.round(np.maximum(open_, close) * (1 + np.abs(rng.normal(0, 0.01, n))), 2)
+        low = np.round(np.minimum(open_, close) * (1 - np.abs(rng.normal(0, 0.01, n))), 2)
+        at = (int(rng.integers(0, 10)) + np.cumsum(rng.integers(1, 3, n))).astype(np.int64)
+        symbol = f"S{s}"
+        bars = Bars(
+            symbol, Timeframe.D1, at * US_PER_DAY, (at // 3).astype(np.int32), open_, high, low, close,
+            rng.integers(0, 500, n).astype(np.float64),
+        )  # fmt: skip
+        distance = close * rng.uniform(0.005, 0.05, n)
+        evaluations.append(
+            Evaluation(
+                symbol,
+                Timeframe.D1,
+                bars.close_time,
+                np.ones(n, np.bool_),
+                rng.random(n) < 0.3,
+                rng.random(n) < 0.2,
+                rng.random(n) < 0.1,
+                rng.random(n) < 0.1,
+                close - distance,
+                close + distance,
+                close + 1.7 * distance,
+                close - 1.7 * distance,
+                np.ones(n),
+                int(rng.choice([0, 0, 1, 4])),
+            )
+        )
+        markets.append(bars)
+        instruments.append(make(symbol, multiplier=str(rng.choice(["1", "5"]))))
+    return evaluations, markets, instruments
+
+
+def fills_of(result: BacktestResult) -> list[tuple[Any, ...]]:
+    t = result.trades
+    entries = [(int(t.slot[i]), int(t.entry_time[i]), float(t.quantity[i]), float(t.entry_price[i])) for i in range(len(t))]
+    exits = [
+        (int(t.slot[i]), int(t.exit_time[i]), -float(t.quantity[i]), float(t.exit_price[i])) for i in range(len(t)) if t.closed[i]
+    ]
+    return sorted(entries + exits)
+
+
+TIGHT = Limits(
+    max_order_quantity=60, max_notional=4000, max_position_notional=4000, max_concurrent_positions=2,
+    daily_loss=DailyLoss(amount=150), price_collar_percent=5, max_gross_leverage=0.9,
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**31), st.integers(1, 4), st.sampled_from([None, TIGHT]),
+    st.sampled_from([FIXED, {"kind": "percent_equity", "percent": 20}, {"kind": "risk_percent", "percent": 0.5}]),
+    st.sampled_from([Costs(), Costs("per_share", 0.01, 1.0, "fixed", 1.0), Costs("per_value", 0.0001, 0.0, "volume", 0.01)]),
+    st.sampled_from([0.0, 1.65, 1.75]),
+)  # fmt: skip
+def test_every_fill_is_what_the_desks_own_parts_give_in_the_stated_order(
+    seed: int, slots: int, limits: Limits | None, sizing: dict[str, Any], costs: Costs, minimum: float
+) -> None:
+    evaluations, bars, instruments = random_market(seed, slots)
+    result = backtest(
+        evaluations, bars, instruments, cash=10_000.0, sizing=sizing, costs=costs, limits=limits, require_stop=True,
+        min_reward_to_risk=minimum,
+    )  # fmt: skip
+    expected, equity = plain(evaluations, bars, instruments, 10_000.0, sizing, costs, limits, minimum)
+    assert fills_of(result) == sorted(expected)
+    np.testing.assert_array_equal(result.close_time, sorted(equity))
+    np.testing.assert_allclose(result.equity, [equity[t] for t in sorted(equity)], rtol=1e-12)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31), st.integers(1, 4))
+def test_slots_run_apart_and_together_give_the_same(seed: int, slots: int) -> None:
+    evaluations, bars, instruments = random_market(seed, slots)
+    costs = Costs("per_share", 0.01, 1.0, "volume", 0.01)
+
+    def both(detail: bool) -> BacktestResult:
+        return backtest(evaluations, bars, instruments, cash=10_000.0, sizing=FIXED, costs=costs, detail=detail)
+
+    apart, together = both(detail=False), both(detail=True)
+    assert apart.fills_made is None
+    assert together.fills_made is not None
+    assert trade_rows(apart) == trade_rows(together)
+    np.testing.assert_array_equal(apart.close_time, together.close_time)
+    np.testing.assert_allclose(apart.equity, together.equity, rtol=1e-12)
+    assert (apart.refusals, apart.orders, apart.ambiguous_bars) == (together.refusals, together.orders, together.ambiguous_bars)
+    assert apart.traded_value == pytest.approx(together.traded_value)
+    for name, values in apart.exposures().items():
+        np.testing.assert_allclose(values, together.exposures()[name], atol=1e-6)
+
+
+def trade_rows(result: BacktestResult) -> list[str]:
+    """Every value of every trade; the numbers of the entries, which only group them, left out."""
+    return sorted(str(row) for row in result.trades.rows())
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**31))
+def test_staging_in_small_pieces_changes_nothing(seed: int) -> None:
+    evaluations, bars, instruments = random_market(seed, 3)
+    sizing = {"kind": "percent_equity", "percent": 20}
+
+    def result() -> BacktestResult:
+        return backtest(evaluations, bars, instruments, cash=10_000.0, sizing=sizing)
+
+    whole = result()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_host, "_STAGED_ROWS", 12)
+        patch.setattr(engine_host, "_LEAST_STAGED", 4)
+        pieces = result()
+    assert fills_of(pieces) == fills_of(whole)
+    np.testing.assert_array_equal(pieces.equity, whole.equity)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31), st.integers(1, 3))
+def test_profit_and_equity_agree_and_one_slot_never_holds_two_positions(seed: int, slots: int) -> None:
+    evaluations, bars, instruments = random_market(seed, slots)
+    result = backtest(evaluations, bars, instruments, cash=10_000.0, sizing=RISK, costs=Costs(rate=0.01))
+    assert result.equity[-1] == pytest.approx(10_000 + result.trades.pnl.sum())
+    for slot in range(slots):
+        mine = result.trades.slot == slot
+        entries, exits = result.trades.entry_time[mine], result.trades.exit_time[mine]
+        assert (result.trades.signal_time[mine] < entries).all()
+        assert (entries <= exits).all()
+        # A new entry is decided at or after the close at which the last one ended.
+        assert (result.trades.signal_time[mine][1:] >= exits[:-1]).all()
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 40))
+def test_what_happens_later_never_changes_what_happened(seed: int, cut: int) -> None:
+    evaluations, bars, instruments = random_market(seed, 1)
+    cut = min(cut, len(bars[0]) - 1)
+
+    def until(n: int) -> BacktestResult:
+        e = evaluations[0]
+        names = ("close_time", "ready", "enter_long", "enter_short", "exit_long", "exit_short", "stop_long", "stop_short",
+                 "target_long", "target_short", "strength")  # fmt: skip
+        part = replace(e, **{name: getattr(e, name)[:n] for name in names})
+        return backtest(part, bars[0].rows(slice(0, n)), instruments[0], cash=10_000.0, sizing=FIXED)
+
+    part, whole = until(cut), until(len(bars[0]))
+    np.testing.assert_array_equal(part.equity, whole.equity[:cut])
+    before = [f for f in fills_of(whole) if f[1] <= bars[0].close_time[cut - 1]] if cut else []
+    assert fills_of(part) == before
+
+
+def test_plain_python_gives_what_the_compiled_loop_gives() -> None:
+    program = (
+        "from tests.trading.test_backtest_double import *\n"
+        "for seed in range(4):\n"
+        "    e, b, i = random_market(seed, 3)\n"
+        "    r = backtest(e, b, i, cash=1e4, sizing=RISK, costs=Costs(rate=.01), limits=TIGHT)\n"
+        "    print(repr(fills_of(r)), r.equity.tolist(), r.refusals, r.orders)\n"
+        "    r = backtest(e[0], b[0], i[0], cash=1e4, sizing=FIXED, costs=Costs(slippage_kind='volume', value=.01))\n"
+        "    print(repr(fills_of(r)), r.equity.tolist(), r.refusals, r.orders)\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, env={**os.environ, "NUMBA_DISABLE_JIT": flag},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for flag in ("0", "1")
+    ]  # fmt: skip
+    assert said[0] == said[1]
+    assert said[0].count("\n") == 8
