@@ -12,7 +12,7 @@ quote = '$(subst ','\'',$(1))'
 names := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 settings = $(foreach name,$(names),TAPELINE_$(name)=$(call quote,$($(name))))
 
-.PHONY: help install install-dev run test check bench torture ingest-torture clean
+.PHONY: help install install-dev run test check bench torture torture-matrix risk-million router-machine ingest-torture api-contract clean
 
 help:
 	@echo 'make run                 start Tapeline (first time: installs, loads the sample, trains, replays a live day on paper)'
@@ -20,7 +20,11 @@ help:
 	@echo 'make test                run the tests'
 	@echo 'make check               ruff, mypy, import-linter'
 	@echo 'make bench NAME=lake     run one benchmark: backtest lake resample features latency rl'
-	@echo 'make torture N=20        kill processes N times and check that nothing is lost or sent twice'
+	@echo 'make torture N=20        kill the desk N times over a misbehaving broker: nothing lost, nothing sent twice'
+	@echo 'make torture-matrix      every boundary with every fault of the broker'
+	@echo 'make risk-million        a million random intents against random limits'
+	@echo 'make router-machine      router and order states under a state machine, 100,000 transitions'
+	@echo 'make api-contract N=100    send the control API of a desk of its own N made-up requests a call'
 	@echo 'make ingest-torture N=200  kill the ingest N times and check that the lake equals an uninterrupted one'
 	@echo 'make clean               remove .venv and caches; data/ stays'
 
@@ -51,7 +55,19 @@ bench: install-dev
 	@exec $(PYTHON) -m bench $(NAME) --json
 
 torture: install-dev
-	@exec $(PYTHON) -m tests.faults.torture $(or $(N),20)
+	@exec $(PYTHON) -m tests.faults.torture $(or $(N),20) $(if $(SEED),--seed $(SEED)) $(if $(JOURNAL),--journal $(JOURNAL))
+
+torture-matrix: install-dev
+	@exec $(PYTHON) -m tests.faults.torture 0 --matrix $(if $(SEED),--seed $(SEED)) $(if $(JOURNAL),--journal $(JOURNAL))
+
+risk-million: install-dev
+	@exec $(PYTHON) -m tests.faults.risk_million --intents $(or $(N),1000000) --router 2000
+
+router-machine: install-dev
+	@exec $(PYTHON) -m tests.faults.router_machine --transitions $(or $(N),100000)
+
+api-contract: install-dev
+	@TAPELINE_TEST_API_EXAMPLES=$(or $(N),100) $(PYTHON) -m pytest tests/desk/test_api_control.py -q -s -n0 -k description
 
 ingest-torture: install-dev
 	@exec $(PYTHON) -m tests.faults.ingest_torture --kills $(or $(N),200)

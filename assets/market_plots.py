@@ -14,6 +14,8 @@ from trading.bars import Bars
 from trading.timeframes import iso
 
 CANDLES = 60
+_APART = 0.62
+"""Inches between panels one below the other: times of the upper one, title of the lower one."""
 MAX_PANELS = 12
 
 
@@ -22,7 +24,9 @@ def bar_panels(series: Sequence[Bars]) -> bytes:
     shown = [b for b in series if len(b)][:MAX_PANELS]
     columns = min(3, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
-    fig, axes = plots.figure(4.2 * columns, 2.1 * rows + 0.2, rows, columns)
+    high = 1.5
+    fig, axes = plots.figure(4.2 * columns, (high + _APART) * rows + 0.3, rows, columns, fixed=True)
+    fig.subplots_adjust(hspace=_APART / high, right=1 - 0.42 / (4.2 * columns))  # the last time is centred below its bar
     for ax, bars in zip(axes, shown, strict=False):
         candles(ax, bars)
         plots.title(ax, f"{bars.symbol}  {bars.close[-1]:,.6g}")
@@ -34,6 +38,8 @@ def bar_panels(series: Sequence[Bars]) -> bytes:
 
 def candles(ax: Any, bars: Bars, newest: int = CANDLES) -> None:
     """Draw `bars` by position, so that nights and weekends leave no holes."""
+    from matplotlib.collections import PolyCollection
+
     n = len(bars)
     at = np.arange(n)
     old = max(0, n - newest)
@@ -47,7 +53,12 @@ def candles(ax: Any, bars: Bars, newest: int = CANDLES) -> None:
     ax.vlines(x, bars.low[old:], bars.high[old:], color=colors, linewidth=0.8)
     # A body without height would vanish.
     least = max(float(np.nanmax(bars.high) - np.nanmin(bars.low)), 1e-12) / 250
-    ax.bar(x, np.maximum(np.abs(c - o), least), 0.7, np.minimum(o, c), color=colors)
+    low = np.minimum(o, c)
+    high = low + np.maximum(np.abs(c - o), least)
+    left, right = x - 0.35, x + 0.35
+    corners = np.stack([left, low, left, high, right, high, right, low], axis=1).reshape(-1, 4, 2)
+    ax.add_collection(PolyCollection(list(corners), facecolors=colors, linewidths=0))  # one thing to draw instead of sixty
+    ax.autoscale_view()
 
 
 def feature_panels(bars: Bars, names: Sequence[str], values: NDArray[np.float64], wanted: Sequence[Sequence[str]]) -> bytes:
@@ -56,7 +67,7 @@ def feature_panels(bars: Bars, names: Sequence[str], values: NDArray[np.float64]
     values: float64 (T, F) by `names`, the rows of `bars`.
     """
     groups = [[n for n in group if n in names] for group in wanted]
-    fig, axes = plots.figure(9, 2.6 + 1.3 * (len(groups) - 1), len(groups), 1, sharex=True)
+    fig, axes = plots.figure(9, 2.6 + 1.3 * (len(groups) - 1), len(groups), 1, fixed=True, sharex=True)
     candles(axes[0], bars)
     plots.title(axes[0], f"{bars.symbol} {bars.timeframe} and features, to {iso(int(bars.close_time[-1]))}")
     for ax, group in zip(axes, groups, strict=True):

@@ -12,7 +12,8 @@ import dagster as dg
 
 from assets.common import image
 from assets.models import baseline_model, training_set
-from resources.dagster_resources import ConfigFilesResource, LakeResource, TrackingResource
+from assets.upstream import MadeOutput
+from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource, TrackingResource
 from resources.model_files import ModelFiles, read_model_files
 from resources.revision import code_revision
 from resources.settings import settings
@@ -137,9 +138,10 @@ def model_asset(name: str, kind: str, source: str, description: str) -> tuple[An
         "baselines, intervals. Every training is a run in MLflow and a new version; the gate decides whether it is trusted.",
     )
     def made(
-        context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, tracking: TrackingResource
-    ) -> dg.MaterializeResult:
-        return _train(context, name, config_files, lake)
+        context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, tracking: TrackingResource,
+        ledger: LedgerResource,
+    ) -> dg.MaterializeResult:  # fmt: skip
+        return _train(context, name, config_files, lake, MadeOutput(ledger, f"model_{name}", name))
 
     @dg.asset_check(
         asset=made,
@@ -165,7 +167,7 @@ def _file(name: str) -> Any:
 
 
 def _train(
-    context: dg.AssetExecutionContext, name: str, config_files: ConfigFilesResource, lake: LakeResource
+    context: dg.AssetExecutionContext, name: str, config_files: ConfigFilesResource, lake: LakeResource, output: MadeOutput
 ) -> dg.MaterializeResult:
     from assets import model_data, model_outcome, model_run, model_train
     from ml import dataset
@@ -197,6 +199,7 @@ def _train(
         )  # fmt: skip
     except (dataset.DatasetError, TrainingError, LeakageFound, UnknownAgent) as error:
         raise dg.Failure(f"No model was trained: {error}") from error
+    output.record(done.data.sources)
     j = done.judged.judgement
     tracked = done.tracked
     tables = {key.lower().replace(" ", "_"): dg.MetadataValue.md(text) for key, text in done.tables.items()}

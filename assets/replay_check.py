@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from assets import trade_lane
+from assets.kept_revisions import read_revision
 from resources.config import Config
 from resources.ledger import tables
 from resources.ledger.actions import in_todays_units
@@ -23,9 +24,8 @@ from resources.ledger.store import Ledger
 from resources.research_store import ResearchStore
 from trading import decisions as kernel
 from trading.ids import canonical
-from trading.plans import parse_plan
 from trading.signals import Signal
-from trading.strategy import Evaluable, parse_strategy, signal_at
+from trading.strategy import Evaluable, signal_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,7 @@ def _evaluable(signal: Signal, known: Mapping[str, Evaluable], config: Config, s
     if now is not None and now.revision == signal.strategy_revision:
         return now
     kept = next((r for r in store.revisions(signal.strategy) if r.revision == signal.strategy_revision), None)
-    if kept is None or not kept.path.endswith((".yaml", ".yml")):
-        return None
-    parse = parse_plan if kept.path.startswith("plans/") else parse_strategy
-    parsed, _ = parse(kept.text, kept.path, config.universe)
+    parsed = read_revision(kept, config)[0] if kept is not None else None
     # An ensemble's revision covers its members' files: its own text alone is not what made the signal.
     return parsed if parsed is not None and parsed.revision == signal.strategy_revision else None
 

@@ -121,6 +121,7 @@ class Compared(dg.Config):
 )
 def revision_comparison(config: Compared, config_files: ConfigFilesResource, lake: LakeResource) -> dg.MaterializeResult:
     from assets.research_compare import compare_revisions
+    from resources.research_store import UnknownRevision
 
     if not (config.name and config.revision_a and config.revision_b):
         raise dg.Failure("config name, revision_a and revision_b: expected a strategy and two of its revisions "
@@ -130,7 +131,7 @@ def revision_comparison(config: Compared, config_files: ConfigFilesResource, lak
         done = compare_revisions(
             config.name, config.revision_a, config.revision_b, loaded, lake.lake(), settings().paper_cash, research_store()
         )
-    except (LookupError, ValueError) as error:
+    except (UnknownRevision, ValueError) as error:
         raise dg.Failure(str(error)) from error
     shown = done.shown
     return dg.MaterializeResult(

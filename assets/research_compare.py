@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from assets.kept_revisions import read_revision
 from assets.research_figures import Shown
 from assets.research_run import NotRun, prepare
 from assets.research_verdicts import compare
 from resources.config import Config
 from resources.lake import Lake
 from resources.research_store import ResearchStore, Revision, difference
-from trading.config_text import errors, load_yaml
-from trading.ensembles import Ensemble, bind
-from trading.plans import parse_plan
-from trading.strategy import Evaluable, parse_strategy
+from trading.strategy import Evaluable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,18 +43,7 @@ def compare_revisions(
 
 def _parsed(kept: Revision, config: Config) -> Evaluable:
     """The strategy or plan of a kept text. Raises ValueError naming what is wrong with it today."""
-    current = config.evaluables().get(kept.name)
-    if current is not None and current.revision == kept.revision:
-        return current
-    if not kept.path.endswith((".yaml", ".yml")):
-        raise ValueError(f"{kept.path} {kept.revision}: a Python strategy is compared only in the revision that is in use")
-    parse: Any = parse_plan if kept.path.startswith("plans/") else parse_strategy
-    parsed, problems = parse(kept.text, kept.path, config.universe)
-    if isinstance(parsed, Ensemble):
-        parsed, more = bind(parsed, config.strategies, load_yaml(kept.text, kept.path))
-        problems = [*problems, *more]
-    if parsed is None:
-        said = "; ".join(str(p) for p in errors(problems)) or "it is for another universe"
-        raise ValueError(f"{kept.path} {kept.revision} cannot be used now: {said}")
-    found: Evaluable = parsed
+    found, why = read_revision(kept, config)
+    if found is None:
+        raise ValueError(f"{kept.path} {kept.revision} cannot be used now: {why}")
     return found

@@ -23,6 +23,7 @@ from trading.experiment import longest_holding, per_year, session_returns
 from trading.gated import gated_like
 from trading.metrics import TradeFigures, max_drawdown, total_return
 from trading.perturbation import perturbed_runs
+from trading.price_view import seen_like
 from trading.research_grid import Variant, rules_hash
 from trading.statistics import (
     bootstrap_paths,
@@ -264,15 +265,15 @@ def grid_of(
         strategy, problems = parse_strategy(by_label[number].text, f"{name} variant {number}", universe)
         if strategy is None:
             raise ValueError("; ".join(str(p) for p in problems) or "for another universe")
-        strategy = gated_like(prepared.evaluable, replace(strategy, name=name))
-        return [evaluate_anchored(strategy, prepared.windows[i.symbol], i, calendar(i.calendar)) for i in own.instruments]
+        variant = gated_like(prepared.evaluable, seen_like(prepared.evaluable, replace(strategy, name=name)))
+        return [evaluate_anchored(variant, prepared.windows[i.symbol], i, calendar(i.calendar)) for i in own.instruments]
 
     ends = own.session_ends
     result = sweep(
         make, [{"number": n} for n in by_label], list(own.bars), list(own.instruments), cash=own.cash,
         periods_per_year=per_year(own.bars[0].close_time), keep_returns="session", keep_going=True, progress=progress,
         sizing=own.sizing, costs=own.costs, limits=own.limits, strategy=name, require_stop=own.require_stop,
-        min_reward_to_risk=own.min_reward_to_risk, risk_budget=own.risk_budget,
+        min_reward_to_risk=own.min_reward_to_risk, risk_budget=own.risk_budget, actions=own.actions or None,
     )  # fmt: skip
     good = [i for i, m in enumerate(result.metrics) if m is not None]
     if len(good) < 2:

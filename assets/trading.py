@@ -154,9 +154,7 @@ def decisions(
         latest = store.latest_close()
         now_time = max(close_time, int(latest["close_time"])) if latest is not None else close_time
         made = trade_lane.decide(undecided, config, store, now_time, lake.lake())
-        store.insert_decisions(
-            made, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id
-        )
+        store.insert_decisions(made, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id)
         store.stamp_close(close_time, decisions_wall=_wall())
         approved += sum(row.decision.approved for row in made)
         rows += [_decision_row(row.decision) for row in made]
@@ -236,7 +234,9 @@ def orders(
         },
         check_results=[
             dg.AssetCheckResult(
-                check_name="nothing_in_doubt", passed=not doubts, severity=dg.AssetCheckSeverity.WARN,
+                check_name="nothing_in_doubt",
+                passed=not doubts,
+                severity=dg.AssetCheckSeverity.WARN,
                 metadata={"in_doubt": dg.MetadataValue.md(_doubts_table(doubts)), "count": len(doubts)},
             )
         ],

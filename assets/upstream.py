@@ -23,7 +23,7 @@ from resources.lake import Lake, LakeError, Partition
 from resources.ledger import changes as book
 from resources.ledger.changes import UPSTREAM_CURRENT, Change, StaleMark
 from resources.ledger.store import Ledger
-from resources.outputs import OUTPUTS, REPORT, StaleOutput, newest_change, record_output, stale_outputs
+from resources.outputs import OTHER_MODELS, OUTPUTS, REPORT, StaleOutput, newest_change, record_output, stale_outputs
 from trading.differences import Difference, difference
 from trading.features import TIMEFRAMES
 from trading.timeframes import Timeframe, iso
@@ -97,10 +97,18 @@ class MadeOutput:
             record_output(self._ledger, self._asset, self._name, read_seq=self._seq, sources=sources)
 
 
+def output_assets() -> list[str]:
+    """Assets of training sets, models (one for each file of data/config/models) and reports."""
+    from resources.model_files import read_model_files
+    from resources.settings import settings
+
+    return [*OUTPUTS, *(f"{OTHER_MODELS}{name}" for name in sorted(read_model_files(settings().config / "models").trainings))]
+
+
 def output_values(asset: str, found: Sequence[StaleOutput]) -> dict[str, Any]:
     """passed, severity, description and metadata of ``upstream_current`` of an output's asset."""
     rows = [[s.name, s.because, iso(s.since_wall) if s.since_wall else ""] for s in reversed(found)]
-    again = "materialise them again" if asset == REPORT else "materialise training_set and baseline_model again"
+    again = "materialise them again" if asset == REPORT else "materialise training_set, then the models, again"
     return {
         "passed": not found,
         "severity": dg.AssetCheckSeverity.WARN,
@@ -134,7 +142,7 @@ def upstream_evaluations(ledger: Ledger, universe: Universe, lake: Lake | None =
     models and reports as well."""
     if lake is not None:
         found = stale_outputs(ledger, lake)
-        for asset in OUTPUTS:
+        for asset in output_assets():
             values = output_values(asset, [s for s in found if s.asset == asset])
             yield dg.AssetCheckEvaluation(dg.AssetKey(asset), UPSTREAM_CURRENT, **values)
     marks = book.stale(ledger.engine)
@@ -278,7 +286,7 @@ recompute_stale = dg.GraphDefinition(name=JOB_NAME, node_defs=[recompute_stale_p
 
 def _checks(universe: Universe) -> list[dg.AssetChecksDefinition]:
     natives = sorted({i.native_timeframe for i in universe.instruments.values()}, key=lambda t: t.minutes)
-    outputs = [output_check(asset) for asset in OUTPUTS]
+    outputs = [output_check(asset) for asset in output_assets()]
     return [*(upstream_check(d) for d in stale_datasets(universe)), *outputs, *(traded_on_check(universe, t) for t in natives)]
 
 

@@ -25,7 +25,7 @@ import talib
 from numpy.typing import NDArray
 
 from bench import reference
-from bench.core import Row, best_of, best_of_pair
+from bench.core import Row, at_least, at_most, best_of, best_of_pair, ratio_at_most
 from trading.backtest import BacktestResult, backtest
 from trading.bars import Bars
 from trading.costs import Costs
@@ -73,15 +73,14 @@ def cross(bars: Bars, fast: int, slow: int, distance: float = 0.0, columns: Colu
         return shared((bars.symbol, period), lambda: talib.SMA(bars.close, period))
 
     above = average(fast) > average(slow)
-    ready = np.ones(len(bars), np.bool_)
-    ready[: slow - 1] = False
+    ready = shared((len(bars), slow), lambda: np.arange(len(bars)) >= slow - 1)
     enter = above.copy()
-    enter[1:] &= ~above[:-1]
-    never = np.broadcast_to(np.False_, len(bars))
-    none = np.broadcast_to(np.float64(np.nan), len(bars))
+    np.greater(above[1:], above[:-1], out=enter[1:])  # above now and not at the bar before
+    never = shared((len(bars), "never"), lambda: np.broadcast_to(np.False_, len(bars)))
+    none = shared((len(bars), "none"), lambda: np.broadcast_to(np.float64(np.nan), len(bars)))
     stop = bars.close - distance if distance else none
     target = bars.close + 2 * distance if distance else none
-    full = np.broadcast_to(np.float64(1.0), len(bars))
+    full = shared((len(bars), "full"), lambda: np.broadcast_to(np.float64(1.0), len(bars)))
     return Evaluation(
         bars.symbol, bars.timeframe, bars.close_time, ready, enter, never, ~above, never, stop, none, target, none, full
     )  # fmt: skip
@@ -138,7 +137,8 @@ def run(quick: bool) -> Iterator[Row]:
 
 
 def _row(name: str, seconds: float, reference_seconds: float) -> Row:
-    return Row(name, round(seconds, 6), "s", round(reference_seconds, 6), round(seconds / reference_seconds, 3))
+    ratio = round(seconds / reference_seconds, 3)
+    return Row(name, round(seconds, 6), "s", round(reference_seconds, 6), ratio, goal=ratio_at_most(3.0))
 
 
 def _compare(count: int, rows: int, repeats: int) -> tuple[float, float]:
@@ -154,7 +154,7 @@ def _peak_memory(count: int, rows: int) -> Row:
     program = f"from bench.backtest import portfolio; portfolio({count}, {rows})"
     subprocess.run([sys.executable, "-c", program], check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return Row("w2_peak_memory", round(peak, 1), "MB", 1000.0, round(peak / 1000.0, 3))
+    return Row("w2_peak_memory", round(peak, 1), "MB", 1000.0, round(peak / 1000.0, 3), goal=at_most(1000.0))
 
 
 def portfolio(count: int, rows: int) -> BacktestResult:
@@ -199,7 +199,7 @@ def _first_call() -> Row:
     )
     for _ in range(2):  # the first fills the cache
         said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    return Row("first_call", round(float(said), 3), "s", 3.0, round(float(said) / 3.0, 3))
+    return Row("first_call", round(float(said), 3), "s", 3.0, round(float(said) / 3.0, 3), goal=at_most(3.0))
 
 
 def _full_engine(count: int, rows: int, repeats: int) -> Iterator[Row]:
@@ -223,7 +223,7 @@ def _full_engine(count: int, rows: int, repeats: int) -> Iterator[Row]:
     if not len(result.trades) or "CONCURRENT_POSITIONS" not in result.refusals:
         raise AssertionError("the full engine traded nothing or met no limit: the benchmark measures nothing")
     speed = count * rows / seconds
-    yield Row("full_engine", round(speed), "bars/s", 500_000.0, round(speed / 500_000.0, 3))
+    yield Row("full_engine", round(speed), "bars/s", 500_000.0, round(500_000.0 / speed, 3), goal=at_least(500_000.0))
     shaped = OrderRules(
         entry=OrderType.LIMIT, limit=0.02, valid_bars=5, trail=0.3, targets=(Target(0.5, reward=1.0), Target(0.5, reward=3.0))
     )
@@ -241,4 +241,4 @@ def _full_engine(count: int, rows: int, repeats: int) -> Iterator[Row]:
     if len(result.trades) <= len(result.trades.round_trips()[0]):
         raise AssertionError("no trade was closed in parts: the benchmark measures nothing")
     speed = count * rows / seconds
-    yield Row("every_feature", round(speed), "bars/s", 500_000.0, round(speed / 500_000.0, 3))
+    yield Row("every_feature", round(speed), "bars/s", 500_000.0, round(500_000.0 / speed, 3), goal=at_least(500_000.0))

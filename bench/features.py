@@ -101,7 +101,7 @@ def _direct(bars: Bars) -> np.ndarray:
 
 def run(quick: bool) -> Iterator[Row]:
     cal = calendar("XNYS")
-    count, rows = (4, 5_000) if quick else (100, 100_000)
+    count, rows, times, more = (2, 5_000, 1, 1) if quick else (100, 100_000, 2, 7)
     bars = [walk(f"S{i:03d}", date(2017, 1, 1), date(2018, 6, 30), i, rows) for i in range(count)]
     for b in bars[:3]:
         ours, theirs = features.compute(b)[1], _direct(b)
@@ -116,24 +116,24 @@ def run(quick: bool) -> Iterator[Row]:
 
         return over
 
-    mine, direct = timed_pair(each(_thirty_ours), each(_thirty_direct), 2)
+    mine, direct = timed_pair(each(_thirty_ours), each(_thirty_direct), times)
     yield rate("indicators_30", 30 * total / 1e6, "M values/s", mine, direct, ratio_at_most(1.25))
-    mine, direct = timed_pair(each(features.compute), each(_direct), 2)
+    mine, direct = timed_pair(each(features.compute), each(_direct), times)
     yield rate("batch", wide * total / 1e6, "M values/s", mine, direct, ratio_at_most(1))
     forget_peak_memory()
     mine, direct = timed_pair(
-        each(lambda b: features.compute_anchored(b, cal)), each(lambda b: [_direct(part) for part in _windows(b, cal)]), 2
+        each(lambda b: features.compute_anchored(b, cal)), each(lambda b: [_direct(part) for part in _windows(b, cal)]), times
     )
     yield rate("wide_rows", total / 1e6, "M rows/s", mine, direct, at_least(1))
     yield Row("peak_memory", peak_memory_mb(), "MB", megabytes(bars), goal=at_most(1000))
     hourly = resample(walk("X", date(2015, 1, 1), date(2017, 12, 31), 1, 2 * rows), Timeframe.H1, cal)
-    whole = best_of_pair(lambda: features.compute_anchored(hourly, cal), lambda: _direct(hourly), 5)
+    whole = best_of_pair(lambda: features.compute_anchored(hourly, cal), lambda: _direct(hourly), more)
     yield Row("anchored_1h", whole[0] * 1e3, "ms", whole[1] * 1e3, whole[0] / whole[1])
     parts = _windows(hourly, cal)
-    same = best_of_pair(lambda: features.compute_anchored(hourly, cal), lambda: [_direct(part) for part in parts], 5)
+    same = best_of_pair(lambda: features.compute_anchored(hourly, cal), lambda: [_direct(part) for part in parts], more)
     yield Row("anchored_1h_windows", same[0] * 1e3, "ms", same[1] * 1e3, same[0] / same[1], goal=ratio_at_most(1.25))
     window = hourly.rows(slice(max(0, len(hourly) - 1300), None))
-    last = best_of_pair(lambda: features.compute(window), lambda: _direct(window), 9)
+    last = best_of_pair(lambda: features.compute(window), lambda: _direct(window), more)
     yield Row("last_bar_ms", last[0] * 1e3, "ms", last[1] * 1e3, last[0] / last[1], goal=at_most(2))
 
 

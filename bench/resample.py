@@ -20,7 +20,7 @@ _GOAL = ratio_at_most(2)
 
 def run(quick: bool) -> Iterator[Row]:
     cal = calendar("XNYS")
-    count, rows = (2, 10_000) if quick else (100, 100_000)
+    count, rows, times = (2, 10_000, 1) if quick else (100, 100_000, 3)
     bars = [walk(f"S{i:03d}", date(2017, 1, 1), date(2018, 6, 30), i, rows) for i in range(count)]
     total = count * rows / 1e6
 
@@ -44,9 +44,9 @@ def run(quick: bool) -> Iterator[Row]:
             if got.content_hash() != expected.content_hash():
                 raise AssertionError(f"{timeframe}: the two do not agree")
     for timeframe in TARGETS:
-        mine, theirs = timed_pair(all_of([ours(timeframe)]), all_of([by_hand(timeframe)]), 3)
+        mine, theirs = timed_pair(all_of([ours(timeframe)]), all_of([by_hand(timeframe)]), times)
         yield rate(f"1m_to_{timeframe}", total, "M bars/s", mine, theirs, _GOAL)
     forget_peak_memory()
-    mine, theirs = timed_pair(all_of([ours(t) for t in TARGETS]), all_of([by_hand(t) for t in TARGETS]), 3)
+    mine, theirs = timed_pair(all_of([ours(t) for t in TARGETS]), all_of([by_hand(t) for t in TARGETS]), times)
     yield Row("five_timeframes", mine.wall, "s", theirs.wall, mine.wall / theirs.wall, goal=_GOAL)
     yield Row("peak_memory", peak_memory_mb(), "MB", megabytes(bars), goal=at_most(1000))

@@ -2,7 +2,9 @@
 
 env_steps_per_s: 256 lanes, 32 market features, one thread, CPU time; reference: the same market as a plain gymnasium
 environment, one lane. ppo_cpu_s_per_100k: training of the default agent on 256 lanes, one thread; reference: the goal
-of 3 s.
+of 3 s. ppo_against_sb3_cpu_s_per_100k: the same; reference: sb3-contrib's RecurrentPPO on the same lanes with the same sizes,
+where it is installed (requirements-dev.txt). forecaster_cpu_s_per_10k_rows: one walk-forward step of LSTM, Transformer,
+linear and boosting on 10,000 rows of 7 features.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import date
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +36,10 @@ def run(quick: bool) -> Iterator[Row]:
     yield Row("env_steps_per_s", ours, "steps/s", plain, ours / plain)
     seconds = _ppo_cpu_seconds(data, 16_384 if quick else 204_800)
     yield Row("ppo_cpu_s_per_100k", seconds, "s", GOAL_CPU_SECONDS, seconds / GOAL_CPU_SECONDS)
+    theirs = _sb3_cpu_seconds(data, 8_192 if quick else 32_768)
+    if theirs is not None:
+        yield Row("ppo_against_sb3_cpu_s_per_100k", seconds, "s", theirs, seconds / theirs)
+    yield Row("forecaster_cpu_s_per_10k_rows", _forecaster_cpu_seconds(800 if quick else 2_500), "s")
 
 
 def _vector_steps_per_second(data: MarketData, config: EnvironmentConfig, steps: int) -> float:
@@ -73,3 +80,83 @@ def _ppo_cpu_seconds(data: MarketData, steps: int) -> float:
     began = time.process_time()
     RecurrentPPO().train(data, EnvironmentConfig(max_steps=256), steps=steps, seed=1)
     return (time.process_time() - began) / steps * 100_000
+
+
+def _sb3_cpu_seconds(data: MarketData, steps: int) -> float | None:
+    """CPU seconds per 100,000 steps of sb3-contrib's agent; None where it is not installed. It knows no masks: an action that
+    is not allowed is a HOLD."""
+    try:
+        import torch
+        from sb3_contrib import RecurrentPPO as Theirs
+    except ImportError:
+        return None
+    torch.set_num_threads(1)
+    lanes = _sb3_lanes(VectorMarket(data, EnvironmentConfig(max_steps=256), LANES, 1))
+    policy = {"lstm_hidden_size": 64, "net_arch": [64], "enable_critic_lstm": False, "shared_lstm": True}
+    agent = Theirs(
+        "MlpLstmPolicy", lanes, n_steps=32, batch_size=LANES * 16, n_epochs=3, policy_kwargs=policy, device="cpu", seed=1
+    )
+    agent.learn(LANES * 32)  # warm
+    began = time.process_time()
+    agent.learn(steps)
+    return (time.process_time() - began) / steps * 100_000
+
+
+def _sb3_lanes(market: VectorMarket) -> Any:
+    """Our lanes as stable-baselines3 knows them."""
+    import gymnasium
+    from stable_baselines3.common.vec_env import VecEnv
+
+    class Lanes(VecEnv):
+        def __init__(self) -> None:
+            box = gymnasium.spaces.Box(-np.inf, np.inf, (market.data.width,), np.float32)
+            super().__init__(market.lanes, box, gymnasium.spaces.Discrete(5))
+
+        def reset(self) -> Any:
+            return market.reset(1)[0].copy()
+
+        def step_async(self, actions: Any) -> None:
+            legal = market.mask[np.arange(market.lanes), actions]
+            self._actions = np.where(legal, actions, 0).astype(np.int64)
+
+        def step_wait(self) -> Any:
+            step = market.step(self._actions)
+            done = step.terminated | step.truncated
+            infos: list[dict[str, Any]] = [{} for _ in range(market.lanes)]
+            for lane in np.flatnonzero(done):
+                cut = bool(step.truncated[lane])
+                infos[lane] = {"terminal_observation": step.final[lane].copy(), "TimeLimit.truncated": cut}
+            return step.observation.copy(), step.reward * 100.0, done.copy(), infos
+
+        def close(self) -> None:
+            pass
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            return [None] * market.lanes
+
+        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+            pass
+
+        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+            return [None] * market.lanes
+
+        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+            return [False] * market.lanes
+
+    return Lanes()
+
+
+def _forecaster_cpu_seconds(rows: int) -> float:
+    """CPU seconds of one walk-forward step of all four forecasters, per 10,000 rows."""
+    from ml import planted
+    from ml.forecasters import KINDS, Settings, history_of
+    from ml.forecasting import ForecastConfig, fold_of
+
+    data = planted.training_set(planted.make(planted.PlantedMarket(rows=rows, symbols=4)), 1)
+    config = ForecastConfig(KINDS, settings=Settings())
+    history = history_of(data.matrix.symbol, config.settings.window)
+    every = np.arange(len(data), dtype=np.int64)
+    fold_of(data, config, every[:400], KINDS, history)  # warm
+    began = time.process_time()
+    fold_of(data, config, every, KINDS, history)
+    return (time.process_time() - began) / len(data) * 10_000

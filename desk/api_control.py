@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from desk.api_base import Asked, Asker, Body, Desk, PathName, Text, errors
+from desk.api_base import Asked, Asker, Body, Desk, PathName, Text, errors, whole
 
 AutoTrade = Literal["start", "pause", "stop"]
 
@@ -29,7 +29,9 @@ class FlattenBody(Asked):
 
 
 class ReplayBody(Body):
-    sessions: Annotated[int | None, Field(ge=0, le=250)] = Field(None, description="How many last sessions; default: the setting")
+    sessions: Annotated[int | None, BeforeValidator(whole), Field(ge=0, le=250)] = Field(
+        None, description="How many last sessions; default: the setting"
+    )
 
 
 def router(desk: Desk) -> APIRouter:

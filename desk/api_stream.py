@@ -16,11 +16,14 @@ import asyncio
 import time
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from starlette.exceptions import HTTPException
 
 from desk.api_base import LATEST, Desk, Unavailable
 from desk.api_guard import Guard, TooMany, address_of, answer
+
+log = structlog.get_logger("desk.api")
 
 KINDS = ("signal", "rule", "order", "position", "desk")
 SUBPROTOCOL = "tapeline.v1"
@@ -93,7 +96,9 @@ def router(desk: Desk, guard: Guard) -> APIRouter:
             await asyncio.wait([listening, telling], return_when=asyncio.FIRST_COMPLETED)
             for task in (listening, telling):
                 task.cancel()
-            await asyncio.gather(listening, telling, return_exceptions=True)
+            _, ended = await asyncio.gather(listening, telling, return_exceptions=True)
+            if isinstance(ended, Exception) and not isinstance(ended, (WebSocketDisconnect, RuntimeError, TimeoutError)):
+                log.error("stream_fault", error=type(ended).__name__, exc_info=ended)
         finally:
             open_streams.discard(socket)
 

@@ -133,8 +133,11 @@ class DeskProcess:
             return EXIT_CANNOT_START
         service = DeskService(self)
         options = uvicorn.Config(
-            create_api(service, token, self.settings.desk_requests_per_second), log_config=None, access_log=False,
-            lifespan="off", timeout_graceful_shutdown=5,
+            create_api(service, token, self.settings.desk_requests_per_second),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
         )
         server = _Server(options)
         serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -17,6 +17,7 @@ from trading.strategy import Evaluable
 
 log = structlog.get_logger("desk.config")
 
+
 class ConfigWatch:
     """Callable: the configuration in force. Raises ConfigInvalid on construction when there never was a good one."""
 

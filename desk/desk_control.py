@@ -86,10 +86,10 @@ class ControlService:
                 halt = store.get_state(c, risk_state.HALT_KEY)
                 auto = auto_trade.read(c)
             account = live.ledger.latest_account()
-            known = account is not None and start is not None
             return {
                 "limits": live.config().limits.model_dump(mode="json"), "halt": halt, "auto_trade": auto, "session": session,
-                "start_equity": start, "account": account, "day_pnl": account["equity"] - start if known else None,
+                "start_equity": start, "account": account,
+                "day_pnl": account["equity"] - start if account is not None and start is not None else None,
                 "strategy_day_pnl": by_strategy,
             }  # fmt: skip
 

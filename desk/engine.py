@@ -94,9 +94,7 @@ class DeskEngine:
         self._derived = HotDerive(self._cache)
         self._corrections = Corrections(ledger, lake, source)
         self._hot = HotStore(lake, self._cache, source, trouble, self._standing_conflict)
-        self.actions = CorporateActions(
-            engine=ledger.engine, broker=broker, clock=router.clock, lake=lake, config=config
-        )
+        self.actions = CorporateActions(engine=ledger.engine, broker=broker, clock=router.clock, lake=lake, config=config)
         self._manager = TradeManager(ledger.engine, broker, router.clock)
         self._plans = PlanBook(ledger.engine)
         self._session = -1

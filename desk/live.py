@@ -29,7 +29,7 @@ from resources.config import Config, load_config
 from resources.feeds import get_feed
 from resources.feeds.protocol import BarClose, Feed, FeedError
 from resources.lake import open_lake
-from resources.ledger import audit
+from resources.ledger import audit, settings_audit
 from resources.ledger.store import Ledger, connect
 from resources.revision import code_revision
 from resources.settings import Settings
@@ -146,6 +146,7 @@ class LiveDesk:
             "universe": f"{self.config().universe.name}@{self.config().universe.revision}",
             "resolved": {order: str(state) for order, state in found.resolved.items()},
         }  # fmt: skip
+        settings_audit.note_settings(engine, self.settings)
         with self.ledger.transaction() as connection:
             audit.append(connection, "desk", "desk_started", content)
 
@@ -265,6 +266,8 @@ class LiveDesk:
         for problem in config.problems:
             log.warning("config_problem", problem=str(problem))
         self.ledger.replace_config_problems(config.problems)
+        modes = {name: str(evaluable.mode) for name, evaluable in config.evaluables().items()}
+        settings_audit.note_config(self.ledger.engine, self.settings.config, config.files, modes)
 
     # -- jobs on the event loop ----------------------------------------------------------------------------------------
 

@@ -96,9 +96,7 @@ class TradeManager:
             done.append(looked)
         return done
 
-    def _look(
-        self, position: PositionRecord, plan: Any, instrument: Instrument, cache: BarCache, close_time: int
-    ) -> Looked:
+    def _look(self, position: PositionRecord, plan: Any, instrument: Instrument, cache: BarCache, close_time: int) -> Looked:
         with self._engine.connect() as connection:
             orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
         entry = next((o for o in orders if o.leg == "entry"), None)

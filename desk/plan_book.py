@@ -114,9 +114,7 @@ class PlanBook:
             log.info("plan", plan=after.plan, before=before.state, state=after.state, reason=after.reason)
 
     @staticmethod
-    def _edited(
-        connection: Connection, before: PlanState, plan: Plan | None, session: Mapping[str, date], now: int
-    ) -> PlanState:
+    def _edited(connection: Connection, before: PlanState, plan: Plan | None, session: Mapping[str, date], now: int) -> PlanState:
         """Take a changed file, or refuse it; a file that is gone or invalid leaves the revision before in force."""
         if plan is None:
             problem = "its file is missing or invalid"

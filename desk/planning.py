@@ -131,6 +131,8 @@ def _refused_before_risk(
     if instrument.currency != currency:
         # No rate is guessed: an instrument of another currency needs one that is known, and none is kept yet.
         return str(refuse(RefusalCode.PRICE_MISSING, fx=f"{instrument.currency}/{currency}"))
+    if signal.reference_price <= 0:  # sizes, stops and limits in percent mean nothing there
+        return str(refuse(RefusalCode.NOT_TRADABLE, symbol=signal.symbol, price=signal.reference_price, reason="not above 0"))
     return _stop_refusal(signal)
 
 

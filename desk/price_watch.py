@@ -64,9 +64,7 @@ def judge(router: Judge, quotes: Sequence[Quote]) -> list[Trip]:
     return tripped
 
 
-async def watch(
-    router: Judge, feeds: Sequence[tuple[QuoteFeed, Sequence[Instrument]]], worker: Worker, seconds: float
-) -> None:
+async def watch(router: Judge, feeds: Sequence[tuple[QuoteFeed, Sequence[Instrument]]], worker: Worker, seconds: float) -> None:
     """Ask and judge until the desk stops. A feed that fails is asked again the next time."""
     said: set[int] = set()
     while not worker.stop.is_set():

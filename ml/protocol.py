@@ -222,7 +222,7 @@ def judge(
         name=experiment.name, result=result, metrics=result.metrics(per_year(result.close_time)), ends=ends, returns=returns,
         periods_per_year=year, kpis=kpis_of(returns, result.trades.round_trips()[1], year, replicates=replicates, seed=seed),
         against=against, spa=spa, ladder=ladder, regimes=others.by_regime(experiment, result),
-        random_beaten=_beaten(returns, random) if len(result.trades) else math.nan, random_returns=random, variants=tried, trials=trials,
+        random_beaten=_beaten(returns, random, len(result.trades)), random_returns=random, variants=tried, trials=trials,
         effective=effective_trials(table), probabilistic=probabilistic_sharpe(returns),
         deflated=deflated_sharpe(returns, trials, _trial_variance(table)) if known else math.nan,
         track_record_needed=minimum_track_record(returns), overfitting=_overfitting(table),
@@ -246,8 +246,10 @@ def shifted(of: Experiment, seed: int) -> Experiment:
     return of.but(name="random, equal turnover", evaluations=tuple(evaluations))
 
 
-def _beaten(returns: Floats, random: Floats) -> float:
-    """Share of the random runs (D, S) that earned less; half of ties."""
+def _beaten(returns: Floats, random: Floats, trades: int) -> float:
+    """Share of the random runs (D, S) that earned less; half of ties. NaN where nothing was traded."""
+    if not trades:
+        return math.nan
     mine, totals = float(np.prod(1.0 + returns)), np.prod(1.0 + random, axis=0)
     return float((totals < mine).mean() + 0.5 * (totals == mine).mean())
 

@@ -16,10 +16,12 @@ import typer
 from pipelines import (
     cli_actions,
     cli_audit,
+    cli_control,
     cli_data,
     cli_feeds,
     cli_gates,
     cli_inbox,
+    cli_kill,
     cli_lake,
     cli_notify,
     cli_orders,
@@ -58,12 +60,17 @@ plans_app = cli_plans.app
 config_app = typer.Typer(help="Every file people edit.", no_args_is_help=True)
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_notify.app, name="notify")
+app.add_typer(cli_control.app, name="auto-trade")
+cli_control.add_switches(strategies_app, "strategies")
+cli_control.add_switches(plans_app, "plans")
 app.add_typer(strategies_app, name="strategies")
 app.add_typer(plans_app, name="plans")
 app.add_typer(config_app, name="config")
 app.add_typer(cli_actions.app, name="actions")
 app.add_typer(cli_orders.broker_app, name="broker")
 app.command("doubts")(cli_orders.doubts)
+app.command("modify")(cli_orders.modify)
+app.command("kill")(cli_kill.kill)
 app.add_typer(cli_feeds.app, name="feeds")
 app.add_typer(cli_gates.app, name="gates")
 app.add_typer(cli_lake.app, name="lake")
@@ -161,7 +168,11 @@ def _signals_with_outcome(ledger: Ledger, session: str | None) -> list[dict[str,
 
 @app.command()
 def trace(
-    any_id: Annotated[str, typer.Argument(metavar="ID", help="Any id of the chain, or bars_1h/DATE/SYMBOL")],
+    any_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Any id, bars_1h/DATE/SYMBOL (or /*), STRATEGY/SYMBOL, run, strategy, audit-NUMBER"),
+    ],
+    only_orders: Annotated[bool, typer.Option("--orders", help="Only the orders it leads to, one a line")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As markdown")] = False,
 ) -> None:
     """The whole chain of an id: bars and hashes, signal, gates, decision, orders with events, fills, position, report."""
@@ -175,7 +186,11 @@ def trace(
         except TraceError as error:
             fail(str(error), WRONG)
     banner()
-    typer.echo(found.to_markdown() if markdown else "\n".join(found.lines()))
+    if only_orders:
+        columns = ["order", "strategy", "leg", "mode", "broker_order_id", "side", "quantity", "symbol", "state", "signal"]
+        table("orders", columns, [[cell(row[name]) for name in columns] for row in found.orders()])
+    else:
+        typer.echo(found.to_markdown() if markdown else "\n".join(found.lines()))
     if not found.sound:
         warn("the lake's bars are not those that were traded on: see `today` above")
 

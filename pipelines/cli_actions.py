@@ -64,8 +64,14 @@ def list_(
                 "actions": [dict(zip(_HEADER, row, strict=True)) for row in rows],
                 "held": held,
                 "decisions": [
-                    {"symbol": s, "session": d, "kind": str(x.kind) if x.confirmed else None,
-                     "factor": x.factor if x.confirmed else None, "who": x.who, "reason": x.reason}
+                    {
+                        "symbol": s,
+                        "session": d,
+                        "kind": str(x.kind) if x.confirmed else None,
+                        "factor": x.factor if x.confirmed else None,
+                        "who": x.who,
+                        "reason": x.reason,
+                    }
                     for (s, d), x in said.items()
                 ],
             }
@@ -76,9 +82,7 @@ def list_(
     if len(found) > len(shown):
         warn(f"{len(found) - len(shown)} dividends are not shown: --dividends")
     if said:
-        spoken = [
-            [s, d, f"{x.kind} {x.factor:g}" if x.confirmed else "no action", x.who, x.reason] for (s, d), x in said.items()
-        ]
+        spoken = [[s, d, f"{x.kind} {x.factor:g}" if x.confirmed else "no action", x.who, x.reason] for (s, d), x in said.items()]
         table("said by operators", ["symbol", "session", "what", "who", "reason"], spoken)
     for name, why in sorted(held.items()):
         warn(f"{name} is held: {why}")

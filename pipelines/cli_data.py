@@ -27,14 +27,15 @@ def stale(dataset: Dataset = None, as_json: AsJson = False) -> None:
 
     from resources.lake import LakeError, open_lake
     from resources.ledger import changes
-    from resources.outputs import OUTPUTS, stale_outputs
+    from resources.outputs import is_output, stale_outputs
     from trading.timeframes import iso
 
     with open_ledger() as ledger:
-        marks = changes.stale(ledger.engine, dataset=dataset) if dataset not in OUTPUTS else []
-        wanted = [o for o in OUTPUTS if dataset in (None, o)]
+        output = dataset is not None and is_output(dataset)
+        marks = changes.stale(ledger.engine, dataset=dataset) if not output else []
         try:
-            overtaken = stale_outputs(ledger, open_lake(own_settings()), wanted) if wanted else []
+            wanted = None if dataset is None else [dataset]
+            overtaken = stale_outputs(ledger, open_lake(own_settings()), wanted) if output or dataset is None else []
         except LakeError as error:
             fail(str(error), WRONG)
     if as_json:
@@ -45,7 +46,7 @@ def stale(dataset: Dataset = None, as_json: AsJson = False) -> None:
     if overtaken:
         shown = [[f"{s.asset} {s.name}", s.because, iso(s.since_wall) if s.since_wall else ""] for s in overtaken]
         table("models and reports made of data that has changed since", ["made", "because", "since"], shown)
-        warn("they stay as they are until materialised again: training_set and baseline_model, or daily_report of the session")
+        warn("they stay as they are until materialised again: training_set and then the model, or daily_report of the session")
     if marks:
         warn("the sensor stale_partitions recomputes them; `tapeline data recompute` does it now")
 

@@ -69,7 +69,7 @@ def diff(
     rev_b: Annotated[str, typer.Argument(metavar="[REV_B]", help="beginning of the other's; default: the newest")] = "",
 ) -> None:
     """What was changed in the file of a strategy or plan between two revisions."""
-    from resources.research_store import difference
+    from resources.research_store import UnknownRevision, difference
 
     store = _store(_config())
     kept = store.revisions(name)
@@ -78,7 +78,7 @@ def diff(
     try:
         after = store.revision(name, rev_b) if rev_b else kept[-1] if kept else store.revision(name, "")
         before = store.revision(name, rev_a) if rev_a else kept[-2]
-    except LookupError as error:
+    except UnknownRevision as error:
         fail(str(error), WRONG)
     typer.echo(difference(before, after) or "the files are the same")
 
@@ -94,11 +94,12 @@ def compare(
     """Two revisions on identical bars: paired bootstrap verdict, and what was changed in the file."""
     from assets.research_compare import compare_revisions
     from resources.lake import LakeError, open_lake
+    from resources.research_store import UnknownRevision
 
     config = _config()
     try:
         done = compare_revisions(name, rev_a, rev_b, config, open_lake(own_settings()), own_settings().paper_cash, _store(config))
-    except (LookupError, ValueError, LakeError) as error:
+    except (UnknownRevision, ValueError, LakeError) as error:
         fail(str(error), WRONG)
     if picture is not None:
         picture.write_bytes(done.shown.pictures["compare"])

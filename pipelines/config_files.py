@@ -21,11 +21,16 @@ def data_files(own: Settings) -> tuple[list[str], list[Problem]]:
     from resources.corporate_actions import read_config
     from resources.feeds._profiles import load_profiles
     from resources.lake.retention import FILE, parse_retention
+    from trading.calendar_files import parse_calendar
     from trading.quality_thresholds import parse_quality
     from trading.universe import parse_universe
 
     folder = own.config
     problems = define_calendars(folder)
+    for path in sorted((folder / "calendars").glob("*.yaml")):  # one that is only described is built when an instrument asks
+        if not any(p.file == f"calendars/{path.name}" for p in problems):
+            text = _text(path, f"calendars/{path.name}", problems)
+            problems += parse_calendar(text, f"calendars/{path.name}")[1] if text is not None else []
     shared, wrong = None, list[Problem]()
     if (text := _text(folder / "quality" / "default.yaml", "quality/default.yaml", problems)) is not None:
         shared, wrong = parse_quality(text, "quality/default.yaml")

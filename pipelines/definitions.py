@@ -12,9 +12,11 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies:
 from assets import (
     backfill,
     corporate_actions,
+    desk_control,
     features,
     gate_analytics,
     inbox,
+    kill_switch_drill,
     lake_retention,
     market_data,
     model_assets,
@@ -28,9 +30,10 @@ from assets import (
     trading,
     upstream,
 )
-from assets.common import session_partitions_def
+from assets.common import configured_universe, session_partitions_def
 from assets.quality import checks as quality
 from assets.quality import feed_live
+from assets.simulated_marks import marked
 from resources.dagster_resources import resource_definitions
 from sensors.end_of_session import session_ended
 from sensors.failed_checks import failed_checks
@@ -45,7 +48,7 @@ from sensors.stale import stale_partitions
 _ASSETS = [
     *market_data.ASSETS, *corporate_actions.ASSETS, *quotes.ASSETS, *backfill.ASSETS, *inbox.ASSETS, *lake_retention.ASSETS,
     *features.ASSETS, *models.ASSETS, *model_assets.ASSETS, *research.ASSETS, *research_results.ASSETS, *gate_analytics.ASSETS,
-    *research_checks.ASSETS, *plans.ASSETS, *trading.ASSETS, *reports.ASSETS,
+    *research_checks.ASSETS, *plans.ASSETS, *trading.ASSETS, *reports.ASSETS, *kill_switch_drill.ASSETS,
 ]  # fmt: skip
 _CHECKS = [
     *quality.CHECKS, *feed_live.CHECKS, *features.CHECKS, *model_assets.CHECKS, *research.CHECKS,
@@ -110,16 +113,34 @@ weekly_training = dg.ScheduleDefinition(
 )
 
 defs = dg.Definitions(
-    assets=_ASSETS,
+    assets=marked(_ASSETS, configured_universe()),
     asset_checks=_CHECKS,
     jobs=[
-        ingest, trade, end_of_session, train, research_job, research_deep, upstream.recompute_stale, *research_checks.JOBS,
+        ingest,
+        trade,
+        end_of_session,
+        train,
+        research_job,
+        research_deep,
+        upstream.recompute_stale,
+        *research_checks.JOBS,
         *plans.JOBS,
-        *backfill.JOBS, *inbox.JOBS, *lake_retention.JOBS,
+        *desk_control.JOBS,
+        *kill_switch_drill.JOBS,
+        *backfill.JOBS,
+        *inbox.JOBS,
+        *lake_retention.JOBS,
     ],
-    schedules=[weekly_training, *research_checks.SCHEDULES],
+    schedules=[weekly_training, *research_checks.SCHEDULES, *kill_switch_drill.SCHEDULES],
     sensors=[
-        fresh_bars, session_ended, failed_runs, failed_checks, stale_partitions, *feed_sensors, *inbox_sensors, *lake_sensors,
+        fresh_bars,
+        session_ended,
+        failed_runs,
+        failed_checks,
+        stale_partitions,
+        *feed_sensors,
+        *inbox_sensors,
+        *lake_sensors,
         *plan_sensors,
     ],
     resources=resource_definitions(),

@@ -58,9 +58,7 @@ class Wanted:
         return (done.get("universe"), done.get("revision"), done.get("first")) == (self.universe, self.revision, self.first)
 
 
-def missing_range(
-    wanted: Wanted, done: Mapping[str, Any], held: Mapping[str, int], keys: list[str]
-) -> tuple[str, str] | None:
+def missing_range(wanted: Wanted, done: Mapping[str, Any], held: Mapping[str, int], keys: list[str]) -> tuple[str, str] | None:
     """(first, last) partition key still to be ingested; None when nothing is missing.
 
     done: what was remembered. held: how many partitions the lake holds by dataset. A lake that holds less than it did

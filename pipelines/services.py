@@ -138,8 +138,16 @@ def services(
         common,
         stop_seconds=5.0,
     )
+    kill_switch = Service(
+        "kill_switch",
+        (python, "-m", "desk.kill_switch"),
+        lambda: True,
+        common,
+        after=("desk",),
+        stop_seconds=5.0,
+    )
     warm = [run_host] if settings.run_launcher == "warm" else []
-    return [instance, mlflow, code_server, *warm, desk, notifier, webserver, daemon]
+    return [instance, mlflow, code_server, *warm, desk, notifier, kill_switch, webserver, daemon]
 
 
 def environment(settings: Settings) -> dict[str, str]:

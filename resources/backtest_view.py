@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,24 +28,38 @@ _STYLE = (
 
 
 def plot(result: BacktestResult, width: float = 10.0, height: float = 7.0) -> Any:
-    """Figure of three panels over one time axis: equity with the trades' ends, drawdown, gross and net exposure."""
+    """Figure of three panels over one time axis: equity with the trades' ends, drawdown, gross and net exposure.
+
+    Of long runs only the rows are drawn that can be seen: the lowest and highest equity of each stretch, so that no drawdown
+    looks shallower than it was.
+    """
     figure, axes = plots.figure(width, height, rows=3, sharex=True, height_ratios=(3, 1, 1))
-    keep = _thinned(len(result.close_time))
+    below = -100.0 * metrics.drawdowns(result.equity, result.cash)
+    keep, exposure = _thinned(result.equity), result.exposures()
     times = plots.utc(result.close_time[keep])
-    equity, exposure = result.equity[keep], result.exposures()
     top, middle, bottom = axes
-    plots.title(top, "Equity")
-    top.plot(times, equity, color=plots.BLUE, linewidth=1.2)
-    top.axhline(result.cash, color=plots.MUTED, linewidth=0.8)
+    plots.title(top, _headline(result))
+    top.plot(times, result.equity[keep], color=plots.BLUE, linewidth=1.2)
+    top.axhline(result.cash, color=plots.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     _mark_trades(top, result)
-    plots.title(middle, "Drawdown, %")
-    below = -100.0 * metrics.drawdowns(result.equity, result.cash)[keep]
-    middle.fill_between(times, below, 0, color=plots.LOSS, alpha=0.35, linewidth=0)
-    plots.title(bottom, "Exposure: gross, net")
-    bottom.plot(times, exposure["gross"][keep], color=plots.MUTED, linewidth=1.0)
-    bottom.plot(times, exposure["net"][keep], color=plots.ORANGE, linewidth=1.0)
+    plots.title(middle, f"Drawdown, %: {below.min():.1f} at its deepest" if len(below) else "Drawdown, %")
+    middle.fill_between(times, below[keep], 0, color=plots.LOSS, alpha=0.35, linewidth=0)
+    middle.set_ylim(top=0)
+    plots.title(bottom, "Exposure")
+    bottom.fill_between(times, exposure["gross"][keep], 0, color=plots.MUTED, alpha=0.25, linewidth=0, label="gross")
+    bottom.plot(times, exposure["net"][keep], color=plots.ORANGE, linewidth=1.0, label="net")
+    _legend(bottom)
+    for ax in (top, bottom):
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 100 else f"{value:g}")
     plots.time_axis(bottom)
     return figure
+
+
+def _headline(result: BacktestResult) -> str:
+    if not len(result.equity):
+        return "Equity"
+    end, trades = float(result.equity[-1]), len(np.unique(result.trades.trade[result.trades.closed]))
+    return f"Equity: {end:,.0f}, {100 * (end / result.cash - 1):+.1f} %, {trades} trade{'' if trades == 1 else 's'} closed"
 
 
 def _mark_trades(ax: Any, result: BacktestResult) -> None:
@@ -54,16 +69,29 @@ def _mark_trades(ax: Any, result: BacktestResult) -> None:
     if not 0 < len(ended) <= _TRADES:
         return
     row = np.searchsorted(result.close_time, t.exit_time[ended])
-    for chosen, colour in ((t.pnl[ended] > 0, plots.GAIN), (t.pnl[ended] <= 0, plots.LOSS)):
+    for chosen, colour, name in ((t.pnl[ended] > 0, plots.GAIN, "gain"), (t.pnl[ended] <= 0, plots.LOSS, "loss")):
         times = plots.utc(result.close_time[row[chosen]])
-        ax.scatter(times, result.equity[row[chosen]], s=10, color=colour, zorder=3, linewidths=0)
+        ax.scatter(times, result.equity[row[chosen]], s=14, color=colour, zorder=3, linewidths=0, label=name)
+    _legend(ax)
 
 
-def _thinned(count: int) -> Any:
-    """Rows to draw: all of them, or evenly spread ones with the last."""
+def _legend(ax: Any) -> None:
+    """Above the panel's right end, where it hides nothing."""
+    ax.legend(
+        loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1, fontsize=8, ncols=2, frameon=False,
+        labelcolor=plots.MUTED,
+    )  # fmt: skip
+
+
+def _thinned(values: Any) -> Any:
+    """Rows to draw: all of them, or the first, the last, and each stretch's lowest and highest."""
+    count = len(values)
     if count <= _POINTS:
         return np.arange(count)
-    return np.unique(np.linspace(0, count - 1, _POINTS).astype(np.int64))
+    edges = np.linspace(0, count, _POINTS // 2 + 1).astype(np.int64)
+    lowest = [lo + int(np.argmin(values[lo:hi])) for lo, hi in pairwise(edges)]
+    highest = [lo + int(np.argmax(values[lo:hi])) for lo, hi in pairwise(edges)]
+    return np.unique([0, *lowest, *highest, count - 1])
 
 
 def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
@@ -75,7 +103,7 @@ def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
         ("positions liquidated", result.liquidations), ("orders", result.orders), ("bars", result.bars),
         ("borrow cost paid", result.borrow_paid), ("dividends", result.dividends),
     ]  # fmt: skip
-    figures = [(name.replace("_", " "), value) for name, value in measured.to_dict().items()] + counted
+    figures = [(name.replace("_", " "), _shown(name, value)) for name, value in measured.to_dict().items()] + counted
     image = plots.data_uri(plots.png(plot(result)))
     note = f"<p class=note>The newest {_TRADES} of {len(rows)} trades.</p>" if len(rows) > _TRADES else ""
     newest = rows[-_TRADES:]
@@ -93,6 +121,14 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     head = "".join(f"<th>{escape(str(h))}</th>" for h in header)
     body = "".join("<tr>" + "".join(f"<td>{_cell(v)}</td>" for v in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_SHARES = ("total_return", "cagr", "max_drawdown", "win_rate", "exposure")
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Shares as percent, the others as they are."""
+    return f"{100 * value:,.2f} %" if name in _SHARES and math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

@@ -237,9 +237,7 @@ def note_actions(
     return marks
 
 
-def _marks(
-    dataset: str, by_symbol: Mapping[str, Sequence[int]], reason: str, universe: Universe, lake: Lake
-) -> list[StaleMark]:
+def _marks(dataset: str, by_symbol: Mapping[str, Sequence[int]], reason: str, universe: Universe, lake: Lake) -> list[StaleMark]:
     """Marks of what depends on the given sessions (numbers) of `dataset`."""
     wanted: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for symbol, sessions in by_symbol.items():

@@ -107,6 +107,7 @@ def load_config(settings: Settings) -> Config:
     strategies |= _load(folder, "strategies", universe, parse_strategy, files)
     plans = _load(folder, "plans", universe, partial(parse_plan, templates=_templates(folder), today=_today(universe)), files)
     limits = _limits(folder, files)
+    _notifications(folder, files)
     taken = _twice(files)
     usable = {s.name: s for path, s in strategies.items() if path not in taken}
     _bind(folder, usable, files)
@@ -374,6 +375,22 @@ def _twice(files: list[ConfigFile]) -> set[str]:
             files[at] = replace(files[at], problems=(*files[at].problems, problem))
             taken.add(files[at].path)
     return taken
+
+
+def _notifications(folder: Path, files: list[ConfigFile]) -> None:
+    """Note the file of channels and routes, and what is wrong with it: nothing else depends on it."""
+    from resources.notifications import routing
+
+    path = folder / routing.FILE_NAME
+    if not path.exists():
+        return
+    text, found = _read(path, routing.FILE_NAME)
+    if text is not None:
+        found = list(routing.parse(text, routing.FILE_NAME).problems)
+    noted = tuple(warnings(found))
+    files.append(
+        ConfigFile(routing.FILE_NAME, "notifications", path.stem, file_revision(text or ""), tuple(errors(found)), "", noted)
+    )
 
 
 def _limits(folder: Path, files: list[ConfigFile]) -> Limits:

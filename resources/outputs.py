@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, true
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import changes
@@ -30,6 +30,8 @@ TRAINING_SET: Final = "training_set"
 MODEL: Final = "baseline_model"
 REPORT: Final = "daily_report"
 OUTPUTS: Final = (TRAINING_SET, MODEL, REPORT)
+"""Those every installation has; each file of data/config/models adds one, ``model_NAME``."""
+OTHER_MODELS: Final = "model_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,18 @@ def forget_output(ledger: LedgerBase, asset: str, name: str) -> None:
         c.execute(delete(made_outputs).where(made_outputs.c.asset == asset, made_outputs.c.name == name))
 
 
-def stale_outputs(ledger: LedgerBase, lake: Lake, assets: Iterable[str] = OUTPUTS) -> list[StaleOutput]:
-    """Outputs of `assets` that were made of content which is other content now; by asset and name. Raises LakeError."""
+def is_output(asset: str) -> bool:
+    """Is it the asset of a training set, a model or a report?"""
+    return asset in OUTPUTS or asset.startswith(OTHER_MODELS)
+
+
+def stale_outputs(ledger: LedgerBase, lake: Lake, assets: Iterable[str] | None = None) -> list[StaleOutput]:
+    """Outputs of `assets` (None: all) that were made of content which is other content now; by asset and name. Raises
+    LakeError."""
     o = made_outputs.c
+    wanted = o.asset.in_(list(assets)) if assets is not None else true()
     with ledger.engine.connect() as c:
-        rows = [
-            dict(r) for r in c.execute(select(made_outputs).where(o.asset.in_(list(assets))).order_by(o.asset, o.name)).mappings()
-        ]
+        rows = [dict(r) for r in c.execute(select(made_outputs).where(wanted).order_by(o.asset, o.name)).mappings()]
     found: list[StaleOutput] = []
     reports = [r for r in rows if r["asset"] == REPORT]
     marks: dict[tuple[str, str], list[StaleMark]] = {}
@@ -79,7 +86,9 @@ def stale_outputs(ledger: LedgerBase, lake: Lake, assets: Iterable[str] = OUTPUT
     for row in rows:
         if row["asset"] != REPORT:
             found += _overtaken(ledger, lake, row, marks)
-    return sorted([*found, *_reports(ledger, reports)], key=lambda s: (OUTPUTS.index(s.asset), s.name))
+    return sorted(
+        [*found, *_reports(ledger, reports)], key=lambda s: (s.asset == REPORT, s.asset != TRAINING_SET, s.asset, s.name)
+    )
 
 
 Marks = Mapping[tuple[str, str], Sequence[StaleMark]]

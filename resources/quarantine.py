@@ -228,7 +228,13 @@ class Quarantine:
     # -- resolving ---------------------------------------------------------------------------------------------------
 
     def resolve(
-        self, action: str, row_ids: Sequence[str], *, who: str, why: str, given: Mapping[str, float] | None = None,
+        self,
+        action: str,
+        row_ids: Sequence[str],
+        *,
+        who: str,
+        why: str,
+        given: Mapping[str, float] | None = None,
         floor: PriceFloor = PriceFloor.POSITIVE,
     ) -> list[Row]:
         """accept, repair or discard rows, audited in the same transaction; returns them. All or none.

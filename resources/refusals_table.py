@@ -1,12 +1,12 @@
 """docs/refusals.md, made from the closed set of refusal codes.
 
-    python -m resources.refusals_table    writes it anew
+python -m resources.refusals_table    writes it anew
 """
 
 from __future__ import annotations
 
 from resources.settings import ROOT
-from trading.refusals import RefusalCode
+from trading.refusals import REASONS, RefusalCode
 
 PAGE = ROOT / "docs" / "refusals.md"
 
@@ -20,10 +20,24 @@ refuse at the desk; the first refusal in their order is the one that is kept, ev
 | --- | --- |
 """
 
+_REASONS = """
+Some codes say more with `reason=`:
+
+| code | reason | meaning |
+| --- | --- | --- |
+"""
+_MORE = """
+What each gate judges, and how it is switched on: [gates.md](gates.md). The risk rules: [risk.md](risk.md).
+"""
+
 
 def page() -> str:
     """The whole page."""
-    return _HEAD + "".join(f"| `{code.name}` | {code.value} |\n" for code in RefusalCode)
+    codes = "".join(f"| `{code.name}` | {code.value} |\n" for code in RefusalCode)
+    reasons = "".join(
+        f"| {f'`{code}`' if code.isupper() else code} | `{reason}` | {meaning} |\n" for (code, reason), meaning in REASONS.items()
+    )
+    return _HEAD + codes + _REASONS + reasons + _MORE
 
 
 def main() -> None:

@@ -405,7 +405,8 @@ class _Collector:
             if q.missing or q.stale:
                 names = ", ".join(q.missing + q.stale)
                 self.attention.append(f"{q.dataset}: bars without a complete verdict on what is in the lake: {names}.")
-        unfinished = [c for c in self.closes if c["outcome"] != "done"]
+        # A close at which no strategy has a bar needs no run, and is none that is missing.
+        unfinished = [c for c in self.closes if c["outcome"] not in ("done", "no_strategy")]
         if unfinished:
             listed = ", ".join(f"{report.clock(c['close_time'])} ({c['outcome'] or 'no answer'})" for c in unfinished[:6])
             self.attention.append(f"{len(unfinished)} of {len(self.closes)} bar closes had no finished trade run: {listed}.")

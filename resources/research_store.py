@@ -29,19 +29,21 @@ from trading.ids import file_revision
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One text of a strategy or plan file. path: below the config folder. seen_wall: first, UTC us."""
+    """One text of a strategy or plan file. path: below the config folder. seen_wall: first, UTC us. resolved: a plan with its
+    template filled in, as JSON."""
 
     name: str
     revision: str
     path: str
     seen_wall: int
     text: str
+    resolved: str = ""
 
 
 def difference(before: Revision, after: Revision) -> str:
     """The lines that were changed between two revisions, as a unified diff; empty where the texts are the same."""
-    names = (f"{r.path} {r.revision}" for r in (before, after))
-    lines = difflib.unified_diff(before.text.splitlines(), after.text.splitlines(), *names, lineterm="", n=2)
+    old, new = (f"{r.path} {r.revision}" for r in (before, after))
+    lines = difflib.unified_diff(before.text.splitlines(), after.text.splitlines(), old, new, lineterm="", n=2)
     return "\n".join(lines)
 
 
@@ -57,12 +59,13 @@ class ResearchStore:
 
     # -- revisions -----------------------------------------------------------------------------------------------------
 
-    def keep(self, name: str, path: str, text: str, revision: str = "") -> str:
+    def keep(self, name: str, path: str, text: str, revision: str = "", resolved: str = "") -> str:
         """Remember a file's text; returns its revision: `revision`, or the hash of the text. What is there already stays."""
         revision = revision or file_revision(text)
         place = self.root / "revisions" / name / f"{revision}.json"
         if not place.exists():
-            seen = {"name": name, "revision": revision, "path": path, "seen_wall": time.time_ns() // 1000, "text": text}
+            seen = {"name": name, "revision": revision, "path": path, "seen_wall": time.time_ns() // 1000, "text": text,
+                    "resolved": resolved}  # fmt: skip
             _write(place, json.dumps(seen, ensure_ascii=False, indent=1).encode())
         return revision
 
@@ -81,7 +84,8 @@ class ResearchStore:
                 continue
             if file_revision(text) == file.revision:
                 used = evaluables.get(file.name)
-                self.keep(file.name, file.path, text, used.revision if used is not None else "")
+                revision = used.revision if used is not None else ""
+                self.keep(file.name, file.path, text, revision, getattr(used, "resolved", ""))
                 count += 1
         return count
 

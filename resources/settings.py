@@ -119,6 +119,13 @@ class Settings(BaseSettings):
     )
     reconcile_seconds: float = Field(60.0, gt=0, description="Interval of ledger-against-broker reconciliation")
     heartbeat_seconds: float = Field(5.0, gt=0, description="Interval of the desk's heartbeat in the ledger")
+    kill_switch_seconds: float = Field(
+        60.0, gt=0, description="Age of the desk's heartbeat at which the kill switch does what kill_switch_then says"
+    )
+    kill_switch_then: Literal["alert", "halt", "flatten"] = Field(
+        "alert", description="What the kill switch does by itself when the desk is silent and orders or positions are open: "
+        "alert only says so, halt cancels entries, flatten closes positions, too",
+    )  # fmt: skip
     paper_cash: float = Field(100_000.0, gt=0, description="Starting cash of the paper account")
     account_currency: str = Field("USD", description="Currency of the account")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Log level of all processes")

@@ -1,6 +1,6 @@
 """The table of docs/settings.md, made from the settings themselves.
 
-    python -m resources.settings_table        writes it
+python -m resources.settings_table        writes it
 """
 
 from __future__ import annotations

@@ -11,20 +11,15 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection, Engine, Table, or_, select
 
 from resources.ledger import tables as t
+from resources.trace_find import Row, TraceError, resolve, row_of
 from trading.bars import Bars
 from trading.timeframes import iso
-
-Row = dict[str, Any]
 
 MATCHES: Final = "same"
 DIFFERS: Final = "differs"
 MISSING: Final = "missing"
 READABLE: Final = "readable"
 GONE: Final = "not kept"
-
-
-class TraceError(Exception):
-    """The id leads nowhere, or to several things. The message says what was looked for, and what fits."""
 
 
 class BarsReader(Protocol):
@@ -76,7 +71,8 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What the id `query` leads to. kind: signal, decision, order, fill or partition. chains: one per signal.
+    """What the id `query` leads to. kind: signal, decision, order, fill, partition, position, run or strategy. chains: one
+    per signal.
 
     loose: orders, intents and fills that no signal of the ledger leads to.
     """
@@ -92,6 +88,17 @@ class Trace:
         """Do all bars still hash to what was traded on?"""
         return all(p.state == MATCHES for chain in self.chains for p in chain.partitions)
 
+    def orders(self) -> list[Row]:
+        """Every order it leads to, in the order of the chains: with strategy, leg and the signal it came from."""
+        rows = []
+        for chain in self.chains:
+            intents = {intent["id"]: intent for intent in chain.intents}
+            for order in chain.orders:
+                intent = intents[order["id"]]
+                known = {"order": order["id"], "strategy": intent["strategy"], "leg": intent["leg"]}
+                rows.append({**order, **known, "signal": chain.signal["id"]})
+        return rows
+
     def to_markdown(self) -> str:
         """The chain as markdown for UI metadata and files."""
         return "\n".join(_markdown(self))
@@ -102,96 +109,24 @@ class Trace:
 
 
 def trace(engine: Engine, lake: BarsReader, any_id: str) -> Trace:
-    """Find the whole chain from a signal, decision, intent (= client order), broker order or fill id, or from a bars
-    partition such as ``bars_1h/2017-12-28/EURUSD``. An unambiguous part of an id is enough.
+    """Find the whole chain from a signal, decision, intent (= client order), broker order or fill id, from a bars partition
+    such as ``bars_1h/2017-12-28/EURUSD`` (or ``bars_1h/2017-12-28/*``), a position (``strategy/symbol``), a Dagster run, a
+    strategy or plan (``name``, ``name@revision``) or an audit record (``audit-120``). An unambiguous part of an id is enough.
 
     Raises TraceError when nothing fits or several things do.
     """
     wanted = any_id.strip()
     with engine.connect() as c:
-        kind, found, signal_ids, loose = _resolve(c, wanted)
+        kind, found, signal_ids, loose = resolve(c, wanted)
         chains = tuple(_chain(c, lake, signal_id) for signal_id in signal_ids)
     return Trace(wanted, kind, found, chains, tuple(loose))
-
-
-# -- finding -----------------------------------------------------------------------------------------------------------
-
-
-def _resolve(c: Connection, wanted: str) -> tuple[str, str, list[str], list[Row]]:
-    if not wanted:
-        raise TraceError("no id given: expected a signal, decision, order or fill id, or bars_<timeframe>/<session>/<symbol>")
-    if wanted.startswith("bars_") and wanted.count("/") == 2:
-        return _from_partition(c, wanted)
-    for exact in (True, False):
-        hits = _hits(c, wanted, exact)
-        if len(hits) > 1:
-            raise TraceError(f"{wanted!r} fits several ids: {', '.join(name for _, name in hits[:8])}; give more of it")
-        if hits:
-            kind, name = hits[0]
-            signal_id, loose = _signal_of(c, kind, name)
-            return kind, name, [signal_id] if signal_id else [], loose
-    raise TraceError(
-        f"nothing in the ledger has an id with {wanted!r}; expected a signal (sig-...), decision (dec-...), order (int-... or "
-        "the broker's), fill, or bars_<timeframe>/<session>/<symbol>"
-    )
-
-
-_SOURCES: Final[tuple[tuple[str, tuple[tuple[Table, str], ...]], ...]] = (
-    ("signal", ((t.signals, "id"),)),
-    ("decision", ((t.decisions, "id"),)),
-    ("order", ((t.intents, "id"), (t.orders, "broker_order_id"))),
-    ("fill", ((t.fills, "id"),)),
-)
-
-
-def _hits(c: Connection, wanted: str, exact: bool) -> list[tuple[str, str]]:
-    """(kind, id) of what has `wanted` as its id, or in it. A fill's id contains its order's: the earlier link is meant."""
-    for kind, places in _SOURCES:
-        found: dict[tuple[str, str], None] = {}
-        for table, name in places:
-            fits = table.c[name] == wanted if exact else table.c[name].contains(wanted, autoescape=True)
-            for row in c.execute(select(table.c.id).where(fits).order_by(table.c.id).limit(9)):
-                found[kind, row.id] = None
-        if found:
-            return list(found)
-    return []
-
-
-def _signal_of(c: Connection, kind: str, name: str) -> tuple[str, list[Row]]:
-    """The signal a thing comes from; the thing itself when no signal leads to it."""
-    if kind == "signal":
-        return name, []
-    if kind == "decision":
-        return str(c.execute(select(t.decisions.c.signal_id).where(t.decisions.c.id == name)).scalar_one()), []
-    fill = _row(c, t.fills, name) if kind == "fill" else None
-    intent = _row(c, t.intents, fill["order_id"] if fill else name)
-    if intent is not None:
-        parents = [intent["parent"]]
-        entry = _row(c, t.intents, intent["trade_id"])
-        parents += [entry["parent"]] if entry else []
-        d = t.decisions.c
-        signal = c.execute(select(d.signal_id).where(d.id.in_(parents))).scalars().first()
-        if signal is not None and _row(c, t.signals, signal) is not None:
-            return str(signal), []
-    return "", [row for row in (intent, fill) if row is not None]
-
-
-def _from_partition(c: Connection, wanted: str) -> tuple[str, str, list[str], list[Row]]:
-    dataset, session, symbol = wanted.split("/")
-    part = [{"dataset": dataset, "session": session, "symbol": symbol}]
-    s = t.signals.c
-    chosen = select(s.id).where(s.content["partitions"].contains(part)).order_by(s.close_time, s.id)
-    ids = [str(name) for name in c.execute(chosen).scalars()]
-    if not ids:
-        raise TraceError(f"no signal was computed from {wanted}")
-    return "partition", wanted, ids, []
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------
 
 
 def _chain(c: Connection, lake: BarsReader, signal_id: str) -> Chain:
-    signal = _row(c, t.signals, signal_id)
+    signal = row_of(c, t.signals, signal_id)
     if signal is None:
         raise TraceError(f"signal {signal_id} is not in the ledger")
     decisions = _rows(c, t.decisions, t.decisions.c.signal_id == signal_id)
@@ -246,11 +181,6 @@ def _kept(lake: BarsReader, ref: Mapping[str, str], day: date) -> bool:
         return len(lake.read_version(ref["dataset"], ref["symbol"], day, ref["content_hash"])) > 0
     except Exception:  # noqa: BLE001 - not there, or its file is torn: either way the bars cannot be shown
         return False
-
-
-def _row(c: Connection, table: Table, name: str) -> Row | None:
-    row = c.execute(select(table).where(table.c.id == name)).mappings().first()
-    return dict(row) if row is not None else None
 
 
 def _rows(c: Connection, table: Table, *conditions: Any, order: Sequence[Any] = ()) -> list[Row]:

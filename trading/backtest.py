@@ -194,7 +194,9 @@ def _add_rules(
     """Targets, session ends and corporate actions of every slot, for the general lane."""
     width = max([1, *(len(rule.targets) for rule in rules), *(len(e.targets) for e in slots.evaluations)])
     for s, (rule, instrument) in enumerate(zip(rules, instruments, strict=True)):
-        slots.levels[s], slots.parts[s] = engine_inputs.targets_of(slots.wishes[s], rule, slots.evaluations[s], instrument, width)
+        levels, parts = engine_inputs.targets_of(slots.wishes[s], rule, slots.evaluations[s], instrument, width)
+        slots.levels.append(levels)
+        slots.parts.append(parts)
         if rule.flat_at_session_end:
             slots.last_call[s] = engine_inputs.last_calls(slots.bars[s], instrument)
         slots.actions[s] = engine_inputs.actions_of((actions or {}).get(instrument.symbol, ()), slots.bars[s])

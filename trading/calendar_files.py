@@ -176,7 +176,10 @@ def parse_calendar(text: str, file: str) -> tuple[Calendar | None, list[Problem]
     try:
         return _build(parsed), []
     except UnknownCalendar as error:
-        return None, [document.problem(("based_on",), str(error), "FX, CRYPTO or an exchange-calendars code")]
+        from trading.universe import KNOWN_CALENDARS
+
+        near = nearest(parsed.based_on or "", KNOWN_CALENDARS)
+        return None, [document.problem(("based_on",), str(error), "FX, CRYPTO or an exchange-calendars code", near)]
     except ValueError as error:
         return None, [document.problem((), str(error), "sessions that do not overlap")]
 

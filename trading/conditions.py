@@ -263,9 +263,7 @@ def _at_bar(condition: Condition, frame: Frame) -> tuple[Bools, Bools]:
 def _score(confluence: Confluence, frame: Frame) -> tuple[Floats, dict[str, Floats]]:
     """(score float64 (T,), each part's share of it). A part that is not known does not count."""
     total = sum(p.weight for p in confluence.parts)
-    shares: dict[str, Floats] = {
-        p.name: np.where(evaluate(p.when, frame), p.weight / total, 0.0) for p in confluence.parts
-    }
+    shares: dict[str, Floats] = {p.name: np.where(evaluate(p.when, frame), p.weight / total, 0.0) for p in confluence.parts}
     held = np.zeros(len(frame))
     for p in confluence.parts:
         held = held + (shares[p.name] > 0) * p.weight

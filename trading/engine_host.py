@@ -20,14 +20,17 @@ from trading.trade_paths import Entered, TradePaths
 _STAGED_ROWS = 1 << 20
 _LEAST_STAGED = 1024
 _BUFFER = 4096
+_NAMES = er.TRADE.names or ()
+_EXIT_TIME, _REASON = _NAMES.index("exit_time"), _NAMES.index("reason")
+_TIMES_OF_TRADE = tuple(_NAMES.index(name) for name in ("signal_time", "entry_time", "exit_time"))
 _COLUMN_TYPES = (np.int64, np.int32, *(np.float64,) * 5, np.bool_, np.bool_, np.bool_)
 
 
 @dataclass(slots=True)
 class Slots:
-    """Everything of S slots that a run needs. levels, parts: (W, K) by slot; actions: ACTION records by slot; last_call:
-    bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0; paths: how open trades are managed, by slot,
-    None: they are not."""
+    """Everything of S slots that a run needs. levels, parts: (W, K) by slot, for the general lane; actions: ACTION records by
+    slot; last_call: bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0; paths: how open trades
+    are managed, by slot, None: they are not."""
 
     evaluations: list[Evaluation]
     bars: list[Bars]
@@ -44,9 +47,6 @@ class Slots:
 
     def __post_init__(self) -> None:
         count = len(self.bars)
-        if not self.levels:
-            self.levels = [w["target"].reshape(-1, 1).copy() for w in self.wishes]
-            self.parts = [np.ones((len(w), 1)) for w in self.wishes]
         self.actions = self.actions or [np.empty(0, er.ACTION)] * count
         self.last_call = self.last_call or [None] * count
         self.paths = self.paths or [None] * count
@@ -134,31 +134,18 @@ def run_apart(slots: Slots) -> Raw:
         times = np.unique(np.concatenate([b.close_time for b in slots.bars]))
     total = np.full(len(times), slots.cash) if count > 1 else np.empty(0)
     refused = np.zeros(len(er.REFUSAL_NAMES), np.int64)
-    trades = np.empty(sum(len(w) for w in slots.wishes), er.TRADE)
+    room = sum(len(w) for w in slots.wishes)
+    whole, real = np.empty((er.TRADE_WHOLE, room), np.int64), np.empty((len(_NAMES) - er.TRADE_WHOLE, room))
     book, n, curve, begun = _book(slots.cash), 0, np.empty(0), 0
-    parts: list[tuple[int, int]] = []
     for s, b in enumerate(slots.bars):
         if len(curve) != len(b):
             curve = np.empty(len(b))
-        wishes = slots.wishes[s]
         end = engine_plain.run_plain(
-            *_columns(b, slots.evaluations[s])[2:9],
-            slots.records[s],
-            wishes,
-            s,
-            slots.cash if count == 1 else 0.0,
-            trades,
-            n,
-            begun,
-            curve,
-            refused,
-            book[0],
-            _whole(b),
-        )  # type: ignore[call-arg]
-        mine = trades[n:end]
-        for name in ("signal_time", "entry_time", "exit_time"):
-            mine[name] = b.close_time[mine[name]]
-        parts.append((n, end))
+            *_columns(b, slots.evaluations[s], None)[2:9], slots.records[s], slots.wishes[s], s,
+            slots.cash if count == 1 else 0.0, whole, real, n, begun, curve, refused, book[0], _whole(b),
+        )  # type: ignore[call-arg]  # fmt: skip
+        for column in _TIMES_OF_TRADE:  # rows until here
+            whole[column, n:end] = b.close_time[whole[column, n:end]]
         n, begun = end, int(book["trades"][0])
         if count == 1:
             total = curve
@@ -167,7 +154,12 @@ def run_apart(slots: Slots) -> Raw:
         elif len(b):
             newest = np.searchsorted(b.close_time, times, side="right") - 1
             total += np.where(newest >= 0, curve[newest], 0.0)
-    return Raw(_by_exit(trades[:n], count > 1), np.ascontiguousarray(times, np.int64), total, refused, _told(book))
+    whole, real = whole[:, :n], real[:, :n]
+    if count > 1:
+        order = np.argsort(np.where(whole[_REASON] == er.OPEN, er.END_OF_TIME, whole[_EXIT_TIME]), kind="stable")
+        whole, real = whole.take(order, axis=1), real.take(order, axis=1)
+    trades = dict(zip(_NAMES, [*whole, *real], strict=True))
+    return Raw(trades, np.ascontiguousarray(times, np.int64), total, refused, _told(book))
 
 
 def run_together(slots: Slots) -> Raw:
@@ -239,7 +231,7 @@ def run_together(slots: Slots) -> Raw:
     times, equity, gross, net = (np.concatenate(curve) for curve in curves)
     trades, fills, orders = (_joined(pieces) for pieces in kept)
     opened = _open_trades(slots, states)
-    closed = _by_exit(trades, True)
+    closed = _by_exit(trades)
     both = {name: np.concatenate([closed[name], opened[name]]) for name in closed}
     orders = _joined([orders, _working(states)])
     return Raw(both, times, equity, refused.sum(axis=0), _told(book), fills, orders, gross, net)
@@ -334,11 +326,8 @@ def _joined(parts: Sequence[er.Records]) -> er.Records:
     return np.concatenate([np.ascontiguousarray(part).view(raw) for part in parts]).view(parts[0].dtype)
 
 
-def _by_exit(trades: er.Records, sort: bool) -> dict[str, NDArray[Any]]:
+def _by_exit(trades: er.Records) -> dict[str, NDArray[Any]]:
     """Columns of the trades, closed ones by exit time (slots in their order), then the open ones."""
-    order = np.arange(len(trades))
-    if sort:
-        order = np.argsort(np.where(trades["reason"] == er.OPEN, er.END_OF_TIME, trades["exit_time"]), kind="stable")
-    whole, real = engine_plain.split(trades.view(np.int64).reshape(len(trades), len(er.TRADE.names or ())), order, er.TRADE_WHOLE)
-    names = trades.dtype.names or ()
-    return dict(zip(names, [*whole, *real.view(np.float64)], strict=True))
+    order = np.argsort(np.where(trades["reason"] == er.OPEN, er.END_OF_TIME, trades["exit_time"]), kind="stable")
+    whole, real = engine_plain.split(trades.view(np.int64).reshape(len(trades), len(_NAMES)), order, er.TRADE_WHOLE)
+    return dict(zip(_NAMES, [*whole, *real.view(np.float64)], strict=True))

@@ -92,9 +92,7 @@ def scale_wishes(
 def bounds_of(limits: Limits | None, strategies: Sequence[str]) -> er.Records:
     """BOUND records, one per slot; limits None: inactive ones."""
     bounds = np.zeros(len(strategies), er.BOUND)
-    if limits is None:
-        for name in bounds.dtype.names or ():
-            bounds[name] = 0 if name == "active" else math.nan
+    if limits is None:  # active 0: the others are not looked at
         return bounds
     given = limits
 
@@ -138,7 +136,7 @@ def wishes_of(
     gates: by name, bool (T,), True where the gate passes; the first that does not is counted. A wish whose limit or trigger
     is not known is none.
     """
-    rows = np.flatnonzero((evaluation.enter_long != evaluation.enter_short) & evaluation.ready)
+    rows = _wanting(evaluation)
     refused: dict[str, int] = {}
     for name, passes in (gates or {}).items():
         good = np.asarray(passes, np.bool_)[rows]
@@ -221,6 +219,15 @@ def _weighted(levels: er.Floats, parts: er.Floats) -> er.Floats:
     weight = parts.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(weight > 0, np.nansum(levels * parts, axis=1) / weight, np.nan), np.float64)
+
+
+def _wanting(evaluation: Evaluation) -> NDArray[np.int64]:
+    """Rows that want one side and are ready, ascending; a side that never wishes is not read."""
+    sides = [c for c in (evaluation.enter_long, evaluation.enter_short) if not (c.strides == (0,) and len(c) and not c[0])]
+    if not sides:
+        return np.empty(0, np.int64)
+    rows = np.flatnonzero(sides[0] if len(sides) == 1 else sides[0] != sides[1])
+    return rows[np.asarray(evaluation.ready)[rows]]
 
 
 def _unset(column: NDArray[np.float64]) -> bool:

@@ -84,12 +84,24 @@ def _quiet(
 
 
 @_compiled
+def _book(
+    whole_of: Ints, real_of: Floats, n: int, s: int, signal_row: int, entry_row: int, exit_row: int, bars_held: int,
+    reason: int, made: int, quantity: float, entry_price: float, exit_price: float, commission: float, pnl: float,
+) -> None:  # fmt: skip
+    """Write trade n, column by column, in the order of TRADE's fields."""
+    whole_of[0, n], whole_of[1, n], whole_of[2, n], whole_of[3, n] = s, signal_row, entry_row, exit_row
+    whole_of[4, n], whole_of[5, n], whole_of[6, n] = bars_held, reason, made
+    real_of[0, n], real_of[1, n], real_of[2, n], real_of[3, n], real_of[4, n] = quantity, entry_price, exit_price, commission, pnl
+
+
+@_compiled
 def run_plain(
     open_: Floats, high: Floats, low: Floats, close: Floats, volume: Floats, exit_long: Bools,
-    exit_short: Bools, slot: Record, wishes: Records, s: int, start: float, trades: Records, n: int, first_trade: int,
-    equity: Floats, refused: Ints, book: Record, whole: bool,
+    exit_short: Bools, slot: Record, wishes: Records, s: int, start: float, whole_of: Ints, real_of: Floats, n: int,
+    first_trade: int, equity: Floats, refused: Ints, book: Record, whole: bool,
 ) -> int:  # fmt: skip
-    """The whole history of slot number s. trades: written from n on (an open one last, marked); equity: (T,), written.
+    """The whole history of slot number s. whole_of, real_of: (7, N) and (5, N), columns of TRADE's fields in their order, written
+    from n on (an open one last, marked); equity: (T,), written.
 
     The times of a trade are rows here: whoever calls looks them up, all at once. Every trade begins with a wish, so that
     len(wishes) records are enough. book: counts are added to it. whole: no high or
@@ -168,13 +180,10 @@ def run_plain(
                 value = quantity * multiplier * fill
                 cash += value - fee
                 book["traded_value"] += abs(value)
-                trade = trades[n]
-                trade["slot"], trade["trade"], trade["signal_time"] = s, made, signal_row
-                trade["entry_time"], trade["exit_time"], trade["reason"] = entry_row, row, ended
-                trade["bars_held"] = held + (1 if ended in (STOP, TARGET) else 0)
-                trade["quantity"], trade["entry_price"], trade["exit_price"] = quantity, entry_price, fill
-                trade["commission"] = entry_fee + fee
-                trade["pnl"] = (fill - entry_price) * quantity * multiplier - (entry_fee + fee)
+                pnl = (fill - entry_price) * quantity * multiplier - (entry_fee + fee)
+                bars_held = held + (1 if ended in (STOP, TARGET) else 0)
+                _book(whole_of, real_of, n, s, signal_row, entry_row, row, bars_held, ended, made, quantity, entry_price, fill,
+                      entry_fee + fee, pnl)  # fmt: skip
                 n += 1
                 break
             if not math.isnan(c):
@@ -207,12 +216,9 @@ def run_plain(
         if slot["once"] != 0:
             count = w
         if ended == OPEN:
-            trade = trades[n]
-            trade["slot"], trade["trade"], trade["signal_time"] = s, made - 1, signal_row
-            trade["entry_time"], trade["exit_time"], trade["reason"] = entry_row, last - 1, OPEN
-            trade["bars_held"], trade["quantity"], trade["entry_price"] = held, quantity, entry_price
-            trade["exit_price"], trade["commission"] = mark, entry_fee
-            trade["pnl"] = (mark - entry_price) * quantity * multiplier - entry_fee
+            pnl = (mark - entry_price) * quantity * multiplier - entry_fee
+            _book(whole_of, real_of, n, s, signal_row, entry_row, last - 1, held, OPEN, made - 1, quantity, entry_price, mark,
+                  entry_fee, pnl)  # fmt: skip
             n += 1
     book["trades"] += made - first_trade
     return n

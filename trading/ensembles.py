@@ -181,9 +181,7 @@ def build(parsed: EnsembleFile, text: str) -> Ensemble:
     return Ensemble(**common(parsed, text, warm_up, context))
 
 
-def bind(
-    ensemble: Ensemble, strategies: Mapping[str, Strategy], document: YamlDocument
-) -> tuple[Ensemble | None, list[Problem]]:
+def bind(ensemble: Ensemble, strategies: Mapping[str, Strategy], document: YamlDocument) -> tuple[Ensemble | None, list[Problem]]:
     """`ensemble` with its members, or None and why some cannot be one.
 
     Its revision then covers theirs; what it reads is what any of them reads.

@@ -192,9 +192,7 @@ _ARRAYS = (
 )  # fmt: skip
 
 
-def evaluate_anchored(
-    evaluable: Evaluable, bars: Mapping[Any, Bars], instrument: Instrument, venue: Calendar
-) -> Evaluation:
+def evaluate_anchored(evaluable: Evaluable, bars: Mapping[Any, Bars], instrument: Instrument, venue: Calendar) -> Evaluation:
     """Evaluation of a whole history, each row computed from the window a live evaluation of it would read.
 
     bars: every timeframe of `evaluable`, and under (symbol, timeframe) what `context_of` names. Row i equals, bit for
@@ -321,7 +319,7 @@ def scaled(sizing: Mapping[str, Any], scale: float) -> dict[str, Any]:
 def parts_text(evaluation: Evaluation, row: int, action: Action) -> str:
     """`` [score 0.75: 4h trend 0.50, sweep 0.25, gap 0]`` of the parts recorded for that side at the row; else empty."""
     side = "long/" if action is Action.ENTER_LONG else "short/"
-    shares = {k[len(side):]: float(v[row]) for k, v in evaluation.parts.items() if k.startswith(side)}
+    shares = {k[len(side) :]: float(v[row]) for k, v in evaluation.parts.items() if k.startswith(side)}
     if not shares:
         return ""
     shown = ", ".join(f"{name} {value:.3g}" for name, value in shares.items())

@@ -132,9 +132,7 @@ class Frame:
         values = self.own_values(patterns.get(name), params, output, None, timeframe, symbol)
         return self.on_primary(values, timeframe or self.primary, lookback, symbol)
 
-    def price(
-        self, name: str, timeframe: Timeframe | None = None, lookback: int = 0, symbol: str | None = None
-    ) -> Floats:
+    def price(self, name: str, timeframe: Timeframe | None = None, lookback: int = 0, symbol: str | None = None) -> Floats:
         """A price column over primary bars."""
         timeframe = timeframe or self.primary
         return self.on_primary(indicators.column(self.series(timeframe, symbol), name), timeframe, lookback, symbol)
@@ -150,9 +148,7 @@ class Frame:
         timeframe: Timeframe | None, symbol: str | None = None,
     ) -> Floats:  # fmt: skip
         """One output of `definition` over the bars of its own series, not yet aligned."""
-        outputs = self.cache.outputs(
-            definition, definition.complete(params), source or "close", self.series(timeframe, symbol)
-        )
+        outputs = self.cache.outputs(definition, definition.complete(params), source or "close", self.series(timeframe, symbol))
         return outputs[definition.outputs.index(output) if output else 0]
 
 

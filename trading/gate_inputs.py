@@ -51,7 +51,7 @@ class Reads:
 
     def starts(self, session: int, venue: Calendar) -> dict[SeriesKey, int]:
         """First session to read of every series, for a bar of `session`."""
-        own: dict[SeriesKey, int] = dict(windows.window_starts(session, self.warm_up, venue))
+        own: dict[SeriesKey, int] = {t: start for t, start in windows.window_starts(session, self.warm_up, venue).items()}
         for (symbol, timeframe), bars in self.context.items():
             own[symbol, timeframe] = windows.window_start(session, timeframe, bars, venue)
         return own

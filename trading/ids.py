@@ -68,9 +68,7 @@ def make_id(kind: str, *parts: Any) -> str:
     return f"{kind}-{content_hash([kind, *parts])[:_HEX_DIGITS]}"
 
 
-def signal_id(
-    strategy: str, strategy_revision: str, symbol: str, timeframe: str, close_time: int, action: str
-) -> str:
+def signal_id(strategy: str, strategy_revision: str, symbol: str, timeframe: str, close_time: int, action: str) -> str:
     """Id of "this strategy revision, on this instrument, at this bar close, wants this". `close_time`: UTC us."""
     return make_id("sig", strategy, strategy_revision, symbol, timeframe, close_time, action)
 

@@ -34,9 +34,7 @@ def _zscore(values: Floats, period: int) -> Floats:
 
 
 @njit(cache=True)
-def _session_vwap(
-    price: Floats, volume: Floats, session: NDArray[np.int32], deviations: float
-) -> tuple[Floats, Floats, Floats]:
+def _session_vwap(price: Floats, volume: Floats, session: NDArray[np.int32], deviations: float) -> tuple[Floats, Floats, Floats]:
     n = len(price)
     value, upper, lower = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
     total, weighted, squares = 0.0, 0.0, 0.0

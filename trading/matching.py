@@ -175,7 +175,12 @@ def trail(position_side: int, stop_price: float, distance: float, h: float, l: f
 
 @njit(cache=True)
 def trail_on_grid(
-    position_side: int, stop_price: float, distance: float, tick: float, h: float, l: float  # noqa: E741
+    position_side: int,
+    stop_price: float,
+    distance: float,
+    tick: float,
+    h: float,
+    l: float,  # noqa: E741
 ) -> float:
     """`trail`, its level put on the tick grid away from the price: the one way a trailing stop moves."""
     return snap_against(trail(position_side, stop_price, distance, h, l), -position_side, tick)

@@ -91,6 +91,12 @@ def _curve(equity: Floats, start: float) -> tuple[int, float, float, float, floa
     for i in range(len(equity)):
         value = equity[i]
         sum_equity += value
+        if value == before:  # a return of 0, and no new high or low: most bars without a position
+            if before > 0.0:
+                count += 1
+            if value >= peak:
+                high_at = i
+            continue
         if before > 0.0:
             r = value / before - 1.0
             count += 1
@@ -143,16 +149,30 @@ def trade_figures(pnl: Floats) -> TradeFigures:
     """Figures of closed trades from their net P&L (N,)."""
     if not len(pnl):
         return TradeFigures(0, math.nan, math.nan, math.nan, math.nan, math.nan)
-    wins, losses = pnl[pnl > 0], pnl[pnl < 0]
+    wins, losses, won, lost = _sums(np.ascontiguousarray(pnl, np.float64))
     return TradeFigures(
         trades=len(pnl),
-        win_rate=len(wins) / len(pnl),
-        average_win=float(wins.mean()) if len(wins) else math.nan,
-        average_loss=float(losses.mean()) if len(losses) else math.nan,
-        profit_factor=float(wins.sum() / -losses.sum()) if len(losses) else math.nan,
-        expectancy=float(pnl.mean()),
-        net_profit=float(pnl.sum()),
+        win_rate=wins / len(pnl),
+        average_win=won / wins if wins else math.nan,
+        average_loss=lost / losses if losses else math.nan,
+        profit_factor=won / -lost if losses else math.nan,
+        expectancy=(won + lost) / len(pnl),
+        net_profit=won + lost,
     )
+
+
+@njit(cache=True, nogil=True)
+def _sums(pnl: Floats) -> tuple[int, int, float, float]:
+    """How many gains and losses, and the sum of each."""
+    wins, losses, won, lost = 0, 0, 0.0, 0.0
+    for value in pnl:
+        if value > 0.0:
+            wins += 1
+            won += value
+        elif value < 0.0:
+            losses += 1
+            lost += value
+    return wins, losses, won, lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,9 +147,7 @@ class Monitors:
         self._readers: dict[SeriesName, set[SeriesName]] = {}
         for m, c in self._level:
             self._readers.setdefault((m.symbol, m.timeframe), set()).add(c.series)
-        ints = [
-            [self._groups[m.symbol, m.timeframe], self._series[c.series], c.kind, c.count, c.column] for m, c in self._level
-        ]
+        ints = [[self._groups[m.symbol, m.timeframe], self._series[c.series], c.kind, c.count, c.column] for m, c in self._level]
         self._ints = np.array(ints, np.int64).reshape(-1, 5).T.copy()
         self._floats = np.array([[c.level, c.upper] for _, c in self._level], np.float64).reshape(-1, 2).T.copy()
         depth = max(3, int(self._ints[3].max(initial=1)))

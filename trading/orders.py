@@ -93,9 +93,7 @@ class OrderEvent(str, Enum):
         return self.value
 
 
-TERMINAL = frozenset(
-    {OrderState.DENIED, OrderState.REJECTED, OrderState.FILLED, OrderState.CANCELED, OrderState.EXPIRED}
-)
+TERMINAL = frozenset({OrderState.DENIED, OrderState.REJECTED, OrderState.FILLED, OrderState.CANCELED, OrderState.EXPIRED})
 """No further event is expected. Fills may still arrive after CANCELED and EXPIRED and are kept; and what the broker's open
 orders list works, whatever was heard before."""
 

@@ -174,9 +174,7 @@ class Pair(Strategy):
             over = found.fitted & (~found.good | (np.abs(z) >= rule.stop_z))
             sold_out, bought_out = over | (z >= -rule.exit_z), over | (z <= rule.exit_z)
         # leg B is held the other way round
-        long, short, exit_long, exit_short = (
-            (buy, sell, sold_out, bought_out) if first else (sell, buy, bought_out, sold_out)
-        )
+        long, short, exit_long, exit_short = (buy, sell, sold_out, bought_out) if first else (sell, buy, bought_out, sold_out)
         ready = readiness(frame, self.warm_up)
         allowed = ready & in_windows(primary, rules.windows, instrument)
         rows = _Rows(primary.close_time, found.close_time)

@@ -207,9 +207,7 @@ def _lines(node: ast.AST | None, path: Path, lines: dict[Path, int]) -> None:
             _lines(item, (*path, at), lines)
 
 
-def build(
-    code: type[PythonStrategy], text: str, file: str, universe: Universe
-) -> tuple[PluginStrategy | None, list[Problem]]:
+def build(code: type[PythonStrategy], text: str, file: str, universe: Universe) -> tuple[PluginStrategy | None, list[Problem]]:
     """The strategy of a class, or None and every problem of it; None and no problem when it is for another universe."""
     document = document_of(text, file, code)
     if document.data is None:

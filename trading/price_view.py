@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -111,6 +112,11 @@ class PointInTime:
             raise AttributeError(name)
         return getattr(self._evaluable, name)
 
+    @property
+    def price_actions(self) -> Mapping[str, Sequence[CorporateAction]]:
+        """What its windows are adjusted for, by symbol."""
+        return self._actions
+
     def evaluate(self, bars: Mapping[Any, Bars], instrument: Instrument) -> Evaluation:
         """What it says at each bar, levels in the prices of that bar. Raises UnknownFactor across an action nobody knows the
         factor of, and what the evaluable raises."""
@@ -165,25 +171,30 @@ def point_in_time(evaluable: Evaluable, actions: Mapping[str, Sequence[Corporate
     return cast(Evaluable, PointInTime(evaluable, actions))
 
 
+def seen_like(model: Evaluable, other: Evaluable) -> Evaluable:
+    """`other` (a variant) on the prices `model` is evaluated on."""
+    return point_in_time(other, getattr(model, "price_actions", {}))
+
+
 def _joined(parts: Sequence[tuple[Epoch, Evaluation]]) -> Evaluation:
     """One evaluation of each epoch's own rows."""
     if len(parts) == 1:
         return parts[0][1]
     first = parts[0][1]
 
-    def rows(take: Callable[[Evaluation], Any]) -> Any:
-        return np.concatenate([take(e)[p.first : p.after] for p, e in parts])
+    def joined(columns: Callable[[Evaluation], NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate([columns(e)[p.first : p.after] for p, e in parts])
 
-    columns: dict[str, Any] = {
-        f.name: rows(lambda e, name=f.name: getattr(e, name))  # type: ignore[misc]
-        for f in fields(Evaluation)
-        if isinstance(getattr(first, f.name), np.ndarray)
-    }
+    names = [f.name for f in fields(Evaluation) if isinstance(getattr(first, f.name), np.ndarray)]
+    columns: dict[str, Any] = {name: joined(attrgetter(name)) for name in names}
     columns["parts"] = {
         name: np.concatenate([_part(e, name, p) for p, e in parts])
         for name in dict.fromkeys(n for _, e in parts for n in e.parts)
     }
-    columns["targets"] = tuple((share, rows(lambda e, i=i: e.targets[i][1])) for i, (share, _) in enumerate(first.targets))
+    columns["targets"] = tuple(
+        (share, np.concatenate([e.targets[i][1][p.first : p.after] for p, e in parts]))
+        for i, (share, _) in enumerate(first.targets)
+    )
     return replace(first, **columns)
 
 

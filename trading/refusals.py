@@ -5,8 +5,10 @@ docs/refusals.md is generated from this set (``python -m resources.refusals_tabl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 
 class RefusalCode(str, Enum):
@@ -76,3 +78,27 @@ class Refusal:
 def refuse(code: RefusalCode, **values: object) -> Refusal:
     """``refuse(RefusalCode.MAX_POSITION, symbol="AAPL", limit=100, would_be=150)``"""
     return Refusal(code, values)
+
+
+REASONS: Final[Mapping[tuple[str, str], str]] = {
+    ("every gate", "missing"): "the gate is on and what it judges by is not there; `field` names it",
+    ("every gate", "error"): "the gate broke; `error` names how",
+    ("DATA_QUALITY", "failed"): "the check found something wrong in the partition",
+    ("DATA_QUALITY", "missing"): "the partition was not judged, or not by this check",
+    ("DATA_QUALITY", "stale"): "other bars were judged than are there now, or than the signal was computed from",
+    ("DATA_QUALITY", "expired"): "the verdict is older than its limit allows (docs/quality.md): judge the partition again",
+    ("EXPIRED", "before_close"): "the clock says that the bar has not closed yet",
+    ("EXPIRED", "malformed_signal"): "the signal is not what its id says",
+    ("NOT_TRADABLE", "another_instrument"): "the signal is of another instrument than the one it was judged with",
+    ("NEWS_WINDOW", "missing"): "there is no news calendar, or one of its files has a mistake",
+    ("NEWS_WINDOW", "calendar_ends"): "the calendar's `until` is over: write the coming events and a later day",
+    ("NEWS_WINDOW", "calendar_begins"): "the moment lies before the calendar's `from`",
+    ("LEG_MISSING", "missing"): "the other leg has no signal at this close",
+    ("SIZE_ZERO", "…_is_not_known"): "the range or volatility an adaptive size is measured on is not known yet",
+    ("SIZE_ZERO", "no_edge_in_the_strategy's_trades:_kelly_is_0"): "the closed trades, shrunk, show nothing to bet on",
+    ("SIZE_ZERO", "no_record_of_the_strategy's_closed_trades"): "kelly without the ledger's record",
+    ("CONFIG_INVALID", "no valid file"): "the strategy's file has a problem now, or is gone",
+    ("CONFIG_INVALID", "not its instrument"): "the strategy's file does not name the instrument any more",
+    ("LIMIT_MISSING", "no rule ran"): "no risk rule was there to judge the order",
+}
+"""(code, reason) -> what it means, for refusals that say why with ``reason=``. Others name their values instead."""

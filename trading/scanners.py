@@ -143,9 +143,7 @@ class RulesScan(ConfigModel):
         return ScanRules(self.when.long or never, self.when.short or never, self.rank, short)
 
 
-Scan = Annotated[
-    MomentumBreakout | VolumeBreakout | RsiReversion | BollingerReversion | RulesScan, Field(discriminator="kind")
-]
+Scan = Annotated[MomentumBreakout | VolumeBreakout | RsiReversion | BollingerReversion | RulesScan, Field(discriminator="kind")]
 
 
 class ScannerFile(Filed):

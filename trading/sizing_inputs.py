@@ -68,7 +68,8 @@ def average_range(bars: Bars, period: int) -> Floats:
     """Mean true range of the last `period` bars, float64 (T,), NaN before; max(high, close before) - min(low, close before)
     (Wilder 1978, with a plain mean instead of his running one)."""
     out = np.full(len(bars), np.nan)
-    _average_range(*(np.ascontiguousarray(c, np.float64) for c in (bars.high, bars.low, bars.close)), period, out)
+    high, low, close = (np.ascontiguousarray(c, np.float64) for c in (bars.high, bars.low, bars.close))
+    _average_range(high, low, close, period, out)
     return out
 
 

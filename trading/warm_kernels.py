@@ -14,8 +14,11 @@ import numpy as np
 
 from trading.backtest import backtest
 from trading.bars import Bars
+from trading.calendars import calendar
 from trading.costs import Costs
 from trading.evaluation import Evaluation
+from trading.gate_inputs import measure
+from trading.gates.settings import OptionalGates
 from trading.instruments import AssetClass, Instrument
 from trading.timeframes import US_PER_DAY, Timeframe
 
@@ -37,6 +40,23 @@ def warm_kernels() -> None:
         backtest(
             evaluation, bars, instrument, cash=10_000.0, sizing={"kind": "fixed", "quantity": 1.0}, costs=Costs(), detail=detail
         )
+    _warm_gates(instrument)
+
+
+def _warm_gates(instrument: Instrument) -> None:
+    """Measure every gate and size once on a wave: else the first signal of a morning would wait for the compiler."""
+    n = 260
+    at = np.arange(10_000, 10_000 + n, dtype=np.int64)
+    close = np.round(100 + 5 * np.sin(np.arange(n) / 7) + np.arange(n) % 3, 2)
+    bars = Bars(
+        "X", Timeframe.D1, (at + 1) * US_PER_DAY, at.astype(np.int32), close, close + 1, close - 1, close, np.full(n, 1000.0)
+    )
+    gates = OptionalGates.model_validate(
+        {"regime": {"allowed": ["trending"], "by": "both", "history": 60, "train": 150, "refit": 50},
+         "volatility": {"atr": {"max_percent": 9.0}, "volume": {"min_ratio": 0.1}}}
+    )  # fmt: skip
+    target = {"kind": "volatility_target", "percent": 10.0, "bars": 20, "max_percent": 100.0}
+    measure(gates, target, {Timeframe.D1: bars}, Timeframe.D1, instrument, calendar("CRYPTO"))
 
 
 if __name__ == "__main__":

@@ -33,11 +33,7 @@ class Knowledge:
     def __call__(self, instrument: Instrument, bars: Bars) -> Known:
         from resources.corporate_actions import read_actions
 
-        actions = [
-            a
-            for a in read_actions(self._lake, instrument.symbol)
-            if self._now is None or a.known_time <= self._now
-        ]
+        actions = [a for a in read_actions(self._lake, instrument.symbol) if self._now is None or a.known_time <= self._now]
         accepted = self._quarantine.accepted(instrument.symbol, f"bars_{instrument.native_timeframe}")
         return Known(jumps_of(bars, actions), accepted_bars(accepted, bars, calendar(instrument.calendar)))
 
@@ -58,7 +54,8 @@ def jumps_of(bars: Bars, actions: Sequence[CorporateAction]) -> dict[int, str]:
 
 
 def _words(action: CorporateAction) -> str:
-    what = f"{action.kind} of factor {action.factor:g}" + (f" ({action.other_symbol})" if action.other_symbol else "")
+    size = f"factor {action.factor:g}" if action.factor_known else f"{action.amount:g} a unit"
+    what = f"{action.kind} of {size}" + (f" ({action.other_symbol})" if action.other_symbol else "")
     return f"{what}, ex {session_date(action.ex_session)}" + (f", from {action.source}" if action.source else "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ def read(
         chosen = chosen.where(audit.c.seq < before)
     order = audit.c.seq.desc() if newest_first else audit.c.seq
     with engine.connect() as c:
-        return [shown(row) for row in c.execute(chosen.order_by(order).limit(limit)).mappings()]
+        return [shown(dict(row)) for row in c.execute(chosen.order_by(order).limit(limit)).mappings()]
 
 
 def shown(row: Mapping[str, Any]) -> Row:
@@ -117,12 +117,13 @@ def _chosen(start_us: int | None, end_us: int | None, actor: str | None, action:
 
 def _pages(
     engine: Engine, start_us: int | None, end_us: int | None, actor: str | None, action: str | None
-) -> Iterator[Sequence[Mapping[str, Any]]]:
+) -> Iterator[list[Row]]:
     after = 0
     chosen = _chosen(start_us, end_us, actor, action)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as c:
         while True:
-            page = c.execute(chosen.where(audit.c.seq > after).order_by(audit.c.seq).limit(_PAGE)).mappings().all()
+            found = c.execute(chosen.where(audit.c.seq > after).order_by(audit.c.seq).limit(_PAGE)).mappings()
+            page = [dict(row) for row in found]
             if not page:
                 return
             yield page

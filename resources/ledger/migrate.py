@@ -62,9 +62,7 @@ def revision_of(connection: Connection) -> str | None:
 
 def ensure_databases(settings: Settings) -> None:
     """Create the ledger, Dagster and MLflow databases where missing, then migrate the ledger."""
-    create_databases(
-        settings.server_url(), (settings.ledger_database, settings.dagster_database, settings.mlflow_database)
-    )
+    create_databases(settings.server_url(), (settings.ledger_database, settings.dagster_database, settings.mlflow_database))
     upgrade(settings.ledger_url())
 
 

@@ -137,9 +137,7 @@ def move(
         "state_after": after.state, "reason": after.reason,
     }  # fmt: skip
     connection.execute(
-        p.plan_events.insert().values(
-            **told, who=who, content=dict(content or {}), event_time=now_time, recorded_wall=_wall()
-        )
+        p.plan_events.insert().values(**told, who=who, content=dict(content or {}), event_time=now_time, recorded_wall=_wall())
     )
     audit.append(connection, who, f"plan_{event}", {**told, "trade": after.trade_id, **(content or {})})
     return after

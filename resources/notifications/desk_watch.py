@@ -9,15 +9,16 @@ from resources.ledger.base import now_us
 from resources.ledger.tables import desk_state
 
 MISSED_BEATS = 6
+START_SECONDS = 120.0
 _BEAT, _SAID = "heartbeat", "desk_silent"
 
 
 class DeskWatch:
     """Looks at the desk's heartbeat in the ledger. beat_seconds: how often it should come."""
 
-    def __init__(self, beat_seconds: float) -> None:
+    def __init__(self, beat_seconds: float, started_wall: int | None = None) -> None:
         self._patience = max(MISSED_BEATS * beat_seconds, 15.0)
-        self._since = now_us()
+        self._since = now_us() if started_wall is None else started_wall
 
     def look(self, engine: Engine) -> None:
         """Write into the audit that the desk is silent, or back: once each, whoever was restarted meanwhile."""
@@ -29,11 +30,10 @@ class DeskWatch:
             said = bool(found[_SAID].value.get("silent")) if _SAID in found else False
             last = int(beat.value.get("wall", 0))
             now = now_us()
-            # A desk that starts beside us is given its time; one that stopped politely said so.
-            silent = now - max(last, self._since) > self._patience * 1e6 and beat.value.get("state") != "stopping"
+            old = now - last > self._patience * 1e6 and beat.value.get("state") != "stopping"
+            # A desk that starts beside us is given its time.
+            silent = old and (said or now - self._since > START_SECONDS * 1e6)
             if silent == said:
-                return
-            if not silent and now - last > self._patience * 1e6:
                 return
             audit.append(c, "notifier", "desk_silent" if silent else "desk_back", {"last_heartbeat_wall": last})
             value = {"silent": silent, "wall": now}

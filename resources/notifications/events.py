@@ -111,7 +111,7 @@ KINDS: Final[Mapping[str, tuple[Severity, str]]] = {
 
 _SILENT: Final = frozenset({
     "intent", "order_sending", "order_denied", "exit_sent", "notification_test", "notification_retry",
-    "notification_discard", "cash_baseline", "replay_started",
+    "notification_discard", "cash_baseline", "replay_started", "api_call",
 })  # fmt: skip
 """Records that tell nothing a person is not told by another record of the same act."""
 
@@ -366,6 +366,8 @@ _MAKERS: Final[Mapping[str, Callable[[Record, Context], Event | None]]] = {
     "config_changed": _as("desk", "configuration changed", Severity.WARNING),
     "desk_silent": _as("failure.desk", "the desk gives no sign of life"),
     "desk_back": _as("failure.desk", "the desk is back", Severity.INFO),
+    "mode_changed": _as("command", "{strategy} runs in mode {mode}, was {before}"),
+    "ledger_back": _as("failure.desk", "the ledger is back", Severity.WARNING),
     "flatten": _as("command", "flatten by {actor}", Severity.CRITICAL),
     "cancel": _as("command", "cancel of {order} by {actor}"),
     "auto_trade": _as("command", "auto-trade {state} by {actor}"),

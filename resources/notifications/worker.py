@@ -26,6 +26,7 @@ from resources.notifications import routing as routes
 from resources.notifications.channel_worker import ChannelWorker
 from resources.notifications.channels import transport_of
 from resources.notifications.desk_watch import DeskWatch
+from resources.notifications.ledger_away import LedgerAway
 from resources.notifications.router import pump
 from resources.notifications.routing import Loaded, Notifications
 from resources.notifications.scrub import Scrubber
@@ -56,6 +57,7 @@ class Notifier:
         self._workers: dict[str, ChannelWorker] = {}
         self._due = dict.fromkeys(("beat", "anchor", "forget"), 0.0)
         self._watch = DeskWatch(settings.heartbeat_seconds)
+        self._away = LedgerAway(settings.mode, lambda name, channel: transport(name, channel, self._secret), self._scrub)
 
     def run(self) -> None:
         """Tell what happens until asked to stop; waits for a ledger that is away and for another notifier to end."""
@@ -71,6 +73,7 @@ class Notifier:
                 log.warning("no_ledger_yet", missing=error.filename)
             except SQLAlchemyError as error:
                 log.warning("ledger_unavailable", error=type(error).__name__)
+                self._away.gone(self._routing, type(error).__name__)
             finally:
                 self._stop_workers()
             self.stop.wait(pause)
@@ -80,6 +83,7 @@ class Notifier:
 
     def _tell(self, engine: Engine, held: Callable[[], bool]) -> None:
         log.info("notifier_ready")
+        self._away.back(engine)
         while not self.stop.is_set():
             self._read_routes(engine)
             if self._routing is not None:  # without a usable file nothing is read, so nothing is lost

@@ -1,4 +1,4 @@
-"""Training from the lake to MLflow: an edge that is there becomes champion, noise stays challenger with its red figures."""
+"""Training sets and the baseline from the lake to MLflow; what may be promoted: test_model_assets.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from assets import model_run, models
+from assets import model_assets, model_run, models
 from resources.config import load_config
 from resources.dagster_resources import resource_definitions
 from resources.lake import FeatureFrame, Lake
@@ -70,7 +70,7 @@ def write_market(settings: Settings, drift: float) -> Lake:
 
 def materialise(*, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*models.ASSETS, *models.CHECKS], resources=resource_definitions(), instance=dg.DagsterInstance.ephemeral(),
+        [*models.ASSETS, model_assets.leakage_audit], resources=resource_definitions(), instance=dg.DagsterInstance.ephemeral(),
         raise_on_error=raise_on_error,
     )  # fmt: skip
 
@@ -80,17 +80,15 @@ def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]
     return {k: v.value for k, v in made.metadata.items()}
 
 
-def test_an_edge_is_promoted_noise_is_not_and_both_are_shown(desk: Settings) -> None:
+def test_the_baseline_is_tracked_and_never_promoted(desk: Settings) -> None:
     tracking, name = Tracking(desk.mlflow_url), "tapeline-baseline-planted"
-
     write_market(desk, drift=0.35)
     first = materialise()
-    (gate,) = first.get_asset_check_evaluations()
-    assert gate.check_name == "promotion_gate"
-    assert gate.blocking
-    assert gate.passed, gate.metadata["criteria"].value
+    audit, *_ = first.get_asset_check_evaluations()
+    assert (audit.check_name, audit.passed, audit.blocking) == ("leakage_audit", True, True)
     shown = metadata_of(first, "baseline_model")
-    assert tracking.version_of(name, CHAMPION) == shown["model_version"] == tracking.version_of(name, CHALLENGER)
+    assert tracking.version_of(name, CHALLENGER) == shown["model_version"]
+    assert tracking.version_of(name, CHAMPION) is None
     tags = tracking.version_tags(name, shown["model_version"])
     assert tags["dagster_run_id"] == first.run_id
     assert tags["asset_key"] == "baseline_model"
@@ -103,17 +101,21 @@ def test_an_edge_is_promoted_noise_is_not_and_both_are_shown(desk: Settings) -> 
     )
     assert shown["forecast_quality"].startswith("![ROC")
 
-    write_market(desk, drift=0.0)
-    second = materialise()
-    assert second.success  # a model that is not good enough is a finding, not a breakdown
-    (gate,) = second.get_asset_check_evaluations()
-    assert not gate.passed
-    assert gate.severity is dg.AssetCheckSeverity.WARN
-    assert "❌ **failed**" in gate.metadata["criteria"].value
-    newest = metadata_of(second, "baseline_model")["model_version"]
-    assert tracking.version_of(name, CHALLENGER) == newest != shown["model_version"]
-    assert tracking.version_of(name, CHAMPION) == shown["model_version"]
-    assert tracking.version_tags(name, newest)["promotion"].startswith("failed: ")
+
+def test_a_feature_that_looks_ahead_blocks_training(desk: Settings) -> None:
+    lake = write_market(desk, drift=0.0)
+    frame = lake.read_features("features_1d", "AAA")
+    start, end = (session_date(int(frame.session[i])) for i in (0, -1))
+    values = frame.values.copy()
+    column = frame.names.index("rsi_14")
+    values[:-1, column] = values[1:, column]  # tomorrow's value
+    leaky = FeatureFrame("AAA", frame.names, frame.close_time, frame.session, values, frame.version)
+    lake.write_feature_frames("features_1d", [leaky], start=start, end=end)
+    result = materialise(raise_on_error=False)
+    audit, *_ = result.get_asset_check_evaluations()
+    assert not audit.passed
+    assert "rsi_14 is" in audit.metadata["audit"].value
+    assert not result.asset_materializations_for_node("baseline_model")
 
 
 def test_the_training_set_names_its_partitions_and_what_was_left_out(desk: Settings) -> None:
@@ -146,14 +148,3 @@ def test_an_empty_lake_fails_and_says_what_to_materialise(tmp_path: Path) -> Non
     assert not result.success
     (failure,) = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
     assert "no features_1d in the lake: materialise them" in str(failure.event_specific_data)
-
-
-def test_a_stored_model_that_was_changed_is_not_promoted(desk: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_market(desk, drift=0.35)
-    monkeypatch.setattr(Tracking, "model_bytes", lambda self, name, version: b"{}")
-    result = materialise(raise_on_error=False)
-    (gate,) = result.get_asset_check_evaluations()
-    assert not gate.passed
-    assert gate.severity is dg.AssetCheckSeverity.ERROR
-    assert "is not the one that was trained" in gate.metadata["reason"].value
-    assert not result.success  # blocking

@@ -69,6 +69,7 @@ def test_the_promotion_table_has_a_verdict_for_every_criterion(deep: dg.ExecuteI
     assert "| probability of backtest overfitting | not known" in table[OTHER], "it has no grid"
     (check,) = deep.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("research_promotion", False)
+    assert table["believed"].startswith("![every strategy"), "one picture of all of them beside each other"
     deflated = next(line for line in table[NAME].splitlines() if "deflated" in line)
     assert "| not known |" in deflated
     assert "| unknown: fails | N is not known: MLflow does not answer" in deflated
@@ -175,8 +176,9 @@ def test_a_strategy_that_looks_ahead_ends_the_run_and_is_named(
     monkeypatch.setattr(RuleStrategy, "evaluate", peek)
     (check,) = materialise(chosen, fine=False).get_asset_check_evaluations()
     assert not check.passed
-    assert f"| strategy | {NAME} | EURUSD |" in check.metadata["leaks"].value
-    assert "stop_long at 2017" in check.metadata["leaks"].value
+    leaks = str(check.metadata["leaks"].value)
+    assert f"| strategy | {NAME} | EURUSD |" in leaks
+    assert "stop_long at 2017" in leaks
     assert check.blocking
 
 
@@ -194,6 +196,21 @@ class TestTwoRevisions:
         same = compare_revisions("rsi_reversion", a, a, config, lake, 1e5, store)
         assert same.shown.figures["verdict"] == "no difference can be told"
         assert same.diff == ""
+
+    def test_the_asset_is_launched_with_two_revisions_and_shows_verdict_curves_and_changes(
+        self, sample: tuple[Settings, Lake]
+    ) -> None:
+        store, path = research_results.research_store(), "strategies/rsi_reversion.yaml"
+        text = (sample[0].config / path).read_text()
+        a = store.keep("rsi_reversion", path, text)
+        b = store.keep("rsi_reversion", path, text.replace("max_bars: 20", "max_bars: 10"))
+        asset = [research_checks.revision_comparison]
+        table = shown(materialise(asset, name="rsi_reversion", revision_a=a, revision_b=b), "revision_comparison")
+        assert "-  max_bars: 20\n+  max_bars: 10" in table["changes"]
+        assert table["curves"].startswith("![results of both revisions](data:image/png")
+        assert {"sharpe_difference", "sharpe_low", "sharpe_high", "sharpe_p"} <= set(table)
+        assert table["verdict"] in ("a is better", "b is better", "no difference can be told")
+        assert not materialise(asset, fine=False, name="rsi_reversion", revision_a=a, revision_b="zz").success
 
     def test_a_revision_that_no_longer_validates_says_why(self, sample: tuple[Settings, Lake]) -> None:
         config, store = load_config(sample[0]), research_results.research_store()

@@ -45,7 +45,14 @@ def _judge(config: Config, lake: Lake, ledger: Ledger, dataset: str, symbol: str
         session = session_date(number).isoformat()
         rows += [
             VerdictRow(
-                dataset, session, symbol, r.check, r.passed, r.severity, mine.content_hash(), len(r.failed_rows),
+                dataset,
+                session,
+                symbol,
+                r.check,
+                r.passed,
+                r.severity,
+                mine.content_hash(),
+                len(r.failed_rows),
                 judged_time=known_until if known_until is not None else venue.bounds(number)[1],
             )
             for r in results

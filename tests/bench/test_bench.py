@@ -10,7 +10,7 @@ import pytest
 from bench import __main__ as command
 from bench import backtest as bench
 from bench import reference
-from bench.core import Row
+from bench.core import Row, Timing, at_least, at_most, forget_peak_memory, peak_memory_mb, rate, ratio_at_most, timed_pair
 
 RUN = {"fast": 10, "slow": 30, "quantity": 100.0, "rate": 0.0001, "cash": 1_000_000.0}
 
@@ -58,15 +58,66 @@ def test_quick_gives_every_row_as_json(capsys: pytest.CaptureFixture[str]) -> No
     names = ["w1", "w2", "w2_peak_memory", "w3", "w3_cores", "first_call", "full_engine", "every_feature"]
     assert [row["name"] for row in rows] == names
     for row in rows:
-        assert set(row) == {"name", "value", "unit", "reference", "ratio"}
+        assert set(row) == {"name", "value", "unit", "reference", "ratio", "goal", "verdict"}
         assert row["value"] > 0
-        assert row["ratio"] == pytest.approx(row["value"] / row["reference"], rel=0.05, abs=0.01)
+        cost = row["reference"] / row["value"] if row["unit"] == "bars/s" else row["value"] / row["reference"]
+        assert row["ratio"] == pytest.approx(cost, rel=0.05, abs=0.01)
 
 
 def test_a_table_without_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "run", lambda quick: iter([Row("w1", 1.5, "s", 0.5, 3.0), Row("w2", 2.0, "s")]))
     assert command.main(["backtest"]) == 0
     assert "w1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (Row("write", 11e6, "rows/s", goal=at_least(10e6)), "met"),
+        (Row("write", 9e6, "rows/s", goal=at_least(10e6)), "missed"),
+        (Row("bytes", 5.0, "B", goal=at_most(5)), "met"),
+        (Row("bytes", 5.1, "B", goal=at_most(5)), "missed"),
+        (Row("resample", 100.0, "M bars/s", 60.0, 0.6, goal=ratio_at_most(2)), "met"),
+        (Row("resample", 100.0, "M bars/s", 260.0, 2.6, goal=ratio_at_most(2)), "missed"),
+        (Row("resample", 100.0, "M bars/s", goal=ratio_at_most(2)), "missed"),
+        (Row("read", 1.0, "rows/s"), ""),
+    ],
+)
+def test_a_goal_is_met_or_missed_and_a_figure_that_is_not_there_misses_it(row: Row, verdict: str) -> None:
+    assert row.verdict == verdict
+    assert row.to_dict().get("verdict", "") == verdict
+
+
+def test_the_ratio_is_what_ours_costs_over_the_reference_in_figures_per_second_too() -> None:
+    row = rate("x", 1000, "rows/s", Timing(wall=2.0, cpu=4.0), Timing(wall=4.0, cpu=4.0))
+    assert (row.value, row.reference, row.ratio, row.per_cpu) == (500.0, 250.0, 0.5, 250.0)
+
+
+def test_the_least_of_the_calls_counts_and_both_take_turns() -> None:
+    calls: list[str] = []
+    mine, theirs = timed_pair(lambda: calls.append("ours"), lambda: calls.append("theirs"), 3)
+    assert calls == ["ours", "theirs"] * 3
+    assert min(mine.wall, theirs.wall) >= 0
+    assert Timing(1.0, 5.0).best(Timing(2.0, 3.0)) == Timing(1.0, 3.0)
+
+
+def test_memory_is_counted_from_where_it_was_forgotten() -> None:
+    block = np.ones(20_000_000)
+    high = peak_memory_mb()
+    del block
+    forget_peak_memory()
+    assert peak_memory_mb() <= high
+
+
+@pytest.mark.parametrize("name", ["resample", "features"])
+def test_the_data_benchmarks_agree_with_their_references_and_say_what_they_reach(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([name, "--json", "--quick"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"peak_memory"} < {row["name"] for row in rows}
+    assert {row["verdict"] for row in rows if "goal" in row} <= {"met", "missed"}
+    assert all(row["value"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], []])

@@ -75,9 +75,7 @@ class Life:
         if first:
             self.desk.open()
             values = {"strategy_revision": rules.revision, "targets": parts, "quantity": 1000.0}
-            self.result = self.desk.router.submit_decision(
-                decision(0, "idea", stop=1.19, target=1.2166, **values)
-            )
+            self.result = self.desk.router.submit_decision(decision(0, "idea", stop=1.19, target=1.2166, **values))
             assert self.result.accepted, self.result.refusal
 
     def close(self, n: int, made: BarClose) -> list[Any]:
@@ -90,15 +88,18 @@ class Life:
         self.desk.router.continue_exits()
         closed = {"EURUSD": {Timeframe.H1: arrays([made])}}
         return self.manager.at_close(
-            self.desk.store.open_positions("idea"), {"idea": self.plan}, INSTRUMENTS, self.cache, closed, hour(n)  # type: ignore[arg-type]
+            self.desk.store.open_positions("idea"),
+            {"idea": self.plan},
+            INSTRUMENTS,
+            self.cache,
+            closed,
+            hour(n),  # type: ignore[arg-type]
         )
 
     def legs(self) -> dict[str, tuple[str, float, float | None]]:
         """Working legs: state, quantity left, level."""
         found = self.desk.store.orders_of_trade(self.result.intent_ids[0])
-        return {
-            o.leg: (o.state.value, o.quantity - o.filled_quantity, o.stop_price or o.limit_price) for o in found if o.working
-        }
+        return {o.leg: (o.state.value, o.quantity - o.filled_quantity, o.stop_price or o.limit_price) for o in found if o.working}
 
 
 def guarded(engine: Engine) -> tuple[float, float, float]:
@@ -276,9 +277,7 @@ def test_the_backtest_makes_the_same_fills_of_several_targets(
         "EURUSD", Timeframe.H1, bars.close_time, ~no, enter, no, no, no, stop, levels, np.full(size, 1.2166), levels,
         np.ones(size), targets=parts,
     )  # fmt: skip
-    told = backtest(
-        evaluation, bars, INSTRUMENTS["EURUSD"], cash=CASH, sizing={"kind": "fixed", "quantity": 1000.0}, detail=True
-    )
+    told = backtest(evaluation, bars, INSTRUMENTS["EURUSD"], cash=CASH, sizing={"kind": "fixed", "quantity": 1000.0}, detail=True)
     life = Life(ledger_engine, plan(PLAN.split("manage:")[0] + "sizing: {kind: fixed, quantity: 1000}\n"))
     for n, one in enumerate(made, 1):
         life.close(n, one)

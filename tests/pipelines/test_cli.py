@@ -106,7 +106,8 @@ def test_halt_and_resume_need_a_reason_and_are_audited(run: Run, at: Installatio
     assert "resumed desk" in run("resume", "--reason", "lunch is over").stdout
     assert "was not halted" in run("resume", "--reason", "again").stdout
     verified = run("audit", "verify", **no_desk())
-    assert (verified.exit_code, verified.stdout.strip()) == (0, "the audit trail is whole")
+    assert verified.exit_code == 0
+    assert verified.stdout.startswith("the audit trail is whole (")
     wrong = run("halt", "--reason", "x", "--level", "a bit")
     assert (wrong.exit_code, "level" in wrong.stderr) == (1, True)
 
@@ -185,7 +186,7 @@ def test_mistakes_in_every_kind_of_data_file_are_told_at_once_with_file_line_key
     for named in (
         "feeds/mine.yaml:2: seperator: unknown key", "separator", "calendars/mine.yaml:2: based_on", "XNYS",
         "quality/default.yaml:1: max_gap_shar: unknown key", "max_gap_share", "quality/default.yaml:2: by_timeframe.1m",
-        "actions/mine.yaml:2: actions.0.kind", "lake/retention.yaml:1: superseded_day", "superseded_days",
+        "actions/mine.yaml:2: actions[0].kind", "lake/retention.yaml:1: superseded_day", "superseded_days",
         "history_begin: unknown key", "history_start",
     ):  # fmt: skip
         assert named in said, (named, result.stdout)

@@ -82,10 +82,9 @@ def test_confirm_and_dismiss_are_written_and_audited(run: Run, ledger_engine: En
 
 def test_a_spin_off_is_confirmed_by_its_value_and_the_last_close(run: Run, ledger_engine: Engine) -> None:
     day = date(2014, 6, 6)
-    bars = Bars(
-        "AAPL", Timeframe.M1, np.array([calendar("XNYS").bounds(day)[1]]), np.array([session_number(day)], np.int32),
-        *(np.array([100.0]) for _ in range(4)), np.array([5.0]),
-    )  # fmt: skip
+    price, closes = np.array([100.0]), np.array([calendar("XNYS").bounds(day)[1]])
+    session = np.array([session_number(day)], np.int32)
+    bars = Bars("AAPL", Timeframe.M1, closes, session, price, price, price, price, np.array([5.0]))
     universe = load_config(settings()).universe
     Lake(settings().lake_dir).write_bars(
         "bars_1m", {"AAPL": bars}, start=day, end=day, source="test", instruments=universe.instruments

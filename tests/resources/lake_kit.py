@@ -1,4 +1,3 @@
-
 """Bars to put into lakes, and lakes in a folder and in an object store to put them into."""
 
 from __future__ import annotations

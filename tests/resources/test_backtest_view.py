@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
+from resources import backtest_view
 from tests.trading.backtest_kit import bars_of, run, wishes
 
 BARS = bars_of("100 101 99 100\n 101 103 99 102\n 102 106 101 105\n 104 105 98 99\n 97 98 94 95")
@@ -13,10 +16,19 @@ def test_a_figure_shows_equity_drawdown_and_exposure() -> None:
     result = run(BARS, wishes(BARS, enter_long={0: True}, exit_long={2: True}))
     figure = result.plot()
     titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == ["Equity", "Drawdown, %", "Exposure: gross, net"]
+    assert titles == ["Equity: 10,030, +0.3 %, 1 trade closed", "Drawdown, %: -0.1 at its deepest", "Exposure"]
+    assert [t.get_text() for t in figure.axes[2].get_legend().get_texts()] == ["gross", "net"]
     drawn = figure.axes[0].lines[0].get_ydata()
     assert list(drawn) == list(result.equity)
     assert min(figure.axes[1].collections[0].get_paths()[0].vertices[:, 1]) < 0
+
+
+def test_a_long_run_is_thinned_and_no_drawdown_looks_shallower() -> None:
+    equity = np.full(100_000, 10_000.0)
+    equity[[31_337, 77_777]] = 9_000.0, 12_000.0
+    keep = backtest_view._thinned(equity)
+    assert len(keep) <= 2_002
+    assert {0, 31_337, 77_777, 99_999} <= set(keep.tolist())
 
 
 def test_the_page_has_every_trade_and_refusal_and_no_outside_part() -> None:

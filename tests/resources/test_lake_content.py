@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import date
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from resources.lake import Lake, LakeError, PartitionMissing
+from resources.lake.codec import run_hashes
 from tests.paths import lean_data
 from tests.resources.lake_kit import (
     D1,
@@ -287,3 +292,23 @@ def test_real_quote_minutes_of_two_sides(folder_lake: Lake) -> None:
     folder_lake.write_quotes("quotes_1m", {"AAPL": offered}, start=D1, end=D1, source="lean", instruments=INSTRUMENTS)
     assert folder_lake.read_quotes("quotes_1m", "AAPL").content_hash() == offered.content_hash()
     assert str(pq.read_schema(part_files(folder_lake)[0]).field("bid_open").type) == "int32"
+
+
+# ---- hashes ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=st.lists(st.sampled_from([1, 1, 2, 7, 390, 3000]), min_size=1, max_size=9), columns=st.integers(1, 4))
+@example(counts=[1] * 9, columns=4)
+@example(counts=[390, 390, 210, 390, 390], columns=4)
+@example(counts=[3000, 3000, 1], columns=4)
+def test_the_hash_of_a_run_is_that_of_its_columns_bytes_one_after_the_other(counts: list[int], columns: int) -> None:
+    starts = [5, *(5 + n for n in accumulate(counts))]
+    rng = np.random.default_rng(len(counts))
+    arrays: list[NDArray[Any]] = [np.arange(starts[-1] + 3), rng.integers(0, 9, starts[-1] + 3).astype(np.int32)]
+    arrays += [rng.random(starts[-1] + 3) for _ in range(columns)]
+    expected = [
+        hashlib.sha256(f"x:{b - a}".encode() + b"".join(c[a:b].tobytes() for c in arrays)).hexdigest()
+        for a, b in pairwise(starts)
+    ]
+    assert run_hashes("x:", arrays, starts) == expected

@@ -18,8 +18,15 @@ from sqlalchemy import Engine, text
 
 from resources.ledger import audit, audit_anchor
 from resources.ledger import notifications as queue
+from resources.ledger.audit_read import read as read_audit
+from resources.ledger.store import Ledger
+from resources.notifications.channels import transport_of
+from resources.notifications.desk_watch import DeskWatch
+from resources.notifications.ledger_away import LedgerAway
+from resources.notifications.routing import load
+from resources.notifications.scrub import Scrubber
 from resources.notifications.worker import Notifier
-from resources.secrets import write_secret
+from resources.secrets import read_named_secret, write_secret
 from resources.settings import ROOT, Settings
 from tests.doubles.channel_server import BOT, TOKEN, ChannelServer, Fault, discord_429, slack_429, telegram_429
 from tests.doubles.smtp_server import SmtpServer
@@ -30,7 +37,8 @@ channels:
   phone: {kind: telegram, token_secret: telegram, chat_id: "-100", api_url: "URL", rate_per_minute: 6000}
   team: {kind: slack, url_secret: slack, rate_per_minute: 6000}
   hook: {kind: webhook, url_secret: webhook, signing_secret: signing, rate_per_minute: 6000}
-  mail: {kind: email, host: 127.0.0.1, port: 1, security: none, user: desk, password_secret: smtp, from: desk@x.test, to: [r@x.test]}
+  mail: {kind: email, host: 127.0.0.1, port: 1, security: none, user: desk, password_secret: smtp, from: desk@x.test,
+         to: [r@x.test]}
 routes:
   - {events: ["*"], channels: [CHANNELS]}
 """
@@ -52,9 +60,7 @@ class Room:
             "TAPELINE_DATA_DIR": str(path / "data"), "TAPELINE_CONFIG_DIR": str(path / "config"), "TAPELINE_POSTGRES_URL": base,
             "TAPELINE_LEDGER_DATABASE": database,
         }  # fmt: skip
-        self.settings = Settings(
-            data_dir=path / "data", config_dir=path / "config", postgres_url=base, ledger_database=database
-        )
+        self.settings = Settings(data_dir=path / "data", config_dir=path / "config", postgres_url=base, ledger_database=database)
         self.engine = engine
         self.server = server
         secrets = self.settings.path("secrets")
@@ -226,7 +232,7 @@ class TestADeadChannel:
         assert room.queued() >= 50, "and what it was to be told waits for it"
 
     def test_that_comes_back_is_told_everything(self, room: Room, channels: ChannelServer, run: Callable[[], Notifier]) -> None:
-        channels.faults["discord"].extend([Fault(500, "oops"), Fault(502, "<html>"), Fault(drop=True)])
+        channels.faults["discord"].append(Fault(drop=True))
         room.route("ops")
         names = room.tell(5)
         run()
@@ -283,6 +289,36 @@ class TestAFileThatIsWrong:
         until(lambda: seen(channels, "webhook")[name])
 
 
+def test_a_ledger_that_does_not_answer_is_told_without_it(
+    room: Room, channels: ChannelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.route("hook")
+    routing = load(room.settings.config).settings
+    secret = room.settings.path("secrets")
+    away = LedgerAway("paper", lambda n, c: transport_of(n, c, lambda s: read_named_secret(secret, s)), Scrubber(secret), 0.0)
+    away.gone(None, "OperationalError")
+    assert not channels.requests
+    away.gone(routing, "OperationalError")
+    away.gone(routing, "OperationalError")
+    until(lambda: channels.of("webhook"))
+    assert "the ledger does not answer (OperationalError)" in channels.texts("webhook")[0]
+    away.back(room.engine)
+    away.back(room.engine)
+    assert [r["action"] for r in read_audit(room.engine)] == ["ledger_back"]
+    assert len(channels.requests) == 1
+
+
+def test_a_desk_without_heartbeat_is_told_once_and_so_is_its_return(room: Room) -> None:
+    ledger, watch = Ledger(room.engine), DeskWatch(1.0, started_wall=0)
+    watch.look(room.engine)  # no desk has ever run
+    for age_seconds, stopping in ((3600, False), (3600, False), (0, False), (0, False), (3600, True)):
+        beat = {"wall": time.time_ns() // 1000 - age_seconds * 1_000_000, "state": "stopping" if stopping else "ok"}
+        ledger.put_state("heartbeat", beat)
+        watch.look(room.engine)
+        DeskWatch(1.0).look(room.engine)  # one that has just started gives the desk its time
+    assert [r["action"] for r in read_audit(room.engine)] == ["desk_silent", "desk_back"]
+
+
 def test_a_second_notifier_waits_for_the_first(room: Room, channels: ChannelServer, run: Callable[[], Notifier]) -> None:
     room.route("hook")
     first = run()
@@ -304,7 +340,7 @@ def test_nothing_is_lost_when_the_notifier_is_killed_over_and_over(room: Room, c
     names: list[str] = []
     process: subprocess.Popen[bytes] | None = None
     try:
-        for round_ in range(4):
+        for round_ in range(3):
             process = subprocess.Popen(
                 [sys.executable, "-m", "resources.notifications.worker"], cwd=ROOT, env={**os.environ, **room.environment},
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -313,7 +349,7 @@ def test_nothing_is_lost_when_the_notifier_is_killed_over_and_over(room: Room, c
             names += room.tell(25, start=25 * round_)
             until(lambda before=before: len(channels.requests) >= before + 2, 30)
             time.sleep(0.07 * round_)
-            if round_ < 3:
+            if round_ < 2:
                 process.send_signal(signal.SIGKILL)
                 process.wait(10)
                 names += room.tell(5, start=1000 + 5 * round_)

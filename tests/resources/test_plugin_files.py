@@ -16,7 +16,7 @@ from trading import execution_functions, patterns
 from trading.gates.base import GATES
 from trading.ids import file_revision
 
-STRATEGY = '''
+STRATEGY = """
 from trading.plugins import PythonStrategy, Wishes
 
 
@@ -28,9 +28,9 @@ class Probe(PythonStrategy):
 
     def wishes(self, frame):
         return Wishes(long=frame.price("close") > frame.price("open"))
-'''
+"""
 
-REGISTERING = '''
+REGISTERING = """
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -63,7 +63,7 @@ def _higher(bars, columns, p):
     signal = np.zeros(len(columns[0]))
     signal[1:] = columns[0][1:] > columns[0][:-1]
     return (signal,)
-'''
+"""
 
 USING = """\
 name: using
@@ -138,7 +138,10 @@ def test_what_a_plugin_registers_can_be_used_by_files_and_goes_with_it(folder: P
         (STRATEGY + STRATEGY.replace("Probe", "Other"), "holds 2 strategies"),
         (STRATEGY.replace('"percent": 3', '"percnt": 3'), "plugins/bad.py:8: exits.stop.percnt: unknown key"),
         (STRATEGY.replace('"sample"', '"smaple"'), "no universe 'smaple'"),
-        (STRATEGY.replace("return Wishes(", "c = frame.series().close; return Wishes(long=c > c.mean()) or Wishes("), "looks ahead"),  # noqa: E501
+        (
+            STRATEGY.replace("return Wishes(", "c = frame.series().close; return Wishes(long=c > c.mean()) or Wishes("),
+            "looks ahead",
+        ),  # noqa: E501
         (REGISTERING.replace("house_rule", "session").replace("HouseRule", "Session"), "exists already"),
     ],
     ids=["syntax", "raises", "exits", "two", "slip", "universe", "leak", "replaces"],

@@ -262,9 +262,7 @@ class TestDataFolderOnlyRootMayEnter:
         with pytest.raises(PostgresError, match="it is not there"):
             make(closed / "data").start()
 
-    def test_programs_only_root_may_run_are_copied(
-        self, make: Make, closed: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_programs_only_root_may_run_are_copied(self, make: Make, closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         newest = max(launcher._installations(), key=launcher._major)
         package = newest.parent
         hidden = closed / "venv" / package.name / newest.name

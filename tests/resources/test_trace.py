@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from desk.clock import wall
 from desk.live import LiveDesk
@@ -101,20 +102,20 @@ def test_a_refused_decision_shows_its_gate(morning: Morning) -> None:
 
 def test_a_denied_order_is_part_of_its_chain(morning: Morning) -> None:
     denied = next(o for o in morning.orders.values() if o["state"] == "denied")
-    text = "\n".join(morning.trace(denied["id"]).lines())
-    assert "POSITION_OPEN" in text
-    assert "(not sent)" in text
+    lines = "\n".join(morning.trace(denied["id"]).lines())
+    assert "POSITION_OPEN" in lines
+    assert "(not sent)" in lines
 
 
 def test_the_text_names_every_link(morning: Morning) -> None:
     found = morning.trace(morning.entry["id"])
-    for text in ("\n".join(found.lines()), found.to_markdown()):
+    for shown in ("\n".join(found.lines()), found.to_markdown()):
         for link in (
             morning.entry["id"], morning.entry["broker_order_id"], found.chains[0].signal["id"], "bars_1h/2017-12-29/EURUSD",
             "data_quality", "PAPER", "daily_report/2017-12-29 (open)", morning.fills[0]["id"], "closed",
             iso(found.chains[0].signal["close_time"]), found.chains[0].signal["features_version"],
         ):  # fmt: skip
-            assert link in text, link
+            assert link in shown, link
 
 
 def test_bars_that_changed_since_are_found(morning: Morning, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +135,31 @@ def test_bars_that_changed_since_are_found(morning: Morning, monkeypatch: pytest
     torn = trace(morning.at.ledger.engine, Torn(), morning.entry["id"])
     assert {p.state for p in torn.chains[0].partitions} == {"missing"}
     assert "OSError" in torn.chains[0].partitions[0].failed
+
+
+def test_a_chain_is_found_from_its_position_run_strategy_and_audit_records(morning: Morning) -> None:
+    whole = morning.trace(morning.entry["id"])
+    signal = whole.chains[0].signal
+    for name, kind in (
+        (f"{signal['strategy']}/{signal['symbol']}", "position"),
+        (signal["run_id"], "run"),
+        (signal["strategy"], "strategy"),
+        (f"{signal['strategy']}@{signal['strategy_revision']}", "strategy"),
+        (f"bars_1h/{signal['session']}/*", "partition"),
+    ):
+        found = morning.trace(name)
+        assert found.kind == kind
+        assert signal["id"] in {c.signal["id"] for c in found.chains}, name
+        assert morning.entry["id"] in {o["order"] for o in found.orders()}
+    with morning.at.ledger.engine.connect() as c:
+        told = c.execute(
+            text("SELECT seq FROM audit WHERE action IN ('order_event', 'fill') AND convert_from(content, 'UTF8') LIKE :id"),
+            {"id": f"%{morning.entry['id']}%"},
+        ).scalars()  # fmt: skip
+        for seq in list(told):
+            assert morning.trace(f"audit-{seq}").chains[0].signal["id"] == signal["id"]
+    with pytest.raises(TraceError, match="no audit record 99999999"):
+        morning.trace("audit-99999999")
 
 
 @pytest.mark.parametrize("any_id", ["", "  ", "int-000000000000000000000000", "bars_1h/1990-01-01/EURUSD", "100%"])

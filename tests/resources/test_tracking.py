@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from ml.baseline import TrainingConfig, train
 from ml.dataset import save
 from ml.scoring import ScoringModel
+from resources.model_book import ModelBook
 from resources.settings import ROOT
-from resources.tracking import CHALLENGER, CHAMPION, DatasetInput, ModelRecord, TrackedModel, Tracking, TrackingError
+from resources.tracking import CHALLENGER, CHAMPION, PREVIOUS, DatasetInput, ModelRecord, TrackedModel, Tracking, TrackingError
 from tests.ml.synthetic import training_set
 from tests.mlflow_server import mlflow_url
 
@@ -114,6 +116,67 @@ def test_challenger_moves_with_every_training_and_champion_only_when_told(tracki
     second = tracking.log_model(own)
     assert (tracking.version_of(own.name, CHALLENGER), tracking.version_of(own.name, CHAMPION)) == (second.version, first.version)
     assert tracking.version_tags(own.name, first.version)["promotion"] == "passed"
+
+
+def test_the_champion_before_is_kept_and_one_command_goes_back_to_it(tracking: Tracking, record: ModelRecord) -> None:
+    own = replace(record, name="tapeline-baseline-back")
+    first, second = tracking.log_model(own), tracking.log_model(own)
+    with pytest.raises(TrackingError, match="has no champion version"):
+        tracking.roll_back(own.name, "nothing there")
+    tracking.promote(own.name, first.version, {})
+    with pytest.raises(TrackingError, match="has no previous version"):
+        tracking.roll_back(own.name, "nothing before")
+    tracking.promote(own.name, second.version, {})
+    tracking.promote(own.name, second.version, {})  # once more changes nothing
+    assert (tracking.version_of(own.name, CHAMPION), tracking.version_of(own.name, PREVIOUS)) == (second.version, first.version)
+    assert tracking.roll_back(own.name, "worse live") == (second.version, first.version)
+    assert (tracking.version_of(own.name, CHAMPION), tracking.version_of(own.name, PREVIOUS)) == (first.version, second.version)
+    assert tracking.version_tags(own.name, second.version)["rolled_back"] == "worse live"
+
+
+def test_trainings_that_end_together_leave_challenger_at_the_newest(tracking: Tracking, record: ModelRecord) -> None:
+    """Registered first and finished last: an older version does not take the alias back."""
+    import mlflow
+
+    own = replace(record, name="tapeline-baseline-race")
+    first = tracking.log_model(own)
+    real = mlflow.MlflowClient.update_model_version
+    between: list[str] = []
+
+    def slow(self: mlflow.MlflowClient, name: str, version: str, **more: object) -> object:
+        if not between:
+            between.append("started")
+            with ThreadPoolExecutor(1) as other:  # another partition's training overtakes this one
+                between.append(other.submit(tracking.log_model, own).result().version)
+        return real(self, name, version, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "update_model_version", slow)
+        overtaken = tracking.log_model(own)
+    assert int(first.version) < int(overtaken.version) < int(between[1])
+    assert tracking.version_of(own.name, CHALLENGER) == between[1]
+
+
+class TestTheLockedSlice:
+    def test_is_opened_once_for_a_model_and_the_first_look_is_what_is_told(self, tracking: Tracking) -> None:
+        book = ModelBook(tracking.url)
+        first = book.open_slice("tapeline-slice", "model-1", "slice", lambda: {"final_return": 0.1}, {"dagster_run_id": "r"})
+        again = book.open_slice("tapeline-slice", "model-1", "slice", lambda: pytest.fail("opened twice"), {})
+        assert (first.figures, first.before, first.others) == ({"final_return": 0.1}, False, 0)
+        assert (again.figures, again.before) == ({"final_return": 0.1}, True)
+        other = book.open_slice("tapeline-slice", "model-2", "slice", lambda: {"final_return": 0.2}, {})
+        assert (other.before, other.others) == (False, 1)
+
+    def test_a_look_that_never_ended_counts_as_a_look_and_shows_nothing(self, tracking: Tracking) -> None:
+        book = ModelBook(tracking.url)
+
+        def dies() -> dict[str, float]:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            book.open_slice("tapeline-slice-cut", "model-1", "slice", dies, {})
+        again = book.open_slice("tapeline-slice-cut", "model-1", "slice", lambda: pytest.fail("opened twice"), {})
+        assert (dict(again.figures), again.before) == ({}, True)
 
 
 def test_a_training_that_fails_half_way_ends_as_failed_and_moves_nothing(tracking: Tracking, record: ModelRecord) -> None:

@@ -131,6 +131,7 @@ def test_dagster_takes_the_events_and_the_asset_can_be_made_by_hand(installed: S
             instance.report_runless_asset_event(event)
         told = instance.get_latest_materialization_event(dg.AssetKey("plans"))
         assert told is not None
+        assert told.asset_materialization is not None
         assert json.loads(str(result.cursor))["plans"] == "0.0"
         made = dg.materialize([plans], resources=resource_definitions(), instance=instance)
         assert made.success

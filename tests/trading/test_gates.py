@@ -264,9 +264,9 @@ def test_live_and_history_measure_the_same_to_the_bit(row: int, measured: gate_i
         assert now.at(-1, side) == measured.at(row, side)
 
 
-@pytest.mark.parametrize("row", [1500, 3000, 3001, 3100, 4000])
+@pytest.mark.parametrize("row", [1500, 3300, 3590, 3600, 3601, 4000])
 def test_across_a_split_both_measure_on_the_level_of_their_own_bar(row: int, measured: gate_inputs.Measures) -> None:
-    own, at = gate_samples.windows()[Timeframe.H1], 3001
+    own, at = gate_samples.windows()[Timeframe.H1], 3600
     session = int(own.session[at])
     split = {"EURUSD": [CorporateAction("EURUSD", ActionKind.SPLIT, session, 0, 7.0)]}
 

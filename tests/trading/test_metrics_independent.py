@@ -25,9 +25,7 @@ def curve(seed: int) -> np.ndarray:  # type: ignore[type-arg]
 def test_figures_of_the_curve_are_those_of_pandas(seed: int) -> None:
     equity = curve(seed)
     pnl = np.random.default_rng(seed + 99).normal(5, 100, 40)
-    ours = metrics.measure(
-        equity, 100_000.0, pnl, periods_per_year=YEAR, bars_held=500, bars_total=750, traded_value=2_000_000.0
-    )
+    ours = metrics.measure(equity, 100_000.0, pnl, periods_per_year=YEAR, bars_held=500, bars_total=750, traded_value=2_000_000.0)
     series = pd.Series(np.concatenate([[100_000.0], equity]))
     returns = series.pct_change().dropna()
     growth = (series.iloc[-1] / series.iloc[0]) ** (YEAR / len(returns)) - 1

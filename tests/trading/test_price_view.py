@@ -22,7 +22,7 @@ from trading.corporate_actions import ActionKind, CorporateAction, UnknownFactor
 from trading.costs import Costs
 from trading.features import compute_anchored
 from trading.instruments import AssetClass, Instrument
-from trading.price_view import adjusted_rows, epochs, features_as_of, point_in_time
+from trading.price_view import adjusted_rows, epochs, features_as_of, point_in_time, seen_like
 from trading.strategy import Strategy, evaluate_anchored
 from trading.timeframes import Timeframe, session_number
 
@@ -159,6 +159,16 @@ def test_the_backtest_carries_a_position_across_the_split_its_signals_do_not_not
     assert carried.equity[905] - carried.equity[895] == pytest.approx(40 * (SMOOTH.close[905] - SMOOTH.close[895]), rel=1e-6)
     blind = backtest([stopless], [raw], [AAPL], **free)  # type: ignore[arg-type]
     assert blind.equity[905] < carried.equity[905] - 10 * 2 * float(SMOOTH.close[900])
+
+
+def test_a_variant_of_a_strategy_is_evaluated_on_the_prices_of_the_strategy() -> None:
+    known = {"AAPL": [split(SMOOTH, 900, 4.0)]}
+    model = point_in_time(CROSS, known)
+    other = probe("{cross_above: [{indicator: sma, params: {period: 6}}, {indicator: sma, params: {period: 25}}]}")
+    raw = raw_of(SMOOTH, known["AAPL"])
+    seen = evaluate_anchored(seen_like(model, other), {D1: raw}, AAPL, XNYS)
+    np.testing.assert_array_equal(seen.enter_long, evaluate_anchored(other, {D1: SMOOTH}, AAPL, XNYS).enter_long)
+    assert seen_like(CROSS, other) is other
 
 
 class TestFeatures:

@@ -17,12 +17,13 @@ from trading.timeframes import Timeframe
 
 _RULES: Final = RegimeRules()
 Impact = Literal["low", "medium", "high"]
+_COUNTED: Final[tuple[Impact, ...]] = ("medium", "high")
 
 
 class NewsGate(ConfigModel):
     """No entry around the events of data/config/news. The windows stand with the events."""
 
-    impact: list[Impact] = Field(default_factory=lambda: ["medium", "high"], min_length=1, description="events that count")
+    impact: list[Impact] = Field(default_factory=lambda: list(_COUNTED), min_length=1, description="events that count")
 
 
 class RegimeGate(ConfigModel):

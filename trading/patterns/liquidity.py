@@ -10,9 +10,7 @@ from trading.patterns.swings import LEFT_RIGHT, Rows, confirmed, span
 
 
 @njit(cache=True)
-def _sweeps(
-    high: Floats, low: Floats, close: Floats, high_at: Rows, low_at: Rows, levels: int
-) -> tuple[Floats, Floats]:
+def _sweeps(high: Floats, low: Floats, close: Floats, high_at: Rows, low_at: Rows, levels: int) -> tuple[Floats, Floats]:
     n = len(close)
     signal, swept = np.zeros(n), np.full(n, np.nan)
     tops, bottoms = np.zeros(levels), np.zeros(levels)

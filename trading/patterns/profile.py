@@ -9,9 +9,7 @@ from trading.patterns.base import Bars, Floats, Mapping, Parameter, Sequence, pa
 
 
 @njit(cache=True)
-def _profile(
-    high: Floats, low: Floats, volume: Floats, period: int, bins: int, share: float
-) -> tuple[Floats, Floats, Floats]:
+def _profile(high: Floats, low: Floats, volume: Floats, period: int, bins: int, share: float) -> tuple[Floats, Floats, Floats]:
     """(point of control, value area high, value area low), float64 (T,)."""
     n = len(high)
     control, upper, lower = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
@@ -69,9 +67,7 @@ def _profile(
 )  # fmt: skip
 def _volume_profile(bars: Bars, columns: Sequence[Floats], p: Mapping[str, float]) -> tuple[Floats, ...]:
     high, low, close, volume = columns
-    control, upper, lower = _profile(
-        high, low, volume, int(p["period"]), int(p["bins"]), float(p["value_area"]) / 100.0
-    )
+    control, upper, lower = _profile(high, low, volume, int(p["period"]), int(p["bins"]), float(p["value_area"]) / 100.0)
     signal = np.zeros(len(close))
     with np.errstate(invalid="ignore"):
         above = (close[1:] > upper[:-1]) & (close[:-1] <= upper[:-1])

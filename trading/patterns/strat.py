@@ -85,9 +85,7 @@ _define(
     "strat_212_continuation", "STRAT 2-1-2 continuation",
     "type 2, 1, 2 (up) or -2, 1, -2 (down).", (UP, DOWN), (INSIDE,), 1,
 )  # fmt: skip
-_define(
-    "strat_212_reversal", "STRAT 2-1-2 reversal", "type -2, 1, 2 (up) or 2, 1, -2 (down).", (UP, DOWN), (INSIDE,), -1
-)
+_define("strat_212_reversal", "STRAT 2-1-2 reversal", "type -2, 1, 2 (up) or 2, 1, -2 (down).", (UP, DOWN), (INSIDE,), -1)
 _define("strat_312", "STRAT 3-1-2", "type 3, then 1, then 2 or -2.", (OUTSIDE,), (INSIDE,), 0)
 _define("strat_22_reversal", "STRAT 2-2 reversal", "type -2, 2 (up) or 2, -2 (down).", None, (UP, DOWN), -2)
 _define("strat_122", "STRAT 1-2-2 reversal", "type 1, then -2, 2 (up) or 2, -2 (down).", (INSIDE,), (UP, DOWN), -2)

@@ -1,0 +1,57 @@
+"""``tapeline kill``: everything off, with or without a desk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_support import UNREACHABLE, WRONG, banner, fail, own_settings, table, who_asks
+
+
+def kill(
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the audit")],
+    level: Annotated[str, typer.Option(help="flatten: cancel and close; halted: cancel entries, positions stay")] = "flatten",
+    by_hand: Annotated[bool, typer.Option(help="What was placed by hand at the broker, too")] = False,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for the broker to be flat")] = 30.0,
+    who: Annotated[str, typer.Option(help="Who asks; kept in the audit; default: the user of this terminal")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Halt, cancel and close, with a connection of this command's own to ledger and broker; a desk that hangs is ended.
+
+    Exit code 0: the broker says that nothing is left. 1: something is left, named. 3: ledger or broker cannot be reached.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from desk.kill_switch import KillSwitch, journal_path
+    from desk.risk_state import HaltLevel
+    from resources.brokers.protocol import BrokerError
+    from resources.config import ConfigInvalid
+
+    levels = {"flatten": HaltLevel.FLATTEN, "halted": HaltLevel.HALTED}
+    if level.lower() not in levels:
+        fail(f"--level {level}: expected flatten or halted", 2)
+    own = own_settings()
+    try:
+        outcome = KillSwitch(own, levels[level.lower()], reason, who_asks(who), patience, by_hand).pull()
+    except (SQLAlchemyError, BrokerError, ConfigInvalid, FileNotFoundError) as error:
+        fail(
+            f"not known to be done: {type(error).__name__}: {error}. Close positions at the broker itself; "
+            f"how far it came is in {journal_path(own)}",
+            UNREACHABLE,
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(outcome)))
+    else:
+        banner()
+        said = {
+            "desk": "the desk did it", "took_over": "done in the desk's place", "desk_came_back": "a desk that came back does it",
+        }  # fmt: skip
+        typer.echo(f"{outcome.level} latched; {said[outcome.how]} ({outcome.seconds:g} s)")
+        if outcome.ended_pid is not None:
+            typer.echo(f"the desk did not answer and was ended (process {outcome.ended_pid})")
+        table("left at the broker", ["what"], [[x] for x in (*outcome.orders, *outcome.positions)])
+    if not outcome.flat:
+        fail("not flat yet: the orders that close it are at the broker and fill with its next prices; look again", WRONG)
