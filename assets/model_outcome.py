@@ -124,7 +124,8 @@ def on_same_bars(other: Experiment, own: Experiment, spans: Mapping[str, tuple[i
     evaluations = []
     for mine in own.evaluations:
         n = len(mine.close_time)
-        columns = {name: np.zeros(n, bool) for name in ("enter_long", "enter_short", "exit_long", "exit_short")}
+        names = ("enter_long", "enter_short", "exit_long", "exit_short")
+        columns: dict[str, Any] = {name: np.zeros(n, bool) for name in names}
         if mine.symbol in theirs:
             bars, e = theirs[mine.symbol]
             at = np.searchsorted(bars.close_time, mine.close_time)

@@ -138,7 +138,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name not in known:
             raise custom_error(f"no setting {name!r}", "some of " + ", ".join(sorted(known)), nearest(name, known))
-    out = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    out: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     try:
         Settings(**out)
     except (TypeError, ValueError) as error:

@@ -99,6 +99,7 @@ REASONS: Final[Mapping[tuple[str, str], str]] = {
     ("SIZE_ZERO", "no_record_of_the_strategy's_closed_trades"): "kelly without the ledger's record",
     ("CONFIG_INVALID", "no valid file"): "the strategy's file has a problem now, or is gone",
     ("CONFIG_INVALID", "not its instrument"): "the strategy's file does not name the instrument any more",
+    ("NOT_TRADABLE", "not above 0"): "the price is zero or negative: sizes and limits are not made for it",
     ("LIMIT_MISSING", "no rule ran"): "no risk rule was there to judge the order",
 }
 """(code, reason) -> what it means, for refusals that say why with ``reason=``. Others name their values instead."""

@@ -37,7 +37,7 @@ class _LSTM(nn.Module):
         self.lstm = nn.LSTM(inputs, hidden, batch_first=True)
         self.head = nn.Linear(hidden, outputs)
         with torch.no_grad():
-            self.lstm.bias_ih_l0[hidden : 2 * hidden] = 1.0  # remember at first
+            dict(self.lstm.named_parameters())["bias_ih_l0"][hidden : 2 * hidden] = 1.0  # remember at first
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.lstm(x)[0][:, -1])

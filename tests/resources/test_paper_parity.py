@@ -139,6 +139,7 @@ def test_book_and_backtest_fill_alike(seed: int, entry: str, costs: Costs, trail
     evaluation = random_wishes(bars, seed + 1)
     result = in_backtest(bars, evaluation, rules, costs)
     fills, equity = on_paper(bars, evaluation, rules, costs)
+    assert result.fills_made is not None
     told = [(float(f["quantity"]), round(float(f["price"]), 6), round(float(f["commission"]), 6)) for f in result.fills_made]
     assert fills == told
     np.testing.assert_allclose(equity, result.equity, atol=1e-6)

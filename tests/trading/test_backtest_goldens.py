@@ -3,6 +3,7 @@ day, an expiry, a roll; and the paper broker's book on the same bars, fill for f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -130,8 +131,9 @@ class TestAppleAcrossItsSplit:
             if session_date(int(bars.session[i])) == date(2014, 6, 9):  # before the open: seven for one, the stop anew
                 book.split("AAPL", 7.0, AAPL, opened)
                 book.accept(_stop("stop2", 70.0, 91.90), "B4", opened)
-            now, prices = int(bars.close_time[i]), (bars.open[i], bars.high[i], bars.low[i], bars.close[i], bars.volume[i])
-            book.match(BarClose("AAPL", D1, now, int(bars.session[i]), *map(float, prices)), opened, AAPL, A_TICK)
+            now = int(bars.close_time[i])
+            o, h, low, c, v = (float(getattr(bars, n)[i]) for n in ("open", "high", "low", "close", "volume"))
+            book.match(BarClose("AAPL", D1, now, int(bars.session[i]), o, h, low, c, v), opened, AAPL, A_TICK)
             if i == entered:
                 book.accept(OrderRequest("entry", "AAPL", Side.BUY, 10.0, OrderType.MARKET, TimeInForce.GTC), "B1", now)
                 book.accept(_stop("stop", 10.0, 643.30), "B2", now)
@@ -323,7 +325,7 @@ def test_the_paper_book_replays_real_bars_fill_for_fill(lean: LeanFeed, name: st
         "target_long": np.round(bars.close + 1.5 * distance, 2), "target_short": np.round(bars.close - 1.5 * distance, 2),
     }  # fmt: skip
     on_grid = {k: np.round(np.round(v / tick) * tick, 2) if k[0] in "st" else v for k, v in rows.items()}
-    evaluation = wishes(bars, **{k: dict(enumerate(v)) for k, v in on_grid.items()})
+    evaluation = replace(wishes(bars), **on_grid)
     result = backtest(
         evaluation, bars, instrument, cash=1_000_000.0, sizing={"kind": "fixed", "quantity": 10}, costs=costs, require_stop=True,
         detail=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def event(time: int, before: int = 30, after: int = 30) -> dict[str, Any]:
 
 
 class TestNewsWindow:
-    GATES = {"news": {"impact": ["high"]}}
+    GATES: ClassVar[dict[str, Any]] = {"news": {"impact": ["high"]}}
 
     def judged(self, news: Any) -> str:
         return refusal(snapshot(gates=self.GATES, measured={} if news is None else {"news": news}))
@@ -121,7 +121,7 @@ class TestRegime:
 
 
 class TestConfluence:
-    GATES = {"confluence": {"at_least": 0.6}}
+    GATES: ClassVar[dict[str, Any]] = {"confluence": {"at_least": 0.6}}
 
     def test_the_verdict_shows_the_score_and_its_parts(self) -> None:
         measured = {"confluence": {"score": 0.6, "parts": {"4h trend": 0.6, "rsi": 0.0}}}
@@ -138,9 +138,15 @@ class TestConfluence:
 
 
 class TestVolatility:
-    GATES = {"volatility": {"atr": {"min_percent": 0.1, "max_percent": 2.0}, "spread": {"max_ticks": 3}, "vix": {"max_level": 30},
-                            "volume": {"min_ratio": 0.5}}}  # fmt: skip
-    GOOD = {"atr_percent": 0.5, "spread_ticks": 2.0, "vix": 14.0, "volume_ratio": 1.2}
+    GATES: ClassVar[dict[str, Any]] = {
+        "volatility": {
+            "atr": {"min_percent": 0.1, "max_percent": 2.0},
+            "spread": {"max_ticks": 3},
+            "vix": {"max_level": 30},
+            "volume": {"min_ratio": 0.5},
+        }
+    }
+    GOOD: ClassVar[dict[str, float]] = {"atr_percent": 0.5, "spread_ticks": 2.0, "vix": 14.0, "volume_ratio": 1.2}
 
     def judged(self, **changes: Any) -> str:
         return refusal(snapshot(gates=self.GATES, measured={"volatility": {**self.GOOD, **changes}}))
@@ -170,7 +176,7 @@ class TestVolatility:
 
 
 class TestBudget:
-    GATES = {"budget": {"percent": 1.5}}  # of 100,000; the signal risks 0.5 percent
+    GATES: ClassVar[dict[str, Any]] = {"budget": {"percent": 1.5}}  # of 100,000; the signal risks 0.5 percent
 
     def judged(self, **taken: float | None) -> str:
         return refusal(snapshot(gates=self.GATES, measured={"budget": {k: v for k, v in taken.items() if v is not None}}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,10 @@ def bars() -> dict[Timeframe, Bars]:
 
 def joined(paths: PlanPaths, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:  # type: ignore[type-arg]
     """The answers from ENTRY on, window after window, and how many windows there were."""
-    stops, leaves, dues, row, pieces = [], [], [], ENTRY, 0
+    stops: list[Any] = []
+    leaves: list[Any] = []
+    dues: list[Any] = []
+    row, pieces = ENTRY, 0
     entry = float(eurusd().open[ENTRY])
     while row < ENTRY + rows:
         path = paths.after(Entered(row, ENTRY, False, -1, entry, 1.23, (np.nan,)))
