@@ -47,7 +47,7 @@ def _warm_gates(instrument: Instrument) -> None:
     """Measure every gate and size once on a wave: else the first signal of a morning would wait for the compiler."""
     n = 260
     at = np.arange(10_000, 10_000 + n, dtype=np.int64)
-    close = np.round(100 + 5 * np.sin(np.arange(n) / 7) + np.arange(n) % 3, 2)
+    close = np.round(100 + 5 * np.sin(np.arange(n) / 7) + np.arange(n) % 3, 2).astype(np.float64)
     bars = Bars(
         "X", Timeframe.D1, (at + 1) * US_PER_DAY, at.astype(np.int32), close, close + 1, close - 1, close, np.full(n, 1000.0)
     )

@@ -59,8 +59,8 @@ def await_run(read_end: int, origin: str) -> int:
 def _prepare(instance: DagsterInstance, origin: str) -> None:
     """Open connections, look columns up, load the job: all that does not depend on the run."""
     from dagster._core.origin import JobPythonOrigin
+    from dagster._serdes import deserialize_value
     from dagster._utils.hosted_user_process import recon_job_from_origin
-    from dagster_shared.serdes import deserialize_value
 
     from resources.dagster_resources import LedgerResource
 

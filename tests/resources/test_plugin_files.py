@@ -141,7 +141,7 @@ def test_what_a_plugin_registers_can_be_used_by_files_and_goes_with_it(folder: P
         (
             STRATEGY.replace("return Wishes(", "c = frame.series().close; return Wishes(long=c > c.mean()) or Wishes("),
             "looks ahead",
-        ),  # noqa: E501
+        ),
         (REGISTERING.replace("house_rule", "session").replace("HouseRule", "Session"), "exists already"),
     ],
     ids=["syntax", "raises", "exits", "two", "slip", "universe", "leak", "replaces"],

@@ -84,7 +84,7 @@ class TestSimulatedRemoteBroker(BrokerSuite):
         assert "simulated_remote" in broker_names()
         assert isinstance(get_broker("simulated_remote", context(f"127.0.0.1:{venue.server.port}")), Broker)
         for address in ("", "127.0.0.1", "10.0.0.1:8611", "broker.example:443"):
-            with pytest.raises(BrokerError, match="127.0.0.1:PORT"):
+            with pytest.raises(BrokerError, match=r"127\.0\.0\.1:PORT"):
                 get_broker("simulated_remote", context(address))
 
     @pytest.mark.parametrize("kind", ["late", "out_of_order", "never", "accept_then_timeout", "delayed_accept"])

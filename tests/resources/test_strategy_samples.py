@@ -20,5 +20,5 @@ def test_the_samples_are_tried_on_real_bars_and_a_dead_rule_is_told(tmp_path: Pa
         assert [p for p in found if p.severity == "error"] == []
         assert any(
             p.file.endswith("rsi_reversion.yaml") and p.key == "entry.long.all[1]" and "every of the" in p.message for p in found
-        )  # noqa: E501
+        )
         assert [line.split(":")[0] for line in untried] == ["momentum_scanner"]
