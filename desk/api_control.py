@@ -29,7 +29,7 @@ class FlattenBody(Asked):
 
 
 class ReplayBody(Body):
-    sessions: Annotated[int | None, BeforeValidator(whole), Field(ge=0, le=250)] = Field(
+    sessions: Annotated[Annotated[int, Field(ge=0, le=250)] | None, BeforeValidator(whole)] = Field(
         None, description="How many last sessions; default: the setting"
     )
 

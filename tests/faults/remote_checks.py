@@ -72,6 +72,8 @@ def compare(engine: Engine, books: dict[str, Any], notes: list[str] | None = Non
         yours = (report.state.value, report.filled_quantity, report.quantity, report.stop_price, report.limit_price)
         if report.state.value in TERMINAL:  # what a dead order's price was is nobody's business
             mine, yours = mine[:2], yours[:2]  # type: ignore[assignment]
+            if order.state == "rejected" and report.filled_quantity == 0.0:
+                yours = (order.state, 0.0)  # type: ignore[assignment]  # given up here; it came late there and ended unfilled
         if mine != yours:
             wrong("phantom", f"{order.leg} {order.id} is {mine} here and {yours} at the broker")
 

@@ -41,7 +41,8 @@ def gate(judged: Any, now: int, limit: Freshness | None = LIMIT, **snapshot: Any
     ]  # fmt: skip
     made = build_snapshot(
         signal, instrument=universe().instruments["EURUSD"], mode="paper", verdicts=verdicts, required=[REF], warm=True,
-        now_time=now, session_open=True, min_reward_to_risk=1.0, freshness=None if limit is None else [limit], **snapshot,
+        now_time=now, session_open=True, min_reward_to_risk=1.0, freshness=None if limit is None else [limit], gates={},
+        sizing={"equity": 100_000.0, "currency": "USD"}, **snapshot,
     )  # fmt: skip
     return decision_of(made, decide(made)).refusal
 
