@@ -22,6 +22,7 @@ from trading.signals import Decision, Signal
 from trading.timeframes import iso
 
 CLOSE_TIME_TAG = "tapeline/close_time"
+NOTHING_IN_DOUBT = "nothing_in_doubt"
 
 _PARTITIONS = session_partitions_def()
 _COMMON: dict[str, Any] = {
@@ -191,7 +192,7 @@ def _doubts_table(doubts: list[Doubt]) -> str:
     description="Approved decisions handed to the desk, which sizes, checks risk, records the intent and sends the order.",
     check_specs=[
         dg.AssetCheckSpec(
-            "nothing_in_doubt", asset="orders", description="No order in doubt, no exit waiting, no difference with the broker."
+            NOTHING_IN_DOUBT, asset="orders", description="No order in doubt, no exit waiting, no difference with the broker."
         )
     ],
 )
@@ -234,7 +235,7 @@ def orders(
         },
         check_results=[
             dg.AssetCheckResult(
-                check_name="nothing_in_doubt",
+                check_name=NOTHING_IN_DOUBT,
                 passed=not doubts,
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={"in_doubt": dg.MetadataValue.md(_doubts_table(doubts)), "count": len(doubts)},

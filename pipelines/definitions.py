@@ -60,6 +60,8 @@ _CHECKS = [
 _LIVE_CHECKS = dg.AssetSelection.checks(
     *(key for check in quality.CHECKS for key in check.check_keys if key.name == quality.LIVE)
 )
+# Said by the step of `orders` itself: it cannot be left out.
+_OWN_CHECKS = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("orders"), trading.NOTHING_IN_DOUBT))
 _HISTORY = dg.AssetSelection.groups("market_data", "features")
 
 ingest = dg.define_asset_job(
@@ -70,7 +72,7 @@ ingest = dg.define_asset_job(
 )
 trade = dg.define_asset_job(
     "trade",
-    selection=dg.AssetSelection.assets("signals", "decisions", "orders").without_checks() | _LIVE_CHECKS,
+    selection=dg.AssetSelection.assets("signals", "decisions", "orders").without_checks() | _OWN_CHECKS | _LIVE_CHECKS,
     partitions_def=session_partitions_def(),
     executor_def=dg.in_process_executor,
     tags={"tapeline/lane": "trade"},
