@@ -199,7 +199,8 @@ def _train(
         )  # fmt: skip
     except (dataset.DatasetError, TrainingError, LeakageFound, UnknownAgent) as error:
         raise dg.Failure(f"No model was trained: {error}") from error
-    output.record(done.data.sources)
+    # What was made up follows from its seed: no partition of the lake can overtake it.
+    output.record(() if done.data.synthetic else done.data.sources)
     j = done.judged.judgement
     tracked = done.tracked
     tables = {key.lower().replace(" ", "_"): dg.MetadataValue.md(text) for key, text in done.tables.items()}
