@@ -171,13 +171,17 @@ def _ask_again(engine: Engine, clock: Callable[[], int]) -> None:
 def _unwanted(connection: Connection, orders: Sequence[OrderRecord]) -> bool:
     """Did the entry of this open trade fill after it was cancelled or given up, so that nothing protects what it bought?
 
-    Its legs went with it. Nobody waits for this trade: it is closed. A stop that a person took away is another matter.
+    Its legs went with it, or filled before and closed what there was then. Nobody waits for this trade: it is closed. A stop
+    that a person took away is another matter.
     """
     entry = next((o for o in orders if o.leg == "entry"), None)
-    guards = [o for o in orders if o.leg.partition(".")[0].partition(":")[0] == "stop" or o.is_exit]
-    if entry is None or any(o.working or o.state is OrderState.INITIALIZED or o.filled_quantity > 0.0 for o in guards):
+    exits = [o for o in orders if o.is_exit]
+    guards = [*exits, *(o for o in orders if o.leg.partition(".")[0].partition(":")[0] == "stop")]
+    if entry is None or any(o.working or o.state is OrderState.INITIALIZED for o in guards):
         return False
-    if any(o.is_exit for o in guards):  # one was wanted before: what became of it is looked at below
+    if exits and exits[-1].state is not OrderState.FILLED:  # what became of it is looked at by `_ask_again`
+        return False
+    if not exits and any(o.filled_quantity > 0.0 and o.state is not OrderState.FILLED for o in guards):
         return False
     e = t.order_events.c
     ended = (OrderEvent.REQUEST_CANCEL, OrderEvent.CANCELED, OrderEvent.EXPIRED, OrderEvent.NOT_FOUND)
