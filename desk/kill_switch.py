@@ -270,6 +270,17 @@ def _market_time(connection: Any) -> int:
     return int(beat.get("market_time") or store.wall_us())
 
 
+def silence(beat: Mapping[str, Any] | None) -> float | None:
+    """Seconds since the desk last gave a sign of life or its worker took up what it still does; None: there never was one.
+
+    The heart beats beside the worker: a worker that hangs in a call, with all orders behind it, is a desk that hangs.
+    """
+    if not beat:
+        return None
+    since = min(int(beat["wall"]), int(beat.get("working_since_wall") or beat["wall"]))
+    return round((store.wall_us() - since) / 1e6, 3)
+
+
 @dataclass
 class Watch:
     """Looks at the desk's heartbeat and pulls the switch, once an outage, when the settings ask for that."""
@@ -281,21 +292,22 @@ class Watch:
     def look(self, ledger: Ledger) -> Outcome | None:
         """One look. Returns what was done, None when nothing was to do. Raises what the ledger or the pull raises."""
         own = self.settings
-        beat = ledger.get_state("heartbeat")
-        age = (store.wall_us() - int(beat["wall"])) / 1e6 if beat else 0.0
+        age = silence(ledger.get_state("heartbeat"))
         outcome = None
-        if age <= own.kill_switch_seconds:
+        if age is not None and age <= own.kill_switch_seconds:
             self._acted = False
         elif not self._acted and own.kill_switch_then != "alert" and self._at_risk(ledger):
-            self._acted = True  # before the pull: one that fails is a person's business, not repeated every second
             level = risk_state.HaltLevel.FLATTEN if own.kill_switch_then == "flatten" else risk_state.HaltLevel.HALTED
-            log.error("desk_silent", seconds=round(age, 1), then=own.kill_switch_then)
-            outcome = self.pull(KillSwitch(own, level, f"no sign of life of the desk for {age:.0f} s", "kill_switch"))
+            for_how_long = "" if age is None else f" for {age:.0f} s"
+            log.error("desk_silent", seconds=age, then=own.kill_switch_then)
+            # One that raises is pulled again at the next look: pulling twice is harmless, not pulling is not.
+            outcome = self.pull(KillSwitch(own, level, f"no sign of life of the desk{for_how_long}", "kill_switch"))
+            self._acted = True
             log.error("kill_switch_pulled", **asdict(outcome))
         known = ledger.get_state(STATE_KEY) or {}
         acted = asdict(outcome) if outcome is not None else known.get("acted")
         ledger.put_state(
-            STATE_KEY, {"wall": store.wall_us(), "pid": os.getpid(), "desk_age_seconds": round(age, 3), "acted": acted}
+            STATE_KEY, {"wall": store.wall_us(), "pid": os.getpid(), "desk_age_seconds": age, "acted": acted}
         )  # fmt: skip
         return outcome
 

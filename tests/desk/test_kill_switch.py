@@ -71,7 +71,7 @@ def test_a_hung_desk_is_ended_and_the_positions_are_closed_in_its_place(in_posit
 
 
 def outcome_wall(at: Installation) -> int:
-    return int(_journal(at)[0]["wall"])
+    return int(str(_journal(at)[0]["wall"]))
 
 
 def _journal(at: Installation) -> list[dict[str, object]]:
@@ -121,6 +121,29 @@ class TestTheWatch:
         watch.look(at.ledger)
         assert len(pulled) == 2
         assert (at.ledger.get_state(STATE_KEY) or {})["acted"]["level"] == "HALTED"
+
+    def test_a_worker_that_hangs_behind_a_beating_heart_a_missing_heart_and_a_pull_that_failed_count(
+        self, install: MakeInstallation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        at = install()
+        monkeypatch.setattr(Watch, "_at_risk", staticmethod(lambda _: True))
+        watch, pulled = self.watch(at, "flatten")
+        watch.look(at.ledger)  # positions, and no desk that ever said anything
+        assert len(pulled) == 1
+        now = wall_us()
+        at.ledger.put_state("heartbeat", {"wall": now, "pid": 1, "market_time": 1, "working_since_wall": None})
+        watch.look(at.ledger)
+        at.ledger.put_state("heartbeat", {"wall": now, "pid": 1, "market_time": 1, "working_since_wall": now - 60_000_000})
+        watch.look(at.ledger)
+        assert len(pulled) == 2
+
+        def fails(_: KillSwitch) -> Outcome:
+            raise OSError("no broker")
+
+        again = Watch(watch.settings, fails)
+        for _ in range(2):
+            with pytest.raises(OSError, match="no broker"):
+                again.look(at.ledger)
 
     def test_alert_only_watches(self, install: MakeInstallation, monkeypatch: pytest.MonkeyPatch) -> None:
         at = install()
