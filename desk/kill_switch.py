@@ -37,7 +37,7 @@ from resources.desk_client import DeskClient, DeskError
 from resources.ledger import audit
 from resources.ledger.store import Ledger, connect
 from resources.secrets import SecretError, read_secret
-from resources.settings import Settings
+from resources.settings import ROOT, Settings
 
 if TYPE_CHECKING:
     from desk.live import LiveDesk
@@ -256,9 +256,11 @@ def journal_path(settings: Settings) -> Path:
 
 
 def is_desk(pid: int) -> bool:
-    """Is process `pid` of this machine a desk (``python -m desk``)?"""
+    """Is process `pid` of this machine a desk (``python -m desk``) of this installation?"""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if Path(f"/proc/{pid}/cwd").resolve(strict=True) != ROOT.resolve():
+            return False
     except OSError:
         return False
     return any(a == b"-m" and b == b"desk" for a, b in itertools.pairwise(arguments))
