@@ -19,6 +19,7 @@ from assets.common import image, markdown_table
 from resources.feeds.identity import history, tickers
 from resources.feeds.market_clock import market_now
 from resources.lake import LakeError
+from resources.price_view import mixed_weeks
 from resources.quarantine import LeftOutRecord, Quarantine, summary
 from trading.bars import Bars
 from trading.calendars import calendar
@@ -249,7 +250,10 @@ class BarsRun:
             f"read {outcome.read_seconds:.2f} s, written {outcome.write_seconds:.2f} s"
         )
         # Shared by every session's event of the run: kept small. The hash of one session is its data version.
-        shared = {"sessions": f"{keys[0]} to {keys[-1]}", "universe_revision": self.universe.revision}
+        shared = {
+            "sessions": f"{keys[0]} to {keys[-1]}", "universe_revision": self.universe.revision,
+            "simulated": self.universe.simulated,
+        }  # fmt: skip
         version = dg.DataVersion(partitions_hash(by_session.get(keys[0], []))) if len(keys) == 1 else None
         return dg.MaterializeResult(metadata=shared, data_version=version)
 
@@ -271,7 +275,6 @@ class BarsRun:
             "dagster/table_name": self.dataset,
             "symbols": dg.MetadataValue.md(markdown_table(header, rows)),
             "source": ", ".join(sorted(set(outcome.origin.values()))),
-            "simulated": self.universe.simulated,
             "bars_per_second": round(outcome.rows / seconds),
             "content_hashes": dg.MetadataValue.md(_hash_table(outcome.partitions)),
         }
@@ -279,6 +282,13 @@ class BarsRun:
             metadata["first_close"] = iso(min(int(b.close_time[0]) for b in filled.values()))
             metadata["last_close"] = iso(max(int(b.close_time[-1]) for b in filled.values()))
             metadata["plot"] = self._plot(filled, outcome.end)
+        mixed = [[symbol, day] for symbol, bars in filled.items() for day in self._mixed_weeks(bars)]
+        if mixed:
+            metadata["mixed_levels"] = dg.MetadataValue.md(
+                markdown_table(["symbol", "session"], mixed, 50)
+                + "\n\nWeeks with a split inside, as traded: prices of both levels. What reads them adjusted takes the week's "
+                "shorter bars instead."
+            )
         if outcome.put_aside:
             aside = [
                 [f"{self.dataset}/{session_date(r.session)}/{symbol}", iso(r.close_time), ", ".join(r.reasons),
@@ -302,6 +312,12 @@ class BarsRun:
             metadata["left_out"] = len(outcome.left_out)
             metadata["records_left_out"] = dg.MetadataValue.md(table)
         return metadata
+
+    def _mixed_weeks(self, bars: Bars) -> list[str]:
+        try:
+            return mixed_weeks(self._lake, bars)
+        except LakeError:  # its own check says so
+            return []
 
     def _plot(self, filled: Mapping[str, Bars], end: date) -> dg.MarkdownMetadataValue:
         """The newest bars the lake has up to `end`: one session alone would show a single point of a daily bar."""

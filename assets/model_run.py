@@ -11,12 +11,13 @@ import numpy as np
 
 from assets.common import markdown_table
 from ml import evaluation, promotion, training_files
-from ml.baseline import TrainingResult
+from ml.baseline import TrainingConfig, TrainingResult
 from ml.dataset import SourceSpan, TrainingSet, label_matrix
 from ml.labels import BarrierRule
-from ml.matrix import FeaturePart, assemble
+from ml.matrix import FeatureMatrix, FeaturePart, assemble
 from ml.relative import relative_features, relative_version
 from ml.rule import RuleResult
+from ml.splits import holdout, walk_forward
 from resources.lake import Lake, LakeError
 from resources.price_view import outcome_bars
 from resources.settings import Settings, settings
@@ -30,6 +31,8 @@ from trading.timeframes import Timeframe, iso
 from trading.universe import Universe
 
 TIMEFRAME: Final = Timeframe.D1
+LOCKED: Final = 0.15
+"""Share of the times that stays locked until a model is finished: what a step needs is counted before it."""
 HORIZON: Final = 5
 """Bars a forecast looks ahead: one trading week."""
 BARRIER: Final = BarrierRule(upper=1.5, lower=1.5, window=20, max_bars=10)
@@ -40,9 +43,24 @@ class NoFeatures(Exception):
     """The lake holds no usable features to train on. The message says what to materialise."""
 
 
+class TooYoung(NoFeatures):
+    """There is nothing wrong with the lake: its history is too short yet. The message says what it waits for."""
+
+
 def _some(names: list[str], shown: int = 3) -> str:
     """The first names, and how many more."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureRows:
+    """Every feature row of the universe in the lake, labelled or not, the bars behind them on one price level, the partitions
+    they were read from, and the instruments that could not join, with the reason."""
+
+    matrix: FeatureMatrix
+    bars: dict[str, Bars]
+    sources: list[SourceSpan]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +83,38 @@ def training_set_path(settings: Settings, universe: str) -> Path:
 def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, horizon: int = HORIZON) -> Gathered:
     """Training set of the universe's instruments that may be backtested, from the features and bars in the lake.
 
+    Raises NoFeatures when none of them has features of the current definition, TooYoung when they are all too young or make
+    too few rows for a single walk-forward step.
+    """
+    rows = feature_rows(lake, universe, timeframe)
+    labelled = label_matrix(
+        rows.matrix, rows.bars, horizon, universe.name, rows.sources, horizons=training_files.HORIZONS, barrier=BARRIER
+    )
+    _one_step(labelled, universe)
+    return Gathered(labelled, rows.bars, rows.left_out)
+
+
+def _one_step(data: TrainingSet, universe: Universe) -> None:
+    """Raise TooYoung when not even the last walk-forward step before the locked slice would have rows enough to learn from."""
+    own = TrainingConfig()
+    try:
+        rows, _ = holdout(data.event_start, data.event_end, fraction=LOCKED, embargo=own.embargo)
+        steps = walk_forward(
+            data.event_start[rows], data.event_end[rows], folds=own.folds, embargo=own.embargo, first_train=own.first_train,
+            min_train=own.min_train,
+        )  # fmt: skip
+    except ValueError:
+        steps = []
+    if not steps:
+        raise TooYoung(
+            f"training waits for history in universe {universe.name}: {len(data)} rows ({data.span()}) give no walk-forward step "
+            f"with {own.min_train} rows to learn from"
+        )
+
+
+def feature_rows(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME) -> FeatureRows:
+    """Features of the universe's instruments that may be backtested, the newest bar's included.
+
     Raises NoFeatures when none of them has features of the current definition.
     """
     units = {f.name: f.unit for f in features.FEATURES}
@@ -73,6 +123,7 @@ def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, hor
     left_out: dict[str, str] = {}
     sources: list[SourceSpan] = []
     names: tuple[str, ...] = ()
+    young: list[str] = []
     for symbol, instrument in sorted(universe.instruments.items()):
         try:
             frame = lake.read_features(f"features_{timeframe}", symbol)
@@ -93,6 +144,9 @@ def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, hor
         if not np.isfinite(values).all(axis=1).any():
             empty = [n for n, column in zip(names, values.T, strict=True) if not np.isfinite(column).any()]
             left_out[symbol] = "no complete row: " + (f"{_some(empty)} never known" if empty else "too short a history")
+            if len(own) <= features.WARM_UP:
+                left_out[symbol] = f"{len(own)} {timeframe} bars, its first complete row needs {features.WARM_UP + 1}"
+                young.append(symbol)
             continue
         parts[symbol], bars[symbol] = FeaturePart(frame.close_time, frame.session, values), outcomes
         for dataset in (f"bars_{timeframe}", f"features_{timeframe}"):
@@ -100,11 +154,12 @@ def gather(lake: Lake, universe: Universe, timeframe: Timeframe = TIMEFRAME, hor
             sources.append(SourceSpan.of(dataset, symbol, held))
     if not parts:
         why = "; ".join(f"{s}: {r}" for s, r in left_out.items())
+        if young and not set(tradable(universe)) - set(young):
+            raise TooYoung(f"training waits for history in universe {universe.name}: {why}")
         raise NoFeatures(f"nothing to train on in universe {universe.name}: {why}")
     version = relative_version(features.FEATURES_VERSION)
     matrix = assemble(parts, names, timeframe, version, features.WARM_UP)
-    labelled = label_matrix(matrix, bars, horizon, universe.name, sources, horizons=training_files.HORIZONS, barrier=BARRIER)
-    return Gathered(labelled, bars, left_out)
+    return FeatureRows(matrix, bars, sources, left_out)
 
 
 def _unusable(instrument: Instrument, timeframe: Timeframe, rows: int, version: str) -> str:

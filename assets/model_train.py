@@ -15,14 +15,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from assets import model_data, model_outcome, model_run
+from assets import model_data, model_outcome, model_reference, model_run
 from assets.common import markdown_table
 from assets.model_data import Traded
 from assets.model_outcome import Judged
-from ml import agent_training, evaluation, forecasting, leakage, promotion
+from ml import agent_training, evaluation, forecasting, leakage, promotion, serving
 from ml.dataset import TrainingSet
 from ml.promotion import Criterion
 from ml.training_files import AgentFile, ForecasterFile, TrainingFile, revision
+from resources import model_store
 from resources.model_book import ModelBook, Opening, Trials
 from resources.settings import Settings
 from resources.tracking import CHAMPION, DatasetInput, ModelRecord, TrackedModel, TrackingError
@@ -34,7 +35,7 @@ Say = Callable[[str], None]
 
 def registered_name(file: TrainingFile, universe: str) -> str:
     """Name in the model registry: each model and each universe has versions of its own."""
-    return f"tapeline-{file.name}-{universe}"
+    return model_store.registered_name(file.name, universe)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +76,7 @@ class _Made:
     steps: dict[str, list[float]]
     seconds: float
     work: Path | None
+    reference: bytes
 
 
 def run(
@@ -157,6 +159,7 @@ def _forecaster(file: ForecasterFile, data: TrainingSet, traded: Traded, setting
         run_.slice_start, model_outcome.forecaster_slice(file, data, run_, traded, settings.paper_cash),
         {"forecast.png": _members_picture(data, run_)}, {"Forecasters": model_outcome.members_table(data, run_)},
         {f"fold_skill_{k}": [f.skill[k] for f in run_.folds] for k in run_.config.trained}, run_.seconds, None,
+        model_reference.forecaster_reference(file, data, run_, judged.judgement),
     )  # fmt: skip
 
 
@@ -205,6 +208,7 @@ def _agent(file: AgentFile, data: TrainingSet, traded: Traded, settings: Setting
         model_outcome.agent_slice(file, data, run_, agent, traded, settings.paper_cash), {"seeds.png": picture},
         {"Seeds": model_outcome.seeds_table(judged), "Simple forecasters beside it": model_outcome.members_table(data, simple)},
         {"final_reward": list(run_.curve)}, run_.seconds + simple.seconds, work,
+        model_reference.agent_reference(file, data, run_, agent, traded, judged.judgement),
     )  # fmt: skip
 
 
@@ -268,6 +272,19 @@ def _members_picture(data: TrainingSet, run_: forecasting.ForecastRun) -> bytes:
     return members(curves, bins, float(oos.prior.mean()), coverage, run_.config.settings.levels)
 
 
+def _serving(file: TrainingFile, data: TrainingSet, made: _Made) -> bytes:
+    """How the model is asked at a bar close (ml.serving). What the locked slice holds it was not trained on."""
+    agent = isinstance(file, AgentFile)
+    memory = min(file.max_steps, serving.REPLAYED) if isinstance(file, AgentFile) else file.config().settings.window
+    return serving.about(
+        kind=file.kind, model_hash=made.model_hash, data_hash=data.content_hash(), schema_hash=data.matrix.schema_hash,
+        features_version=data.matrix.features_version, names=data.matrix.names, timeframe=data.matrix.timeframe,
+        symbols=data.matrix.symbols, warm_up=data.matrix.warm_up, memory=memory, trained_until=made.slice_start - 1,
+        margin=file.margin, synthetic=data.synthetic or "", agent=file.agent if isinstance(file, AgentFile) else "",
+        size=file.size if isinstance(file, AgentFile) else 0.0, costs=file.costs.costs() if agent else None,
+    )  # fmt: skip
+
+
 def _record(
     file: TrainingFile, name: str, data: TrainingSet, made: _Made, metrics: Mapping[str, float], notes: Mapping[str, str],
     card: str, figures: Mapping[str, bytes], trials: Trials, *, data_path: Path, tags: Mapping[str, str], settings: Settings,
@@ -282,7 +299,8 @@ def _record(
     }  # fmt: skip
     if isinstance(file, AgentFile):
         own["agent"] = file.agent
-    stored = {made.model_file: made.model, **made.attached}
+    attached = {**made.attached, serving.FILE: _serving(file, data, made)}
+    stored = {made.model_file: made.model, **attached}
     digest = hashlib.sha256()
     for stored_name, content in stored.items():
         digest.update(stored_name.encode() + b"\0" + content)
@@ -310,6 +328,7 @@ def _record(
             "sources.md": model_run.sources_table(data),
             model_outcome.RETURNS_FILE: model_outcome.returns_file(j, own["data_kind"]).decode(),
             model_outcome.REPORT_FILE: json.dumps(report),
+            model_reference.DRIFT_FILE: made.reference.decode(),
         },
-        model_file=made.model_file, served=made.served, attached=made.attached, outputs=made.outputs,
+        model_file=made.model_file, served=made.served, attached=attached, outputs=made.outputs,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Models: the training set and the baseline forecaster tracked in MLflow. What may be promoted: assets/model_assets.py."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ from resources.price_view import outcome_bars
 from resources.revision import code_revision
 from resources.settings import settings
 
+LONG_ENOUGH = "long_enough"
 _COMMON: dict[str, Any] = {"group_name": "models", "owners": ["team:research"], "tags": {"lane": "research"}}
 
 _TRAINING_SCHEMA = dg.TableSchema(
@@ -37,22 +39,39 @@ _TRAINING_SCHEMA = dg.TableSchema(
     kinds={"python", "parquet"},
     metadata={"dagster/column_schema": _TRAINING_SCHEMA},
     description="Labelled feature rows of every instrument that may be backtested: what was known at each daily close, and "
-    "whether a trade entered at the next open was up a week later. One Parquet file that names the partitions it came from.",
+    "whether a trade entered at the next open was up a week later. One Parquet file that names the partitions it came from. "
+    "While the history is too short it waits: nothing is trained, and check `long_enough` says what is missing.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            LONG_ENOUGH,
+            asset="training_set",
+            description="The history is long enough to train on. Fails as a warning while it is not: no model is trained then, "
+            "the rest goes on, and the next training looks again.",
+        )
+    ],
+    output_required=False,
 )
-def training_set(config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource) -> dg.MaterializeResult:
+def training_set(
+    config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     from ml import dataset
 
     universe = config_files.load().universe
     made = MadeOutput(ledger, TRAINING_SET, f"{universe.name}_{model_run.TIMEFRAME}")
     try:
         gathered = model_run.gather(lake.lake(), universe)
+    except model_run.TooYoung as error:
+        yield dg.AssetCheckResult(
+            check_name=LONG_ENOUGH, passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error)
+        )
+        return
     except model_run.NoFeatures as error:
         raise dg.Failure(str(error)) from error
     data = gathered.training_set
     path = model_run.training_set_path(settings(), universe.name)
     dataset.save(data, path)
     made.record(data.sources)
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(data),
             "dagster/uri": path.as_uri(),
@@ -69,6 +88,7 @@ def training_set(config_files: ConfigFilesResource, lake: LakeResource, ledger: 
         },
         data_version=dg.DataVersion(data.content_hash()),
     )
+    yield dg.AssetCheckResult(check_name=LONG_ENOUGH, passed=True, description=f"{len(data)} rows, {data.span()}")
 
 
 @dg.asset(

@@ -21,7 +21,10 @@ from resources.config import Config
 from resources.ledger import tables
 from resources.ledger.actions import in_todays_units
 from resources.ledger.store import Ledger
+from resources.model_serving import as_signalled
+from resources.price_view import native_bars
 from resources.research_store import ResearchStore
+from resources.settings import settings
 from trading import decisions as kernel
 from trading.ids import canonical
 from trading.signals import Signal
@@ -73,7 +76,7 @@ def replay(session: str, config: Config, lake: Any, ledger: Ledger, store: Resea
         if again != outcome:
             done.differences += _outcomes_differ(row, outcome, again)
     with ledger.engine.connect() as connection:
-        known = in_todays_units(dict(config.evaluables()), connection)
+        known = in_todays_units(dict(config.evaluables()), connection, native_bars(lake, config.universe))
     for row in ledger.signals(session=session):
         signal = Signal.from_dict(row["content"])
         evaluable = _evaluable(signal, known, config, store)
@@ -104,6 +107,8 @@ def _evaluable(signal: Signal, known: Mapping[str, Evaluable], config: Config, s
     now = known.get(signal.strategy)
     if now is not None and now.revision == signal.strategy_revision:
         return now
+    if signal.model:  # by the version that made it, whatever serves now
+        return as_signalled(signal, config, settings())
     kept = next((r for r in store.revisions(signal.strategy) if r.revision == signal.strategy_revision), None)
     parsed = read_revision(kept, config)[0] if kept is not None else None
     # An ensemble's revision covers its members' files: its own text alone is not what made the signal.

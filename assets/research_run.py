@@ -13,7 +13,7 @@ from assets.research_inputs import doubts_of, rates_of, without_rate
 from resources.config import Config
 from resources.gate_history import gated_from_lake
 from resources.lake import Lake, LakeError
-from resources.price_view import carried, research_actions
+from resources.price_view import carried, native_bars, research_actions
 from resources.settings import settings
 from trading.backtest import BacktestResult
 from trading.bars import Bars
@@ -27,7 +27,7 @@ from trading.instruments import Instrument, Mode
 from trading.metrics import Metrics
 from trading.price_view import point_in_time
 from trading.strategy import Evaluable, context_of, evaluate_anchored
-from trading.trade_paths import TradePaths, paths_of, rolls_of
+from trading.trade_paths import TradePaths, paths_of
 
 DEFAULT_COSTS: Final = Costs("per_value", rate=0.0001, slippage_kind="fixed", value=1.0)
 """Costs of a file that names none: one basis point and one tick each way, so that nothing looks free."""
@@ -148,7 +148,9 @@ def prepare(
     what it reads. currency: the account's, default the settings'. Windows and positions cross splits and spin-offs as the
     setting `price_view` says. Raises LakeError or ValueError on unreadable bars and on an action whose factor nobody knows."""
     actions = research_actions(lake, evaluable, settings().price_view)
-    evaluable = gated_from_lake(point_in_time(evaluable, actions), config.universe, config.news, lake, actions)
+    evaluable = gated_from_lake(
+        point_in_time(evaluable, actions, native_bars(lake, config.universe)), config.universe, config.news, lake, actions
+    )
     currency = currency or settings().account_currency
     traded = {symbol: config.universe.instruments[symbol] for symbol in evaluable.symbols}
     fx = rates_of(config.universe, lake, {i.currency for i in traded.values()}, currency)
@@ -182,7 +184,7 @@ def prepare(
         doubt = doubts_of(instrument, its[evaluable.timeframe], actions.get(symbol, ()))
         doubts |= {symbol: doubt} if doubt else {}
         evaluations.append(evaluate_anchored(evaluable, its, instrument, calendar(instrument.calendar)))
-        managed.append(paths_of(evaluable, its, instrument, rolls_of(actions, symbol)))
+        managed.append(paths_of(evaluable, its, instrument))
         bars.append(its[evaluable.timeframe])
         instruments.append(instrument)
         read[symbol] = its

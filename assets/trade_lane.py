@@ -14,28 +14,30 @@ from datetime import date
 from typing import Any
 
 from assets.gate_measures import GateMarket, risk_of, with_more
+from assets.model_policy import ModelPolicies
 from resources.desk_client import DecisionReceipt, DeskClient, DeskError
+from resources.ledger import modes as ledger_modes
 from resources.ledger.actions import in_todays_units
 from resources.ledger.base import now_us
 from resources.ledger.plans import has_entered
 from resources.ledger.store import DecisionRow, Ledger
 from resources.ledger.tables import intents
+from resources.price_view import native_bars
 from trading import decisions as kernel
 from trading.bars import Bars
 from trading.calendars import calendar
-from trading.conflict_policy import resolve
+from trading.conflict_policy import Verdict, resolve
 from trading.features import FEATURES_VERSION
 from trading.frame import BarWindow, SeriesCache
 from trading.freshness import freshness_of
 from trading.gates.settings import gates_of
 from trading.instruments import Instrument, Mode
+from trading.models import champion_of, in_shadow_only
 from trading.plugins import PluginError
 from trading.signals import Decision, PartitionRef, Signal
 from trading.strategy import Evaluable, context_of, legs_of, signal_at
 from trading.timeframes import Timeframe, session_date, session_number
 from trading.windows import window_start
-
-_RANK = {Mode.BACKTEST: 0, Mode.SHADOW: 1, Mode.ALERT: 2, Mode.PAPER: 3, Mode.LIVE: 4}
 
 
 @dataclass
@@ -44,12 +46,6 @@ class Evaluated:
 
     signals: list[Signal] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)
-
-
-def effective_mode(evaluable: Evaluable, highest: str) -> Mode:
-    """The evaluable's mode, never above the installation's."""
-    ceiling = Mode(highest)
-    return evaluable.mode if _RANK[evaluable.mode] <= _RANK[ceiling] else ceiling
 
 
 def evaluables(config: Any) -> list[Evaluable]:
@@ -94,7 +90,9 @@ def window(
     windows: dict[Any, Bars] = {t: known.bars(instrument.symbol, t, start) for t, start in starts.items()}
     for symbol, timeframe in context_of(evaluable, instrument.symbol):
         windows[symbol, timeframe] = known.bars(symbol, timeframe, starts[timeframe])
-    return BarWindow(windows, known.cache)
+    read = BarWindow(windows, known.cache)
+    read.tail = 1  # a close asks about its own bar
+    return read
 
 
 def needed_partitions(
@@ -122,17 +120,23 @@ def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger
     day = date.fromisoformat(session)
     bars = KnownBars(lake, day, close_time)
     with ledger.engine.connect() as connection:
-        known = in_todays_units({e.name: e for e in evaluables(config)}, connection)
+        kept = ledger_modes.read(connection)
+        known = in_todays_units({e.name: e for e in evaluables(config)}, connection, native_bars(lake, config.universe))
     for evaluable in known.values():
         if evaluable.status != "active":
             outcome.silent[evaluable.name] = f"status {evaluable.status}"
             continue
+        mode = ledger_modes.mode_of(kept, evaluable.name, evaluable.mode, Mode(highest_mode))
+        if mode is Mode.BACKTEST:
+            outcome.silent[evaluable.name] = "mode backtest: for research only"
+            continue
         if evaluable.once and has_entered(ledger.engine, evaluable.name):
             outcome.silent[evaluable.name] = "the plan has entered already"
             continue
+        _ask_together(evaluable, config, bars, day, close_time)
         for symbol in evaluable.symbols:
             try:
-                said = _signal_of(evaluable, config.universe.instruments[symbol], bars, day, close_time, highest_mode)
+                said = _signal_of(evaluable, config.universe.instruments[symbol], bars, day, close_time, mode)
             except PluginError as error:  # its author's mistake; what we compute ourselves must fail the run
                 said = f"error: {error}"
             if isinstance(said, Signal):
@@ -142,14 +146,29 @@ def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger
     return outcome
 
 
+def _ask_together(evaluable: Evaluable, config: Any, bars: KnownBars, day: date, close_time: int) -> None:
+    """Let a model answer for all its instruments at once; the answers wait in the cache of `bars`."""
+    ask = getattr(evaluable, "ask_together", None)
+    if ask is None:
+        return
+    instruments = [config.universe.instruments[symbol] for symbol in evaluable.symbols]
+    read = [(window(None, evaluable, instrument, day, close_time, bars), instrument) for instrument in instruments]
+    closed = [(w, i) for w, i in read if len(w[evaluable.timeframe]) and w[evaluable.timeframe].close_time[-1] == close_time]
+    if closed:
+        ask(closed)
+
+
 def _signal_of(
-    evaluable: Evaluable, instrument: Instrument, bars: KnownBars, day: date, close_time: int, highest_mode: str
+    evaluable: Evaluable, instrument: Instrument, bars: KnownBars, day: date, close_time: int, mode: Mode
 ) -> Signal | str:
     """The signal of one instrument at the close, or why there is none; empty when no bar of it closed."""
     windows = window(None, evaluable, instrument, day, close_time, bars)
     primary = windows[evaluable.timeframe]
     if len(primary) == 0 or int(primary.close_time[-1]) != close_time:
         return ""
+    refused = getattr(evaluable, "refused", None)  # a model strategy without a model that may answer
+    if refused is not None and (why := refused(instrument.symbol)):
+        return str(why)
     evaluation = evaluable.evaluate(windows, instrument)
     row = len(primary) - 1
     if not evaluation.ready[row]:
@@ -158,7 +177,7 @@ def _signal_of(
         evaluable, evaluation, row, primary, instrument,
         features_version=FEATURES_VERSION,
         partitions=needed_partitions(windows, evaluable.quality_sessions, bars),
-        mode=str(effective_mode(evaluable, highest_mode)),
+        mode=str(mode),
     )  # fmt: skip
     return signal if signal is not None else "no entry condition met"
 
@@ -191,10 +210,11 @@ def decide(
     # A backtest decides the instruments of a strategy in the order of its file: so does this, for the budget's sake.
     signals = sorted(signals, key=lambda s: (s.close_time, s.strategy, _place(by_name.get(s.strategy), s.symbol), s.id))
     peers = _peers(signals, ledger)
-    conflicts = resolve(peers, config.universe.conflicts, _held(ledger))
+    conflicts = _conflicts(peers, config.universe.conflicts, _held(ledger))
     now_wall = now_us()
     market = GateMarket(lake, ledger, getattr(config, "news", None), now_time)
     accepted = _Accepted(ledger, {s.close_time for s in signals})
+    policies = ModelPolicies(ledger)
 
     def judged(signal: Signal, legs: dict[str, str] | None, beside: Iterable[float | None] = ()) -> DecisionRow | None:
         evaluable = by_name.get(signal.strategy)
@@ -218,8 +238,8 @@ def decide(
             now_wall=now_wall,
             conflict=conflicts[signal.id].plain(),
             legs=legs,
-            gates=gates_of(evaluable).switched_on if evaluable is not None else None,
-            measured=measured,
+            gates={**gates_of(evaluable).switched_on, **policies.gates(evaluable, signal)} if evaluable is not None else None,
+            measured={**measured, **policies.measured(signal)},
             sizing=market.sizing(signal),
         )
         outcome = kernel.decide(snapshot)
@@ -244,6 +264,20 @@ def decide(
             made.append(row)
             accepted.note(row.decision)
     return made
+
+
+def _conflicts(peers: list[Signal], rule: Any, held: dict[str, dict[str, float]]) -> dict[str, Verdict]:
+    """What became of every signal. A challenger is judged as if it stood in its champion's place, and nobody sees it."""
+    seen = [s for s in peers if not in_shadow_only(s)]
+    found = resolve(seen, rule, held)
+    for signal in peers:
+        if not in_shadow_only(signal):
+            continue
+        champion = champion_of(signal)
+        others = [s for s in seen if s.strategy != champion]
+        without = {symbol: {n: q for n, q in its.items() if n != champion} for symbol, its in held.items()}
+        found[signal.id] = resolve([*others, signal], rule, without)[signal.id]
+    return found
 
 
 def _place(evaluable: Evaluable | None, symbol: str) -> int:
@@ -322,7 +356,7 @@ def post(
     receipts: list[DecisionReceipt] = []
     taken: dict[str, list[tuple[Decision, DecisionReceipt]]] = {}
     for decision in decisions:
-        if not decision.approved:
+        if not decision.approved or in_shadow_only(decision.signal):
             continue
         receipt = desk.submit_decision(decision, close_time)
         receipts.append(receipt)

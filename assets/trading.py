@@ -13,11 +13,15 @@ import dagster as dg
 from assets import trade_lane
 from assets.common import markdown_table, session_partitions_def
 from desk.doubts import Doubt, standing
+from resources import model_serving
 from resources.dagster_resources import ConfigFilesResource, DeskResource, LakeResource, LedgerResource
 from resources.desk_client import DeskUnavailable
+from resources.ledger import modes as ledger_modes
 from resources.ledger.store import Ledger
 from resources.revision import code_revision
 from resources.settings import settings
+from trading.instruments import Mode
+from trading.modes import capped
 from trading.signals import Decision, Signal
 from trading.timeframes import iso
 
@@ -52,6 +56,18 @@ def _wall() -> int:
 
 def _mode() -> str:
     return settings().mode.upper()
+
+
+def _modes(store: Ledger) -> str:
+    """The mode of every strategy and plan, and the one in effect here."""
+    highest = Mode(settings().mode)
+    with store.engine.connect() as connection:
+        known = ledger_modes.read(connection)
+    rows = [
+        [name, s.mode.value, capped(s.mode, highest).value, iso(s.since_wall), s.who, s.reason, s.wish.replace("NAME", name)]
+        for name, s in known.items()
+    ]
+    return markdown_table(["name", "mode", "in effect", "since", "who", "reason", "its file"], rows)
 
 
 # What happened comes first in every table: the page is narrow, and ids are for those who look for them.
@@ -114,7 +130,8 @@ def signals(
     closes = _closes(context, config, bars, store)
     for close_time in closes:
         store.stamp_close(close_time, run_started_wall=started_wall, run_id=context.run.run_id)
-        outcome = trade_lane.evaluate_close(close_time, context.partition_key, config, bars, store, settings().mode)
+        serving = model_serving.at_close(config, close_time, store, settings())
+        outcome = trade_lane.evaluate_close(close_time, context.partition_key, serving, bars, store, settings().mode)
         store.insert_signals(
             outcome.signals, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id
         )
@@ -132,6 +149,7 @@ def signals(
             "signals": dg.MetadataValue.md(markdown_table(header, rows)),
             "session_so_far": dg.MetadataValue.md(markdown_table(header, _signal_rows(_stored(store, context.partition_key)))),
             "silent": dg.MetadataValue.md(markdown_table(["strategy / instrument", "why"], sorted(silent.items()))),
+            "modes": dg.MetadataValue.md(_modes(store)),
             "config_problems": len(config.problems),
         }
     )
@@ -154,8 +172,11 @@ def decisions(
         undecided = trade_lane.undecided(store, close_time)
         latest = store.latest_close()
         now_time = max(close_time, int(latest["close_time"])) if latest is not None else close_time
-        made = trade_lane.decide(undecided, config, store, now_time, lake.lake())
+        serving = model_serving.at_close(config, close_time, store, settings())
+        made = trade_lane.decide(undecided, serving, store, now_time, lake.lake())
         store.insert_decisions(made, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id)
+        for taken in model_serving.swap(config, close_time, context.partition_key, store, settings()):
+            context.log.info(f"{taken.registered} version {taken.version} serves from the next bar on ({taken.why})")
         store.stamp_close(close_time, decisions_wall=_wall())
         approved += sum(row.decision.approved for row in made)
         rows += [_decision_row(row.decision) for row in made]

@@ -142,7 +142,7 @@ def _resting(books: Books, symbol: str) -> list[OrderRecord]:
     with books.engine.connect() as connection:
         found = store.find_orders(connection, t.orders.c.symbol == symbol)
     # entries first: nothing more fills while legs protect
-    return sorted((o for o in found if o.working), key=lambda o: o.leg != "entry")
+    return sorted((o for o in found if o.working), key=lambda o: kind_of(o.leg) != "entry")
 
 
 def _cancel(books: Books, action: CorporateAction) -> None:

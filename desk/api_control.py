@@ -28,6 +28,11 @@ class FlattenBody(Asked):
     symbol: Text | None = Field(None, description="Only this instrument's positions")
 
 
+class ModeBody(Asked):
+    mode: Literal["backtest", "shadow", "alert", "paper", "live"]
+    force: bool = Field(False, description="Skip steps of a promotion; the terms of live stand all the same")
+
+
 class ReplayBody(Body):
     sessions: Annotated[Annotated[int, Field(ge=0, le=250)] | None, BeforeValidator(whole)] = Field(
         None, description="How many last sessions; default: the setting"
@@ -40,6 +45,7 @@ def router(desk: Desk) -> APIRouter:
     _auto_trade(router, desk)
     for kind in ("strategies", "plans"):
         _evaluables(router, desk, kind)
+    _modes(router, desk)
     _mismatches(router, desk)
     _replay(router, desk)
     return router
@@ -104,6 +110,20 @@ def _evaluables(router: APIRouter, desk: Desk, kind: str) -> None:
             return await desk.cancel_plan(name, reason, who)
 
         command("cancel", cancel, "An armed plan enters no more, for good (audited)")
+
+
+def _modes(router: APIRouter, desk: Desk) -> None:
+    @router.get("/v1/modes", summary="The mode of every strategy and plan, since when, who set it and why, what its file states")
+    async def modes() -> dict[str, Any]:
+        return {"modes": await desk.modes()}
+
+    @router.post(
+        "/v1/modes/{name}", responses=errors(404, 409),
+        summary="Set the mode of a strategy or plan (audited): up one step at a time, down always; live needs all its terms",
+    )  # fmt: skip
+    async def set_mode(name: PathName, body: ModeBody) -> dict[str, Any]:
+        await desk.note_call(body.who, "mode_set", {"strategy": name, **body.model_dump(exclude={"who"})})
+        return await desk.set_mode(name, body.mode, body.reason, body.who, force=body.force)
 
 
 def _mismatches(router: APIRouter, desk: Desk) -> None:

@@ -12,6 +12,7 @@ from desk.api_base import (
     MAX_WAIT_SECONDS,
     Asked,
     Body,
+    CancelBody,
     Desk,
     Limit,
     Malformed,
@@ -59,6 +60,27 @@ class ModifyBody(Asked):
     quantity: Price = Field(None, description="New whole quantity")
     limit_price: Price = None
     stop_price: Price = None
+
+
+_NAMED = "Names this command: repeating it with the same name does nothing more"
+Request = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{8,40}$", description=_NAMED)]
+
+
+class ReduceBody(Asked):
+    """Part of a position to close now: units, or a share of what is open, one of both."""
+
+    request: Request
+    quantity: Price = Field(None, description="Units; rounded down to whole lots; all that is open or more closes the position")
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(None, description="Instead: 0.5 is half of it")
+
+
+class ReverseBody(Asked):
+    """The other side of a position, entered once it is closed. The entry is judged by every risk rule."""
+
+    request: Request
+    stop: Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False, description="Stop of the new side")]
+    target: Price = Field(None, description="Target of the new side")
+    quantity: Price = Field(None, description="Units of the new side; default: as many as are open now")
 
 
 def router(desk: Desk) -> APIRouter:
@@ -143,9 +165,9 @@ def _orders(router: APIRouter, desk: Desk) -> None:
         "/v1/orders/{order_id}/cancel", tags=["control"], responses=errors(404, 409),
         summary="Ask the broker to cancel an order (audited)",
     )  # fmt: skip
-    async def cancel(order_id: PathName, body: Asked) -> dict[str, Any]:
-        await desk.note_call(body.who, "order_cancel", {"order": order_id, "reason": body.reason})
-        return await desk.cancel(order_id, body.reason, body.who)
+    async def cancel(order_id: PathName, body: CancelBody) -> dict[str, Any]:
+        await desk.note_call(body.who, "order_cancel", {"order": order_id, "reason": body.reason, "force": body.force})
+        return await desk.cancel(order_id, body.reason, body.who, force=body.force)
 
     @router.post(
         "/v1/orders/{order_id}/modify", tags=["control"], responses=errors(404, 409),
@@ -180,3 +202,21 @@ def _positions(router: APIRouter, desk: Desk) -> None:
         told = {"strategy": strategy, "symbol": symbol, "reason": body.reason}
         await desk.note_call(body.who, "position_close", told)
         return await desk.close_position(strategy, symbol, body.reason, body.who)
+
+    @router.post(
+        "/v1/positions/{strategy}/{symbol}/reduce", tags=["control"], responses=errors(404, 409),
+        summary="Close a part of one position now; stop and target shrink with it first (audited)",
+    )  # fmt: skip
+    async def reduce(strategy: PathName, symbol: PathName, body: ReduceBody) -> dict[str, Any]:
+        told = {"strategy": strategy, "symbol": symbol, **body.model_dump(exclude={"who"})}
+        await desk.note_call(body.who, "position_reduce", told)
+        return await desk.reduce_position(strategy, symbol, body.model_dump())
+
+    @router.post(
+        "/v1/positions/{strategy}/{symbol}/reverse", tags=["control"], responses=errors(404, 409),
+        summary="Close one position, then enter the other side through the whole risk path (audited)",
+    )  # fmt: skip
+    async def reverse(strategy: PathName, symbol: PathName, body: ReverseBody) -> dict[str, Any]:
+        told = {"strategy": strategy, "symbol": symbol, **body.model_dump(exclude={"who"})}
+        await desk.note_call(body.who, "position_reverse", told)
+        return await desk.reverse_position(strategy, symbol, body.model_dump())

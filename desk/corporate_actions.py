@@ -30,6 +30,7 @@ from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
 from resources.ledger.actions import CONFIRMED_KINDS, Decided, decisions_of, in_todays_units
+from resources.price_view import native_bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction, explained_jumps, factor_from_value, split_like
 from trading.instruments import AssetClass, Instrument
@@ -108,7 +109,8 @@ class CorporateActions:
     def evaluables(self, known: Mapping[str, Evaluable]) -> dict[str, Evaluable]:
         """Strategies and plans in today's price units."""
         with self._engine.connect() as connection:
-            return in_todays_units(known, connection)
+            finer = native_bars(self._lake, self._config().universe) if isinstance(self._lake, Lake) else None
+            return in_todays_units(known, connection, finer)
 
     # -- one look ------------------------------------------------------------------------------------------------------
 

@@ -111,7 +111,8 @@ class CloseReport:
         self._tell("positions", session, metadata, f"{self._label}: {len(held)} open positions")
 
     def _tell(self, asset_key: str, session: str, metadata: Mapping[str, Any], description: str) -> None:
-        enqueue(self._ledger, self._connection, asset_key, session, metadata, description)
+        said = {**metadata, "simulated": self._universe.simulated}
+        enqueue(self._ledger, self._connection, asset_key, session, said, description)
 
 
 def _contents(partitions: Sequence[Partition]) -> dict[str, Any]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from desk import auto_trade, desk_reads, risk_state, store
 from desk.api_base import Conflict, Unavailable, Unknown
+from desk.by_hand import Asked as ByHandAsked
+from desk.by_hand import NoPosition, Reduced
 from desk.live import LiveDesk
 from resources.brokers.protocol import Modification
 from resources.ledger import audit, audit_read
 from resources.ledger import notifications as queue
 from resources.ledger import plans as ledger_plans
+from trading.instruments import Mode
+from trading.modes import SENDS
 
 if TYPE_CHECKING:
     from desk.app import DeskProcess
@@ -220,6 +225,43 @@ class ControlService:
             raise Unknown(f"no {'strategy' if kind == 'strategies' else 'plan'} {name!r}; there are: {known}")
         return None
 
+    # -- modes ---------------------------------------------------------------------------------------------------------
+
+    async def modes(self) -> list[dict[str, Any]]:
+        live = self._live_now()
+
+        def read() -> list[dict[str, Any]]:
+            named = live.config().evaluables()
+            return [
+                {"name": name, "effective": str(live.mode_of(name)), "in_a_file": name in named, "wish": s.wish, **s.plain()}
+                for name, s in live.mode_book.known.items()
+            ]
+
+        return list(await self._process.read(read))
+
+    async def set_mode(self, name: str, mode: str, reason: str, who: str, *, force: bool) -> dict[str, Any]:
+        live = self._live_now()
+
+        def change() -> dict[str, Any]:
+            live.config.refresh()
+            with store.routing_lock:
+                before, now, held = live.mode_book.change(name, Mode(mode), reason=reason, who=who, forced=force)
+                if now not in SENDS:
+                    live.router.cancel_entries_of(name, f"mode {now}: {reason}")
+            return {
+                "name": name,
+                "before": str(before),
+                "mode": str(now),
+                "effective": str(live.mode_of(name)),
+                "still_open": held,
+            }
+
+        try:
+            return dict(await self._change(change))
+        except KeyError:
+            known = ", ".join(live.mode_book.known) or "none"
+            raise Unknown(f"no strategy or plan {name!r}; there are: {known}") from None
+
     # -- orders and positions ------------------------------------------------------------------------------------------
 
     async def signals(self, **chosen: Any) -> list[dict[str, Any]]:
@@ -276,6 +318,33 @@ class ControlService:
             "refusal": done.refusal,
             "intents": list(done.intent_ids),
         }
+
+    async def reduce_position(self, strategy: str, symbol: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        live, wish = self._live_now(), ByHandAsked(strategy, symbol, asked["request"], asked["reason"], asked["who"])
+
+        def reduce() -> Reduced:
+            return live.router.by_hand.reduce(wish, quantity=asked["quantity"], share=asked["share"])
+
+        try:
+            done = await self._change(reduce)
+        except NoPosition as error:
+            raise Unknown(str(error)) from None
+        log.warning("position_reduce", strategy=strategy, symbol=symbol, who=wish.who, reason=wish.reason, units=done.quantity)
+        return asdict(done)
+
+    async def reverse_position(self, strategy: str, symbol: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        live, wish = self._live_now(), ByHandAsked(strategy, symbol, asked["request"], asked["reason"], asked["who"])
+
+        def reverse() -> dict[str, Any]:
+            how = {k: asked[k] for k in ("stop", "target", "quantity")}
+            return live.router.by_hand.reverse(wish, **how)
+
+        try:
+            done = await self._change(reverse)
+        except NoPosition as error:
+            raise Unknown(str(error)) from None
+        log.warning("position_reverse", strategy=strategy, symbol=symbol, who=wish.who, reason=wish.reason, state=done["state"])
+        return dict(done)
 
     @staticmethod
     def _found(row: dict[str, Any] | None, what: str, name: str) -> dict[str, Any]:

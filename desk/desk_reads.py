@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, func, select
 
-from desk import store
+from desk import algo_ledger, store
 from resources.ledger import tables as t
 
 Row = dict[str, Any]
@@ -65,7 +65,8 @@ def decision(engine: Engine, decision_id: str) -> Row | None:
 
 def has_orders(connection: Connection, decision_id: str) -> bool:
     """Has the desk routed this decision before?"""
-    return connection.execute(select(t.intents.c.id).where(t.intents.c.parent == decision_id).limit(1)).first() is not None
+    sent = connection.execute(select(t.intents.c.id).where(t.intents.c.parent == decision_id).limit(1)).first() is not None
+    return sent or algo_ledger.of_decision(connection, decision_id) is not None
 
 
 def orders(

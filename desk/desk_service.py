@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -15,7 +16,7 @@ from desk import auto_trade, doubts
 from desk.api import Conflict, Unavailable, Unknown
 from desk.desk_control import ControlService
 from desk.live import LiveDesk
-from desk.router import RouteResult
+from desk.router import GuardNeeded, RouteResult
 from resources.ledger import tables as t
 from resources.revision import code_revision
 from trading.orders import MAY_BE_AT_BROKER
@@ -93,12 +94,14 @@ class DeskService(ControlService):
         results = await self._change(live.router.flatten, reason, who, strategy, symbol)
         return {"exits": [{"trade_id": r.decision_id, "refusal": r.refusal, "intents": list(r.intent_ids)} for r in results]}
 
-    async def cancel(self, order_id: str, reason: str, who: str) -> dict[str, Any]:
+    async def cancel(self, order_id: str, reason: str, who: str, *, force: bool = False) -> dict[str, Any]:
         live = self._live_now()
         try:
-            state = await self._change(live.router.cancel, order_id, reason, who)
+            state = await self._change(partial(live.router.cancel, order_id, reason, who, force=force))
         except KeyError:
             raise Unknown(f"no order {order_id} in the ledger") from None
+        except GuardNeeded as error:
+            raise Conflict(str(error)) from error
         return {"order_id": order_id, "state": str(state)}
 
     async def reconcile(self) -> dict[str, Any]:

@@ -83,7 +83,10 @@ class DeskEngine:
         config: ConfigWatch,
         source: Callable[[Instrument], str] = lambda instrument: instrument.feed,
         trouble: Callable[[str], str] = lambda symbol: "",
+        models: Callable[[Mapping[str, Evaluable], int], Mapping[str, Evaluable]] = lambda evaluables, close_time: evaluables,
     ) -> None:
+        """models: binds model strategies to what serves them at a close (resources.model_serving)."""
+        self._models = models
         self._ledger = ledger
         self._store = DeskStore(ledger.engine)
         self._lake = lake
@@ -285,7 +288,8 @@ class DeskEngine:
         universe = self._config().universe
         instruments = universe.instruments
         held = self.actions.held
-        evaluables = self.actions.evaluables(self._plans.in_force(self._config.evaluables, universe))
+        known = self._models(self._config.evaluables, result.close_time)
+        evaluables = self.actions.evaluables(self._plans.in_force(known, universe))
         judged = [p for p in positions.values() if p.symbol not in held]
         result.exits = check_exits(
             judged, evaluables, instruments, self._cache, result.closed, result.close_time, positions.keys()

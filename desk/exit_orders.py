@@ -8,16 +8,18 @@ entries may be lost, exits must not be.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import structlog
 from sqlalchemy import Connection, Engine, select
 
-from desk import events, journal, store, submission
+from desk import algo_ledger, events, guards, journal, store, submission
 from desk.faults import crash_point
 from desk.journal import NewEvent, NewOrder
 from desk.store import OrderRecord
 from resources.brokers.protocol import Broker, BrokerError
+from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
 from trading import ids
@@ -27,7 +29,10 @@ from trading.signals import Intent
 log = structlog.get_logger("desk.exits")
 
 MAX_ATTEMPTS = 5
-_FAILED = (OrderState.REJECTED, OrderState.EXPIRED)
+"""How often a refused exit is asked for again at once."""
+RETRY_US = 60_000_000
+"""Market time between further attempts: a position is never given up."""
+_UNSETTLED = select(a.action_applications.c.symbol).where(a.action_applications.c.state != "done")
 
 
 def exit_leg(reason: str, close_time: int, attempt: int = 1) -> str:
@@ -44,6 +49,9 @@ def want_exit(connection: Connection, entry: OrderRecord, leg: str, quantity: fl
     """Commit the wish to close `quantity` (signed, as held) of the trade of `entry`. Returns the exit's intent id."""
     side = Side.SELL if quantity > 0 else Side.BUY
     meta = {k: entry.content["meta"].get(k) for k in ("multiplier", "currency", "calendar")}
+    if algo := entry.content["meta"].get("algo"):
+        meta["algo"] = algo
+        algo_ledger.end_of_trade(connection, entry.trade_id, f"the trade is being closed: {leg}")
     intent = Intent(
         entry.trade_id, leg, entry.strategy, entry.symbol, side, abs(quantity), OrderType.MARKET,
         oco_group=str(entry.content["meta"].get("oco_group", "")), reduce_only=True, meta={**meta, "wanted_time": now_time},
@@ -61,8 +69,12 @@ def want_exit(connection: Connection, entry: OrderRecord, leg: str, quantity: fl
     return intent.id
 
 
-def cancel_orders(engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[OrderRecord], reason: str) -> None:
+def cancel_orders(
+    engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[OrderRecord], reason: str, *, taken: bool = False
+) -> None:
     """Ask the broker to cancel orders: request committed, sent, answer read from its events. Safe to repeat.
+
+    taken: a person takes the guard of a trade away and means it; the trade is then left as it is.
 
     A call that fails leaves PENDING_CANCEL: the order's events or the next evidence say what happened.
     """
@@ -70,9 +82,9 @@ def cancel_orders(engine: Engine, broker: Broker, clock: Callable[[], int], orde
         return
     with engine.begin() as connection:
         store.lock(connection)
-        wall = store.wall_us()
+        wall, word = store.wall_us(), guards.TAKEN if taken else "cancel"
         asked = [
-            NewEvent(o.id, OrderEvent.REQUEST_CANCEL, f"desk/{o.id}/cancel/{wall}", clock(), reason)
+            NewEvent(o.id, OrderEvent.REQUEST_CANCEL, f"desk/{o.id}/{word}/{wall}", clock(), reason)
             for o in orders
             if o.state is not OrderState.PENDING_CANCEL
         ]
@@ -136,53 +148,49 @@ def _resting(engine: Engine, exit_order: OrderRecord) -> list[OrderRecord]:
     """The trade's other orders that the broker may hold, the entry first: nothing more fills while legs protect."""
     with engine.connect() as connection:
         found = store.find_orders(connection, t.intents.c.trade_id == exit_order.trade_id, t.orders.c.id != exit_order.id)
-    return sorted((o for o in found if o.working), key=lambda o: o.leg != "entry")
+    return sorted((o for o in found if o.working), key=lambda o: not algo_ledger.is_slice(o))
 
 
 def _ask_again(engine: Engine, clock: Callable[[], int]) -> None:
-    """Want a new exit for trades whose newest exit was refused while the trade is open, and one for trades that came into
-    being although their entry was given up."""
+    """Want an exit for every open trade that is not fully guarded, whatever became of its guard: an exit that was refused or
+    cancelled by the broker, a stop it did not take, an entry that filled after it was given up.
+
+    Left alone are trades whose guard a person took away knowingly, and instruments whose corporate action is not done: what
+    there is to close is not known before it is.
+    """
     with engine.begin() as connection:
         store.lock(connection)
+        unsettled = set(connection.execute(_UNSETTLED).scalars())
         for position in store.find_positions(connection):
-            orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
-            if _unwanted(connection, orders):
-                quantity = store.trade_quantity(connection, position.trade_id)
-                root = next(o for o in orders if o.leg == "entry")
-                if quantity != 0.0:
-                    log.error("late_fill_closed", trade=position.trade_id, symbol=position.symbol, quantity=quantity)
-                    want_exit(connection, root, exit_leg("late_fill", clock()), quantity, clock(), "desk")
+            if position.symbol in unsettled:
                 continue
-            exits = [o for o in orders if o.is_exit]
-            if not exits or exits[-1].state not in _FAILED or any(o.working and o.leg != "entry" for o in orders):
-                continue
-            held = store.trade_quantity(connection, position.trade_id)
-            entry = next((o for o in orders if o.leg == "entry"), None)
-            reason, close_time, attempt = split_leg(exits[-1].leg)
-            if entry is None or held == 0.0:
-                continue
-            if attempt >= MAX_ATTEMPTS:
-                log.error("exit_refused", trade=position.trade_id, symbol=position.symbol, attempts=attempt)
-                continue
-            log.warning("exit_asked_again", trade=position.trade_id, symbol=position.symbol, attempt=attempt + 1)
-            want_exit(connection, entry, exit_leg(reason, close_time, attempt + 1), held, clock(), "desk")
+            for trade_id, held in guards.open_trades(connection, position).items():
+                orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
+                entry = next((o for o in orders if o.leg == "entry"), None)
+                if entry is not None and guards.uncovered(orders, held) and not guards.taken_away(connection, orders):
+                    _want_again(connection, entry, orders, held, clock())
 
 
-def _unwanted(connection: Connection, orders: Sequence[OrderRecord]) -> bool:
-    """Did the entry of this open trade fill after it was cancelled or given up, so that nothing protects what it bought?
-
-    Its legs went with it, or filled before and closed what there was then. Nobody waits for this trade: it is closed. A stop
-    that a person took away is another matter.
-    """
-    entry = next((o for o in orders if o.leg == "entry"), None)
+def _want_again(connection: Connection, entry: OrderRecord, orders: Sequence[OrderRecord], held: float, now: int) -> None:
     exits = [o for o in orders if o.is_exit]
-    guards = [*exits, *(o for o in orders if o.leg.partition(".")[0].partition(":")[0] == "stop")]
-    if entry is None or any(o.working or o.state is OrderState.INITIALIZED for o in guards):
-        return False
-    if exits and exits[-1].state is not OrderState.FILLED:  # what became of it is looked at by `_ask_again`
-        return False
-    if not exits and any(o.filled_quantity > 0.0 and o.state is not OrderState.FILLED for o in guards):
-        return False
+    if exits and exits[-1].state is not OrderState.FILLED:
+        reason, close_time, _ = split_leg(exits[-1].leg)
+    else:
+        late = bool(exits) or (not entry.working and _was_ended(connection, entry))
+        reason, close_time = ("late_fill" if late else "unprotected"), now
+    known = {o.leg for o in orders}
+    attempt = next(n for n in itertools.count(1) if exit_leg(reason, close_time, n) not in known)
+    if attempt > MAX_ATTEMPTS and now - exits[-1].created_time < RETRY_US:
+        return
+    log.error(
+        "exit_asked_again" if exits else "unprotected_closed", trade=entry.trade_id, symbol=entry.symbol, reason=reason,
+        quantity=held, attempt=attempt,
+    )  # fmt: skip
+    want_exit(connection, entry, exit_leg(reason, close_time, attempt), held, now, "desk")
+
+
+def _was_ended(connection: Connection, entry: OrderRecord) -> bool:
+    """Was the entry ever cancelled, expired or given up, although it filled?"""
     e = t.order_events.c
     ended = (OrderEvent.REQUEST_CANCEL, OrderEvent.CANCELED, OrderEvent.EXPIRED, OrderEvent.NOT_FOUND)
     query = select(e.seq).where(e.order_id == entry.id, e.event.in_([x.value for x in ended])).limit(1)

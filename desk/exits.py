@@ -16,6 +16,7 @@ import structlog
 from desk.hot_bars import BarCache
 from trading.bars import Bars
 from trading.calendars import calendar
+from trading.frame import BarWindow
 from trading.instruments import Instrument
 from trading.strategy import Evaluable, context_of, legs_of
 from trading.timeframes import Timeframe, iso
@@ -114,7 +115,8 @@ def windows(evaluable: Evaluable, instrument: Instrument, cache: BarCache, until
 def _check(
     position: OpenPosition, evaluable: Evaluable, instrument: Instrument, cache: BarCache, close_time: int, newest: int
 ) -> ExitCheck:
-    bars = windows(evaluable, instrument, cache, close_time)
+    bars = BarWindow(windows(evaluable, instrument, cache, close_time))
+    bars.tail = 1
     primary = bars[evaluable.timeframe]
     if len(primary) == 0 or int(primary.close_time[-1]) != newest:
         raise ValueError(f"the window of bars_{evaluable.timeframe} does not end with the bar closing {iso(newest)}")
@@ -129,4 +131,7 @@ def _check(
     longest = evaluation.max_bars or evaluable.max_bars
     if not reason and longest > 0 and held >= longest:
         reason = MAX_BARS
+    refused = getattr(evaluable, "refused", None)
+    if not reason and refused is not None and (why := refused(position.symbol)):  # a model that cannot be asked
+        return ExitCheck(position.strategy, position.symbol, bars_held=held, trouble=f"{why}: only its stop and target guard it")
     return ExitCheck(position.strategy, position.symbol, reason, held)

@@ -43,7 +43,25 @@ PLAN_BOUNDARIES: Final = (
     "scale_committed",  # the order that closes a part is committed as SENDING, its stop rests
     "scale_sent",  # both rest at the broker, one cancels the other
 )
-"""Every place, in the order of an order's life, of a split's, and of a managed trade's."""
+REDUCE_BOUNDARIES: Final = (
+    "reduce_wanted",  # the wish to reduce is committed, nothing else has happened
+    "reduce_legs_committed",  # the smaller legs are committed as SENDING beside the old ones
+    "reduce_legs_sent",  # smaller and old legs rest, of each pair one cancels the other
+    "reduce_guards_fit",  # what rests guards what is to stay, the order that reduces is not sent
+)
+ALGO_BOUNDARIES: Final = (
+    "algo_committed",  # the parent is committed, no slice of it exists
+    "slice_committed",  # a slice and its legs are committed as SENDING
+    "slice_sent",  # the slice is acknowledged
+    "algo_ending",  # it is committed that no slice follows, those at work are not taken back yet
+    "algo_cancelled",  # they are taken back, the parent is not marked ended
+)
+REVERSE_BOUNDARIES: Final = (
+    "reverse_wanted",  # the wish to reverse is committed, the exit is not wanted yet
+    "reverse_flat",  # the trade is over, the entry of the other side is not routed
+    "reverse_routed",  # the entry is routed, the wish still stands
+)
+"""Every place, in the order of an order's life, of a split's, of a managed trade's, and of what a person changes of one."""
 
 _lock = threading.Lock()
 _passed: dict[str, int] = {}

@@ -31,6 +31,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from desk import external, risk_state, store
+from desk.legs import kind_of
 from desk.store import SecondDesk
 from resources.brokers.protocol import BrokerError
 from resources.desk_client import DeskClient, DeskError
@@ -222,7 +223,7 @@ class KillSwitch:
     def _left(self, live: LiveDesk) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What the broker holds that should be gone. Protective orders of positions that stay (HALTED) may stay."""
         flatten = self.level is risk_state.HaltLevel.FLATTEN
-        entries = {o.id for o in live.store.working_orders() if o.leg == "entry"}
+        entries = {o.id for o in live.store.working_orders() if kind_of(o.leg) == "entry"}
         orders = [
             o.client_id
             for o in live.broker.open_orders()

@@ -16,7 +16,7 @@ from trading.orders import OrderType, Side, TimeInForce
 from trading.signals import Intent, Signal
 from trading.sizing import floor_to_lot
 
-STOP, TARGET, SCALE = "stop", "target", "scale"
+STOP, TARGET, SCALE, REDUCE = "stop", "target", "scale", "reduce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _pair(entry: Intent, signal: Signal, group: str, part: int, quantity: float,
     meta = {k: entry.meta[k] for k in ("multiplier", "currency", "calendar", "signal")}
     stop = replace(
         entry, leg=named(STOP, part), side=side, quantity=quantity, order_type=OrderType.STOP,
-        time_in_force=TimeInForce.GTC, stop_price=signal.stop_price, reference_price=None, oco_group=group,
+        time_in_force=TimeInForce.GTC, stop_price=signal.stop_price, limit_price=None, reference_price=None, oco_group=group,
         parent_intent=entry.id, reduce_only=True, meta=meta,
     )  # fmt: skip
     if price is None:

@@ -18,6 +18,7 @@ from desk.config_watch import ConfigWatch
 from desk.dagster_reporter import DagsterReporter
 from desk.engine import DeskEngine
 from desk.live_feed import LiveFeed, live_feeds
+from desk.modes import Modes
 from desk.reconcile import reconcile
 from desk.replay import STATE_KEY, CloseGroup, Replay, ReplayFeed, ReplayState, Stopped, replay_sessions
 from desk.risk_inputs import MarketView
@@ -31,6 +32,7 @@ from resources.feeds.protocol import BarClose, Feed, FeedError
 from resources.lake import open_lake
 from resources.ledger import audit, settings_audit
 from resources.ledger.store import Ledger, connect
+from resources.model_serving import evaluables_at_close
 from resources.revision import code_revision
 from resources.settings import Settings
 from trading.costs import Costs
@@ -40,7 +42,6 @@ from trading.timeframes import iso
 log = structlog.get_logger("desk.live")
 
 HEARTBEAT_KEY = "heartbeat"
-_RANK = {Mode.BACKTEST: 0, Mode.SHADOW: 1, Mode.ALERT: 2, Mode.PAPER: 3, Mode.LIVE: 4}
 
 
 class Process(Protocol):
@@ -67,6 +68,7 @@ class LiveDesk:
         try:
             self.lake = open_lake(settings)
             self.store = DeskStore(self.ledger.engine)
+            self.modes: Modes | None = None
             self.config = ConfigWatch(lambda: load_config(settings), settings.config, self._note_problems)
             self.live_feed, self.feed_problem = self._live_feed()
             self.clock = SimulatedClock(self._market_time())
@@ -77,10 +79,16 @@ class LiveDesk:
                 settings.account_currency, self.clock, settings.simulated_broker,
             )  # fmt: skip
             self.broker = get_broker(settings.broker, context)
-            self.router = Router(self.ledger.engine, self.broker, self.config, self.clock, self.mode_of, MarketView(self.lake))
+            self.modes = Modes(self.ledger.engine, settings, self.broker, lambda: self.config().limits)
+            self.modes.note_files(self.config().evaluables())
+            self.router = Router(
+                self.ledger.engine, self.broker, self.config, self.clock, self.mode_of, MarketView(self.lake), self.modes.barred
+            )
+            self.router.by_hand.no_new_risk = lambda: self.no_new_risk
             self.engine = DeskEngine(
                 ledger=self.ledger, lake=self.lake, broker=self.broker, router=self.router, config=self.config,
                 trouble=self._feed_trouble,
+                models=lambda known, at: evaluables_at_close(known, at, self.ledger, settings, self.config().universe.name),
             )  # fmt: skip
             self.reporter = DagsterReporter(self.ledger, settings.webserver_url)
         except BaseException:
@@ -109,11 +117,14 @@ class LiveDesk:
         return iso(self.clock())
 
     def mode_of(self, strategy: str) -> Mode:
-        """The strategy's own mode, never above the installation's; shadow for a strategy that no file defines."""
-        evaluable = self.config().evaluables().get(strategy)
-        highest = Mode(self.settings.mode)
-        own = evaluable.mode if evaluable is not None else Mode.SHADOW
-        return own if _RANK[own] <= _RANK[highest] else highest
+        """The mode the ledger keeps for it, never above the installation's; shadow for a strategy that no file ever defined."""
+        return self.modes.of(strategy) if self.modes is not None else Mode.SHADOW
+
+    @property
+    def mode_book(self) -> Modes:
+        """The modes of strategies and plans."""
+        assert self.modes is not None  # made with the desk
+        return self.modes
 
     def costs_of(self, symbol: str) -> Costs:
         """Costs of paper fills of `symbol`: those of the first strategy or plan, by name, that trades it and says so."""
@@ -223,7 +234,8 @@ class LiveDesk:
         """Write a sign of life. False when the lock on the ledger is gone."""
         value = {
             "wall": wall(), "market_time": self.clock(), "pid": os.getpid(), "state": state, "mode": self.settings.mode.upper(),
-            "no_new_risk": self.no_new_risk, "working_since_wall": working_since,
+            "no_new_risk": self.no_new_risk, "working_since_wall": working_since, "broker": self.broker.name,
+            "broker_trouble": self.broker_trouble,
         }  # fmt: skip
         self.ledger.put_state(HEARTBEAT_KEY, value)
         return self._held()
@@ -266,6 +278,8 @@ class LiveDesk:
         for problem in config.problems:
             log.warning("config_problem", problem=str(problem))
         self.ledger.replace_config_problems(config.problems)
+        if self.modes is not None:
+            self.modes.note_files(config.evaluables())
         modes = {name: str(evaluable.mode) for name, evaluable in config.evaluables().items()}
         settings_audit.note_config(self.ledger.engine, self.settings.config, config.files, modes)
 

@@ -15,10 +15,10 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine
 
-from desk import events, exit_orders, exits, journal, store, submission
+from desk import algo_ledger, events, exit_orders, exits, journal, store, submission
 from desk.faults import crash_point
 from desk.hot_bars import BarCache
-from desk.legs import SCALE, STOP, TARGET, kind_of, named, part_of
+from desk.legs import REDUCE, SCALE, STOP, TARGET, kind_of, named, part_of
 from desk.store import OrderRecord, PositionRecord
 from resources.brokers.protocol import Broker
 from resources.ledger import audit
@@ -35,7 +35,7 @@ from trading.timeframes import Timeframe, iso
 
 log = structlog.get_logger("desk.managing")
 
-_RESTS = (OrderState.SUBMITTED, OrderState.ACCEPTED)
+RESTS = (OrderState.SUBMITTED, OrderState.ACCEPTED)
 _ENDED_EMPTY = (OrderState.REJECTED, OrderState.EXPIRED, OrderState.CANCELED, OrderState.DENIED)
 
 
@@ -105,10 +105,11 @@ class TradeManager:
         edited = plan.revision != entry.content["meta"].get("strategy_revision")
         if not manages(plan) and not edited and not any(":" in o.leg for o in orders if not o.is_exit):
             return Looked(position.strategy, position.symbol)
-        if any(o.is_exit and (o.working or o.state is OrderState.INITIALIZED) for o in orders):
+        leaving = [o for o in orders if o.is_exit or kind_of(o.leg) == REDUCE]
+        if any(o.state is OrderState.INITIALIZED or (o.is_exit and o.working) for o in leaving):
             return Looked(position.strategy, position.symbol)
         bars = exits.windows(plan, instrument, cache, close_time)
-        wanted, trouble = self._wanted(position, plan, instrument, entry, bars, edited)
+        wanted, trouble = self._wanted(position, plan, instrument, algo_ledger.as_one(entry, orders), bars, edited)
         if wanted.leave:
             return Looked(position.strategy, position.symbol, wanted.leave, trouble)
         close = float(bars[plan.timeframe].close[-1])
@@ -164,7 +165,7 @@ class TradeManager:
         self, position: PositionRecord, instrument: Instrument, wanted: Wanted, close: float, close_time: int
     ) -> list[str]:
         """Bring the resting legs to `wanted`: new ones beside the old ones, then the old ones away. Ids of what was sent."""
-        self._settle(position.trade_id)
+        settle(self._engine, self._broker, self._clock, position.trade_id)
         side, half = (1 if position.quantity > 0 else -1), float(instrument.tick_size) / 2
         now = self._clock()
         new: list[str] = []
@@ -175,7 +176,7 @@ class TradeManager:
             if store.trade_quantity(connection, position.trade_id) == 0.0 or any(o.is_exit and o.working for o in orders):
                 return []
             scaled = {part_of(o.leg) for o in orders if kind_of(o.leg) == SCALE and o.state not in _ENDED_EMPTY}
-            for order in [o for o in orders if o.state in _RESTS and o.filled_quantity == 0.0]:
+            for order in [o for o in orders if o.state in RESTS and o.filled_quantity == 0.0]:
                 kind, part = kind_of(order.leg), part_of(order.leg)
                 if kind not in (STOP, TARGET) or part in scaled or _twice(orders, order):
                     continue
@@ -187,7 +188,7 @@ class TradeManager:
                         moved = _moved(order, orders, close_time, stop_price=wanted.stop)
                         new += self._commit(connection, order, moved, now)
                 elif kind == TARGET and order.limit_price is not None:
-                    price = wanted.targets.get(part)
+                    price = wanted.targets.get(part, wanted.targets.get(0))
                     if price is not None and abs(price - order.limit_price) > half and part not in wanted.scale_outs:
                         new += self._commit(connection, order, _moved(order, orders, close_time, limit_price=price), now)
         for ids, committed, sent in ((new, "move_committed", "move_sent"), (closing, "scale_committed", "scale_sent")):
@@ -198,7 +199,7 @@ class TradeManager:
                 crash_point(sent)
         if new or closing:
             events.drain(self._engine, self._broker, self._clock)
-            self._settle(position.trade_id)
+            settle(self._engine, self._broker, self._clock, position.trade_id)
         return [*new, *closing]
 
     def _commit(self, connection: Connection, old: OrderRecord, intent: Intent, now: int) -> list[str]:
@@ -216,20 +217,21 @@ class TradeManager:
         audit.append(connection, "desk", "part_closing" if kind_of(intent.leg) == SCALE else "leg_moved", content)
         return [intent.id]
 
-    def _settle(self, trade_id: str) -> None:
-        """Cancel legs beside which a newer one of the same part rests for certain."""
-        with self._engine.connect() as connection:
-            orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
-        old = [o for o in orders if o.working and any(n.state in _RESTS for n in _newer(orders, o))]
-        if old:
-            exit_orders.cancel_orders(self._engine, self._broker, self._clock, old, "replaced")
+
+def settle(engine: Engine, broker: Broker, clock: Callable[[], int], trade_id: str) -> None:
+    """Cancel legs beside which a newer one of the same part rests for certain."""
+    with engine.connect() as connection:
+        orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
+    old = [o for o in orders if o.working and any(n.state in RESTS for n in newer(orders, o))]
+    if old:
+        exit_orders.cancel_orders(engine, broker, clock, old, "replaced")
 
 
 def _of(price: Any, factor: float) -> float | None:
     return None if price is None else float(price) * factor
 
 
-def _newer(orders: Sequence[OrderRecord], order: OrderRecord) -> list[OrderRecord]:
+def newer(orders: Sequence[OrderRecord], order: OrderRecord) -> list[OrderRecord]:
     """Legs that replace `order`, directly or one after the other."""
     found: list[OrderRecord] = []
     replaced = {order.id}
@@ -242,13 +244,14 @@ def _newer(orders: Sequence[OrderRecord], order: OrderRecord) -> list[OrderRecor
 
 def _twice(orders: Sequence[OrderRecord], order: OrderRecord) -> bool:
     """Is a leg that replaces this one on its way, or may it be at the broker?"""
-    return any(o.working for o in _newer(orders, order))
+    return any(o.working for o in newer(orders, order))
 
 
-def _open_quantity(order: OrderRecord, orders: Collection[OrderRecord]) -> float:
+def open_quantity(order: OrderRecord, orders: Collection[OrderRecord]) -> float:
     """What is open of the part that `order` belongs to: its first stop's quantity (of after the last split) less its fills."""
     own = [o for o in orders if part_of(o.leg) == part_of(order.leg) and kind_of(o.leg) in (STOP, TARGET, SCALE)]
-    meta = [(o, o.content["meta"]) for o in own if kind_of(o.leg) == STOP]
+    never = (OrderState.REJECTED, OrderState.DENIED)  # at no time at the broker: the one before it is still the beginning
+    meta = [(o, o.content["meta"]) for o in own if kind_of(o.leg) == STOP and o.state not in never]
     roots = [o for o, m in meta if "replaces" not in m or "action" in m]
     if not roots:
         return 0.0
@@ -264,7 +267,7 @@ def _moved(
     before = store.intent_of(order.content)
     return replace(
         before, leg=f"{named(kind_of(order.leg), part_of(order.leg))}:{close_time}",
-        quantity=_open_quantity(order, orders), valid_until=None, meta={**before.meta, "replaces": order.id},
+        quantity=open_quantity(order, orders), valid_until=None, meta={**before.meta, "replaces": order.id},
         stop_price=stop_price, limit_price=limit_price,
     )  # fmt: skip
 
@@ -273,7 +276,7 @@ def _closing(stop: OrderRecord, orders: Collection[OrderRecord], close_time: int
     """The market order that closes the part `stop` guards."""
     before = store.intent_of(stop.content)
     return replace(
-        before, leg=f"{named(SCALE, part_of(stop.leg))}:{close_time}", quantity=_open_quantity(stop, orders),
+        before, leg=f"{named(SCALE, part_of(stop.leg))}:{close_time}", quantity=open_quantity(stop, orders),
         order_type=OrderType.MARKET, time_in_force=TimeInForce.GTC, stop_price=None, parent_intent="", valid_until=None,
         meta={**before.meta, "closes": stop.id},
     )  # fmt: skip

@@ -90,7 +90,7 @@ def plan_entry(
     signal = decision.signal
     instrument = config.universe.instruments.get(signal.symbol)
     evaluable = evaluable_of(config, signal.strategy)
-    refusal = _refused_before_risk(signal, instrument, evaluable, entered_before, currency, now_time)
+    refusal = refused_before_risk(signal, instrument, evaluable, entered_before, currency, now_time)
     quantity, sizing, problem = _size(decision, instrument, equity, currency)
     refusal = refusal or problem
     entry = _entry(decision, instrument, quantity, mode)
@@ -108,7 +108,7 @@ def plan_entry(
     return EntryPlan(tuple(planned[:1] if refusal else planned), refusal, session, sizing)
 
 
-def _refused_before_risk(
+def refused_before_risk(
     signal: Signal,
     instrument: Instrument | None,
     evaluable: Evaluable | None,
@@ -163,6 +163,12 @@ def _size(decision: Decision, instrument: Instrument | None, equity: float, curr
         quantity = size(
             rule, equity=equity, reference_price=signal.reference_price, stop_price=signal.stop_price, instrument=instrument,
         )  # fmt: skip
+        factor = float(decided.get("factor", 1.0))
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(f"the decision takes {factor:g} of the size")
+        if factor != 1.0:
+            record["factor"] = factor
+            quantity = float(floor_to_lot(quantity * factor, float(instrument.lot_size)))
         most = decided.get("quantity")
         if most is not None and not math.isfinite(float(most)):
             raise ValueError(f"the decision's quantity is {most}")

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine, select
 
-from desk import events, exit_orders, external, journal, mismatches, modify, store, submission
+from desk import events, exit_orders, external, guards, journal, mismatches, modify, store, submission
 from desk.journal import NewEvent
 from desk.legs import kind_of
 from desk.store import OrderRecord
@@ -123,9 +123,11 @@ def _compare(
         if abs(a - b) > 1e-9 * max(1.0, abs(a), abs(b)):
             note(symbol, "POSITION", f"ledger {a:g}, broker {b:g}")
     for position in held:
-        trade = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
-        for kind, text in _position_problems(position, trade):
-            note(position.symbol, kind, text)
+        trades = guards.open_trades(connection, position) or {position.trade_id: position.quantity}
+        for trade_id, quantity in trades.items():
+            trade = store.find_orders(connection, t.intents.c.trade_id == trade_id)
+            for kind, text in _position_problems(position.strategy, trade_id, quantity, trade):
+                note(position.symbol, kind, text)
     base = store.get_state(connection, f"{submission.BASELINE_KEY}:{broker.name}")
     cash = float(base["cash"]) + submission.ledger_cash_flow(connection, broker.name)
     if base["account_id"] != account.account_id or base["currency"] != account.currency:
@@ -135,24 +137,18 @@ def _compare(
     return found
 
 
-def _position_problems(position: store.PositionRecord, trade: list[OrderRecord]) -> list[tuple[str, str]]:
-    """A position that turned around, or that nothing protects and nothing closes."""
-    if position.strategy == external.STRATEGY:
+def _position_problems(strategy: str, trade_id: str, held: float, trade: list[OrderRecord]) -> list[tuple[str, str]]:
+    """A trade that turned around, or that nothing protects and nothing closes."""
+    if strategy == external.STRATEGY:
         return []  # placed by hand: a person guards it
     entry = next((o for o in trade if o.leg == "entry"), None)
-    if entry is None or (position.quantity > 0) is not (entry.side.sign > 0):
-        text = f"{position.strategy} holds {position.quantity:g} of trade {position.trade_id}, not what it entered"
-        return [("OVERFILLED", text)]
-    guards = [
-        o
-        for o in trade
-        if o.side is not entry.side
-        and (kind_of(o.leg) == "stop" or o.is_exit)  # stop:<action>:1 replaced one across a split, stop.2:<close> one moved
-        and (o.state in MAY_BE_AT_BROKER or o.state is OrderState.INITIALIZED)
-    ]
-    if guards:
+    if entry is None or (held > 0) is not (entry.side.sign > 0):
+        return [("OVERFILLED", f"{strategy} holds {held:g} of trade {trade_id}, not what it entered")]
+    bare = guards.uncovered(trade, held)
+    if not bare:
         return []
-    return [("UNPROTECTED", f"{position.strategy} holds {position.quantity:g} without a working stop or exit")]
+    part = "" if bare == abs(held) else f" for {bare:g} of it"
+    return [("UNPROTECTED", f"{strategy} holds {held:g} without a working stop or exit{part}")]
 
 
 def _revive(connection: Connection, open_reports: list[OrderReport], now_time: int) -> None:
@@ -172,7 +168,7 @@ def _cancel_what_nobody_wants(engine: Engine, broker: Broker, clock: Callable[[]
         revived = set(
             connection.execute(
                 select(t.order_events.c.order_id).where(
-                    t.order_events.c.order_id.in_([o.id for o in working if o.leg == "entry"]),
+                    t.order_events.c.order_id.in_([o.id for o in working if kind_of(o.leg) == "entry"]),
                     t.order_events.c.event == OrderEvent.FOUND.value,
                 )
             ).scalars()

@@ -19,6 +19,7 @@ from resources.corporate_actions import read_actions
 from resources.lake import Lake, LakeError
 from resources.ledger import tables as t
 from resources.ledger.actions import confirmed_actions
+from resources.ledger.algo_tables import is_entry
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.corporate_actions import CorporateAction, UnknownFactor, adjust
@@ -124,6 +125,26 @@ class MarketView:
         begin = max(0, int(np.searchsorted(bars.close_time, since, side="left")) - 1)
         return (bars.close_time[begin:], bars.close[begin:]) if len(bars) else None
 
+    def past_bars(self, instrument: Instrument, timeframe: Timeframe, sessions: int, before: int) -> Bars | None:
+        """Bars of about the newest `sessions` sessions and more before `before` (UTC us), as they were traded; None when they
+        cannot be read."""
+        venue = calendar(instrument.calendar)
+        at = int(np.searchsorted(venue.close_time, before, side="left"))
+        first = session_date(int(venue.number[max(0, at - sessions * 2 - 5)]))
+        try:
+            bars = self._lake.read_bars(f"bars_{timeframe}", instrument.symbol, first, None)
+        except LakeError as error:
+            log.warning("past_bars_unreadable", symbol=instrument.symbol, error=str(error))
+            return None
+        return bars.known_at(before)
+
+    def newest_volume(self, instrument: Instrument, timeframe: Timeframe, now_time: int) -> float | None:
+        """Volume of the bar that has just closed, None when it is not there or older than a bar."""
+        bars = self.past_bars(instrument, timeframe, 1, now_time)
+        if bars is None or not len(bars) or int(bars.close_time[-1]) <= now_time - 2 * timeframe.minutes * US_PER_MINUTE:
+            return None
+        return float(bars.volume[-1])
+
 
 def read(
     connection: Connection,
@@ -179,7 +200,7 @@ def _order_times(connection: Connection, since: int) -> tuple[int, ...]:
     """Market times of entry orders the desk wanted to send since then, ascending; refused ones do not count."""
     i = t.intents.c
     rows = connection.execute(
-        select(i.created_time).where(i.leg == "entry", i.refusal == "", i.created_time > since).order_by(i.created_time)
+        select(i.created_time).where(is_entry(i.leg), i.refusal == "", i.created_time > since).order_by(i.created_time)
     )
     return tuple(int(row.created_time) for row in rows)
 

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select
 
 from desk import mismatches, risk_inputs, store
+from desk.algo_ledger import is_slice, unsent
 from desk.risk_inputs import MarketView
 from resources.brokers.protocol import Account
 from resources.ledger import audit
@@ -155,18 +156,21 @@ def build(
     limits: Limits | None = None,
     symbol: str = "",
     market: MarketView | None = None,
+    slice_of: str = "",
 ) -> RiskState:
     """The risk state of this moment, from the ledger in the caller's transaction and the broker's account.
 
     strategy: whose intent it is (a strategy that has not traded yet has made 0). quality_ok: "" or the refusal's text.
     limits, symbol, market: what the portfolio limits of an intent on `symbol` are measured on is read as `limits` ask.
+    slice_of: the parent whose slice is judged; what other parents have not sent yet counts as entries under way.
     What is not known is absent or NaN, which the rules refuse.
     """
     halted, marked, wrong, marks = store.get_states(connection, HALT_KEY, "prices", mismatches.KEY, "strategy_pnl")
     halt = HaltState.from_dict(halted)
     prices = {s: float(p) for s, (p, _) in marked.items()}
     working = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER))
-    entries = [o for o in working if o.leg in ("entry", "external")]  # a person's order at the broker adds risk, too
+    entries = [o for o in working if is_slice(o) or o.leg == "external"]  # a person's order at the broker adds risk, too
+    entries += unsent(connection, slice_of)
     session, start_equity = current_session(connection, now_time)
     notional: dict[str, float] = {}
     for order in entries:

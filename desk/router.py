@@ -7,12 +7,27 @@ before the commit leaves nothing behind and may be tried again; whatever fails a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from sqlalchemy import Connection, Engine, select
 
-from desk import breakers, events, exit_orders, external, journal, mismatches, modify, risk_state, store, submission
+from desk import (
+    algo_ledger,
+    breakers,
+    events,
+    exit_orders,
+    external,
+    guards,
+    journal,
+    mismatches,
+    modify,
+    risk_state,
+    store,
+    submission,
+)
+from desk.by_hand import ByHand
+from desk.execution_algos import ExecutionAlgos
 from desk.faults import crash_point
 from desk.planning import ConfigView, EntryPlan, plan_entry
 from desk.risk_inputs import MarketView
@@ -20,16 +35,21 @@ from desk.store import OrderRecord, PositionRecord
 from resources.brokers.protocol import Account, Broker, Modification
 from resources.ledger import audit
 from resources.ledger import tables as t
+from resources.ledger.algo_tables import is_entry
 from resources.ledger.plans import has_ended
 from resources.ledger.store import Ledger
 from trading import risk
-from trading.instruments import Mode
+from trading.instruments import Instrument, Mode
 from trading.orders import MAY_BE_AT_BROKER, OrderState
-from trading.refusals import RefusalCode, refuse
+from trading.refusals import Refusal, RefusalCode, refuse
 from trading.risk import RiskState
 from trading.signals import Decision
 
 log = structlog.get_logger("desk.router")
+
+
+class GuardNeeded(Exception):
+    """A cancel would leave a trade without its stop or exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +79,26 @@ class Router:
         clock: Callable[[], int],
         mode_of: Callable[[str], Mode],
         market: MarketView | None = None,
+        barred: Callable[[Mode, Account], Refusal | None] = lambda mode, account: None,
     ) -> None:
-        """market: prices for the portfolio limits; without it those that need prices refuse."""
+        """market: prices for the portfolio limits; without it those that need prices refuse. barred: see desk.modes.Modes."""
         self._engine = engine
         self._broker = broker
         self._config_provider = config_provider
         self._clock = clock
         self._mode_of = mode_of
         self._market = market
+        self._barred = barred
         self._ledger = Ledger(engine)
+        self.by_hand = ByHand(engine, lambda: self._broker, clock, self, self._instrument)
+        """What a person does to a position beside closing it."""
+        self.algos = ExecutionAlgos(engine, broker, config_provider, clock, mode_of, market, barred)
+        """Works entries that are to be entered in slices."""
         self.breakers = breakers.Breakers()
         """Judge every price; rebuilt from the ledger at start and at each bar close."""
+
+    def _instrument(self, symbol: str) -> Instrument | None:
+        return self._config_provider().universe.instruments.get(symbol)
 
     @property
     def clock(self) -> Callable[[], int]:
@@ -91,27 +120,38 @@ class Router:
             config, account, now = self._config_provider(), self._broker.account(), self._clock()
             mode = self._mode_of(decision.signal.strategy)
             verdicts = self._ledger.verdicts(decision.signal.partitions)
+            weights = self.algos.weights_of(decision.signal, config)
             with self._engine.begin() as connection:
                 store.lock(connection)
                 if risk_state.latch_daily_loss(connection, config.limits, account, now):
                     log.error("daily_loss_latched", equity=account.equity)
 
                 def state_of(quality: str) -> RiskState:
-                    return risk_state.build(
+                    state = risk_state.build(
                         connection, mode=mode, account=account, instruments=config.universe.instruments,
                         strategy=decision.signal.strategy, quality_ok=quality, now_time=now, limits=config.limits,
                         symbol=decision.signal.symbol, market=self._market,
                     )  # fmt: skip
+                    return replace(state, barred=self._barred(mode, account))
 
                 plan = plan_entry(
                     decision, config=config, mode=mode, state_of=state_of, verdicts=verdicts,
                     entered_before=self._entered_before(connection, decision.signal.strategy), equity=account.equity,
                     currency=account.currency, now_time=now, now_wall=store.wall_us(),
                 )  # fmt: skip
-                ours = self._commit(connection, decision, plan, mode, now)
+                parent = None
+                if decision.signal.execution and not plan.refusal:
+                    plan, parent = self.algos.plan(decision, plan, config, weights, mode, now)
+                if parent is not None:
+                    ours = algo_ledger.insert_parent(connection, parent)
+                else:
+                    ours = self._commit(connection, decision, plan, mode, now)
             intent_ids = tuple(p.intent.id for p in plan.orders)
             if not ours:  # another process was faster: its answer stands
                 return self.submit_decision(decision)
+            if parent is not None:
+                crash_point("algo_committed")
+                return RouteResult(decision.id, True, "", tuple(self.algos.work(parent.id)))
             if plan.refusal:
                 log.info("denied", decision=decision.id, strategy=decision.signal.strategy, refusal=plan.refusal)
             else:
@@ -124,7 +164,7 @@ class Router:
         i = t.intents.c
         query = select(i.id, i.refusal).where(i.parent == decision_id).order_by(i.leg != "entry", i.leg)
         rows = connection.execute(query).all()
-        if not rows:
+        if not rows and algo_ledger.of_decision(connection, decision_id) is None:
             return None
         refusal = next((row.refusal for row in rows if row.refusal), "")
         return RouteResult(decision_id, not refusal, refusal, tuple(row.id for row in rows))
@@ -144,7 +184,7 @@ class Router:
     @staticmethod
     def _entered_before(connection: Connection, strategy: str) -> bool:
         """Has any entry of the strategy filled, or may one still? A plan that was cancelled or ended counts as entered."""
-        if has_ended(connection, strategy):
+        if has_ended(connection, strategy) or algo_ledger.ever_worked(connection, strategy):
             return True
         own = (t.intents.c.strategy == strategy) & (t.intents.c.leg == "entry")
         maybe = t.orders.c.state.in_([s.value for s in MAY_BE_AT_BROKER]) | (t.orders.c.filled_quantity > 0)
@@ -227,7 +267,10 @@ class Router:
                 flat = risk_state.HaltLevel.FLATTEN
                 if halt.level_of(position.strategy) is flat or moved == flat.value:
                     self.exit_position(position.strategy, position.symbol, "flatten", self._clock())
-            return exit_orders.continue_exits(self._engine, self._broker, self._clock)
+            self.by_hand.before_exits()
+            sent = exit_orders.continue_exits(self._engine, self._broker, self._clock)
+            self.by_hand.go_on()
+            return sent
 
     def flatten(self, reason: str, who: str, strategy: str | None = None, symbol: str | None = None) -> list[RouteResult]:
         """Cancel working entries and close positions, of one strategy or symbol, or all. Audited; safe to repeat.
@@ -253,18 +296,34 @@ class Router:
             return RouteResult(position.trade_id, False, str(left), ())
         return self.exit_position(position.strategy, position.symbol, "flatten", self._clock(), who)
 
-    def cancel(self, order_id: str, reason: str = "by command", who: str = "desk") -> OrderState:
+    def cancel(self, order_id: str, reason: str = "by command", who: str = "desk", *, force: bool = False) -> OrderState:
         """Ask the broker to cancel one order; audited. Returns its state afterwards: it may have filled instead.
 
-        Raises KeyError for an order the ledger does not have.
+        What guards an open trade, or one that may still open, is cancelled with `force` only; the trade is then said to be
+        unprotected, blocks new risk on its instrument and is left to whoever forced it. Raises KeyError for an order the
+        ledger does not have, GuardNeeded for a guard without `force`.
         """
         with store.routing_lock:
             order = self._order(order_id)
             if order.working:
                 with self._engine.begin() as connection:
-                    audit.append(connection, who, "cancel", {"order": order_id, "reason": reason})
-                exit_orders.cancel_orders(self._engine, self._broker, self._clock, [order], reason)
+                    store.lock(connection)
+                    bares = self._would_bare(connection, order)
+                    if bares and not force:
+                        raise GuardNeeded(
+                            f"{order.leg} {order.id} guards the trade of {order.strategy} in {order.symbol}: close the position "
+                            "instead, or force the cancel to leave it unprotected"
+                        )
+                    audit.append(connection, who, "cancel", {"order": order_id, "reason": reason, "left_unprotected": bares})
+                exit_orders.cancel_orders(self._engine, self._broker, self._clock, [order], reason, taken=bares)
             return self._order(order_id).state
+
+    @staticmethod
+    def _would_bare(connection: Connection, order: OrderRecord) -> bool:
+        if order.strategy == external.STRATEGY:  # placed by hand: a person guards it
+            return False
+        trade = store.find_orders(connection, t.intents.c.trade_id == order.trade_id)
+        return guards.would_bare(trade, order, store.trade_quantity(connection, order.trade_id))
 
     def modify(self, order_id: str, change: Modification, reason: str, who: str = "desk") -> modify.ModifyResult:
         """Change prices or lower the quantity of a resting order; audited. Judged by the rules as a new order would be.
@@ -305,12 +364,19 @@ class Router:
         with store.routing_lock:
             self._cancel_entries(reason, None, None)
 
+    def cancel_entries_of(self, strategy: str, reason: str) -> None:
+        """Cancel the working entries of one strategy that have not filled."""
+        with store.routing_lock:
+            self._cancel_entries(reason, strategy, None)
+
     def _cancel_entries(self, reason: str, strategy: str | None, symbol: str | None) -> None:
-        """Cancel entries that have not filled; a partly filled one is its trade's exit's business."""
+        """Cancel entries that have not filled, and end those worked in slices. What filled is its trade's exit's business."""
+        self.algos.stop(reason, strategy, symbol)
         with self._engine.connect() as connection:
-            found = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER), t.intents.c.leg == "entry")
+            found = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER), is_entry(t.intents.c.leg))
         chosen = [o for o in found if o.filled_quantity == 0.0 and strategy in (None, o.strategy) and symbol in (None, o.symbol)]
         exit_orders.cancel_orders(self._engine, self._broker, self._clock, chosen, reason)
+        self.algos.work()
 
     # -- halts --------------------------------------------------------------------------------------------------------
 

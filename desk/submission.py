@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Connection, Engine, func, select, update
 
-from desk import events, journal, mismatches, store
+from desk import events, journal, mismatches, modes, store
 from desk.faults import crash_point
 from desk.journal import NewEvent
 from desk.store import OrderRecord
@@ -57,14 +57,16 @@ def request_of(order: OrderRecord) -> OrderRequest:
     return OrderRequest(
         order.id, order.symbol, order.side, order.quantity, order.order_type, intent.time_in_force, order.limit_price,
         order.stop_price, intent.parent_intent, intent.oco_group, intent.reduce_only,
+        trade=order.trade_id if intent.meta.get("algo") else "",
     )  # fmt: skip
 
 
 def send(engine: Engine, broker: Broker, clock: Callable[[], int], order_ids: Sequence[str]) -> dict[str, OrderState]:
     """Send committed (SENDING) orders as one group, entry first, and commit the answer. The caller holds the routing lock.
 
-    Orders late for their validity become EXPIRED and are never sent. No answer, or an unclear one: UNKNOWN. Raises only
-    when the ledger cannot be written; the orders then stay SENDING, which the next evidence run clears up.
+    Orders late for their validity become EXPIRED and are never sent, nor are those of another book than the broker's, which are
+    REJECTED here. No answer, or an unclear one: UNKNOWN. Raises only when the ledger cannot be written; the orders then stay
+    SENDING, which the next evidence run clears up.
     """
     crash_point("before_send")
     with engine.connect() as connection:
@@ -72,6 +74,9 @@ def send(engine: Engine, broker: Broker, clock: Callable[[], int], order_ids: Se
     group = sorted(found, key=lambda o: order_ids.index(o.id))
     if not group:
         return {}
+    if barred := next((why for o in group if (why := modes.never_sent(o, broker))), ""):
+        log.error("not_sent", orders=[o.id for o in group], why=barred)
+        return _record_all(engine, clock, {o.id: (OrderEvent.REJECT, f"{barred} not sent", "") for o in group})
     valid_until = group[0].content.get("valid_until")
     if valid_until is not None and clock() > valid_until:
         late = (OrderEvent.EXPIRED, "EXPIRED: late for its validity, not sent", "")

@@ -27,6 +27,7 @@ from ml.dataset import TrainingSet
 from ml.decisions import Decisions, of_actions
 from ml.environment import EnvironmentConfig, MarketData, Segment, VectorMarket, segments_of
 from ml.forecasting import locked
+from ml.matrix import FeatureMatrix
 from ml.protocol import interquartile_mean
 from ml.scaling import Scaler, fit_scaler
 from ml.splits import Fold, walk_forward
@@ -171,17 +172,29 @@ def segments(
 ) -> list[Segment]:
     """Unbroken runs of `rows` (positions), one instrument each, with scaled features. Bars between rows that are not among
     them end a run: nothing is traded where nothing is known."""
+    return matrix_segments(data.matrix, bars, instruments, rows, scaler, config)
+
+
+def matrix_segments(
+    matrix: FeatureMatrix,
+    bars: Mapping[str, Bars],
+    instruments: Mapping[str, Instrument],
+    rows: NDArray[np.int64],
+    scaler: Scaler,
+    config: AgentConfig,
+) -> list[Segment]:
+    """`segments` of rows without labels."""
     out: list[Segment] = []
-    for code, symbol in enumerate(data.matrix.symbols):
+    for code, symbol in enumerate(matrix.symbols):
         if symbol not in instruments:
             continue
-        own = rows[data.matrix.symbol[rows] == code]
+        own = rows[matrix.symbol[rows] == code]
         if len(own) < 2:
             continue
-        times = data.event_start[own]
+        times = matrix.close_time[own]
         span = bars[symbol].rows((bars[symbol].close_time >= times[0]) & (bars[symbol].close_time <= times[-1]))
-        features = np.full((len(span), data.matrix.values.shape[1]), np.nan, np.float32)
-        features[np.searchsorted(span.close_time, times)] = scaler(data.matrix.values[own])
+        features = np.full((len(span), matrix.values.shape[1]), np.nan, np.float32)
+        features[np.searchsorted(span.close_time, times)] = scaler(matrix.values[own])
         out += segments_of(instruments[symbol], span, features, config.costs)
     if not out:
         raise TrainingError(f"{len(rows)} rows give no two bars in a row of an instrument that may be traded")

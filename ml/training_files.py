@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from ml.agent_training import AgentConfig
 from ml.decisions import DEFAULT_COSTS, Terms
+from ml.drift_reference import WINDOW, Limits
 from ml.forecasters import KINDS, Settings
 from ml.forecasting import ForecastConfig
 from trading import ids
@@ -42,6 +43,24 @@ class CostsPart(ConfigModel):
         return Costs(self.commission, self.rate, self.minimum, "fixed", self.ticks)
 
 
+class DriftPart(ConfigModel):
+    """When the newest bars and results are no longer those the model was trained on, and what then."""
+
+    then: Literal["alert", "half_size", "halt"] = Field("alert", description="what its strategies do while it has drifted")
+    window: Annotated[int, Field(ge=10, le=1000)] = Field(WINDOW, description="closes judged together; holds from a training on")
+    psi: Positive = Field(0.25, description="population stability index from which a column counts as moved")
+    level: Share = Field(0.05, description="chance of calling a window like the training part drifted")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="share of the features that must have moved")
+    slack: Annotated[float, Field(ge=0)] = Field(0.1, description="fall of the mean result let pass, in its deviations")
+    performance_level: Share = Field(0.01, description="chance of a false alarm of the results")
+    max_age_days: Positive = Field(5.0, description="an older verdict is none, and half_size and halt take no new risk")
+    retrain: bool = Field(True, description="ask for a training when it drifts")
+    cooldown_days: Annotated[float, Field(ge=0)] = Field(7.0, description="between two trainings asked for by drift")
+
+    def limits(self) -> Limits:
+        return Limits(self.psi, self.level, self.share, self.slack, self.performance_level)
+
+
 class _Training(ConfigModel):
     name: Name
     description: Text = ""
@@ -53,6 +72,7 @@ class _Training(ConfigModel):
     embargo: Count = 10
     seed: Count = 20170103
     in_job: bool = Field(True, description="false: trained when asked for, not by the train job")
+    drift: DriftPart = DriftPart()  # type: ignore[call-arg]
 
     def terms(self, cash: float) -> Terms:
         return Terms(cash, self.costs.costs(), self.margin)
@@ -128,8 +148,8 @@ def parse_training(text: str, file: str) -> tuple[TrainingFile | None, list[Prob
 
 
 def revision(file: TrainingFile) -> str:
-    """Hash of everything that changes what is trained; the description does not."""
-    return ids.content_hash(file.model_dump(mode="json", exclude={"description", "in_job"}))[:12]
+    """Hash of everything that changes what is trained; the description, and what is done about drift, do not."""
+    return ids.content_hash(file.model_dump(mode="json", exclude={"description", "in_job", "drift"}))[:12]
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -146,4 +166,4 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-__all__ = ["HORIZONS", "AgentFile", "ForecasterFile", "TrainingFile", "parse_training", "revision"]
+__all__ = ["HORIZONS", "AgentFile", "DriftPart", "ForecasterFile", "TrainingFile", "parse_training", "revision"]

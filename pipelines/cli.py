@@ -23,11 +23,15 @@ from pipelines import (
     cli_inbox,
     cli_kill,
     cli_lake,
+    cli_models,
+    cli_modes,
     cli_notify,
     cli_orders,
     cli_plans,
+    cli_positions,
     cli_quality,
     cli_research,
+    cli_upkeep,
 )
 from pipelines.cli_support import (
     UNREACHABLE,
@@ -70,14 +74,20 @@ app.add_typer(cli_actions.app, name="actions")
 app.add_typer(cli_orders.broker_app, name="broker")
 app.command("doubts")(cli_orders.doubts)
 app.command("modify")(cli_orders.modify)
+app.command("close")(cli_positions.close)
+app.command("reduce")(cli_positions.reduce)
+app.command("reverse")(cli_positions.reverse)
 app.command("kill")(cli_kill.kill)
+app.add_typer(cli_modes.app, name="modes")
 app.add_typer(cli_feeds.app, name="feeds")
 app.add_typer(cli_gates.app, name="gates")
 app.add_typer(cli_lake.app, name="lake")
+app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_research.app, name="research")
 app.add_typer(cli_quality.app, name="quality")
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_inbox.app, name="inbox")
+app.add_typer(cli_upkeep.app, name="upkeep")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 Session = Annotated[str | None, typer.Option(help="Only this session, e.g. 2017-12-29")]
@@ -266,9 +276,14 @@ def flatten(
 
 
 @app.command()
-def cancel(order_id: Annotated[str, typer.Argument(metavar="ORDER")], reason: Reason, who: Who = "") -> None:
+def cancel(
+    order_id: Annotated[str, typer.Argument(metavar="ORDER")],
+    reason: Reason,
+    who: Who = "",
+    force: Annotated[bool, typer.Option("--force", help="Also a stop or exit: the trade is left unprotected")] = False,
+) -> None:
     """Ask the broker to cancel one order; says what state it then is in."""
-    answer = ask_desk(lambda desk: desk.cancel(order_id, reason, who_asks(who)))
+    answer = ask_desk(lambda desk: desk.cancel(order_id, reason, who_asks(who), force=force))
     banner()
     typer.echo(f"{answer['order_id']}: {answer['state']}")
 

@@ -131,7 +131,8 @@ def desk_down(error: Exception) -> None:
 
 def banner() -> None:
     mode = own_settings().mode.upper()
-    warn(f"{mode}: simulated money" if mode == "PAPER" else f"{mode}: nothing is sent")
+    said = {"PAPER": "simulated money", "LIVE": "real money"}.get(mode, "nothing is sent")
+    warn(f"{mode}: {said}")
 
 
 def cell(value: Any) -> str:

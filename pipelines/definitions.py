@@ -12,7 +12,9 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies:
 from assets import (
     backfill,
     corporate_actions,
+    dagster_upkeep,
     desk_control,
+    desk_health,
     features,
     gate_analytics,
     inbox,
@@ -20,6 +22,7 @@ from assets import (
     lake_retention,
     market_data,
     model_assets,
+    model_drift,
     models,
     plans,
     quotes,
@@ -27,6 +30,7 @@ from assets import (
     research,
     research_checks,
     research_results,
+    served_models,
     trading,
     upstream,
 )
@@ -35,6 +39,9 @@ from assets.quality import checks as quality
 from assets.quality import feed_live
 from assets.simulated_marks import marked
 from resources.dagster_resources import resource_definitions
+from sensors.champions import SENSORS as model_sensors
+from sensors.celery_starts import SENSORS as celery_sensors
+from sensors.desk_health import SENSORS as desk_sensors
 from sensors.end_of_session import session_ended
 from sensors.failed_checks import failed_checks
 from sensors.failures import failed_runs
@@ -43,17 +50,22 @@ from sensors.fresh_bars import fresh_bars
 from sensors.inbox import SENSORS as inbox_sensors
 from sensors.lake_upkeep import SENSORS as lake_sensors
 from sensors.plans import SENSORS as plan_sensors
+from sensors.retraining import SENSORS as retraining_sensors
 from sensors.stale import stale_partitions
 
 _ASSETS = [
     *market_data.ASSETS, *corporate_actions.ASSETS, *quotes.ASSETS, *backfill.ASSETS, *inbox.ASSETS, *lake_retention.ASSETS,
-    *features.ASSETS, *models.ASSETS, *model_assets.ASSETS, *research.ASSETS, *research_results.ASSETS, *gate_analytics.ASSETS,
+    *features.ASSETS, *models.ASSETS, *model_assets.ASSETS, *model_drift.ASSETS, *served_models.ASSETS,
+    *research.ASSETS, *research_results.ASSETS, *gate_analytics.ASSETS,
     *research_checks.ASSETS, *plans.ASSETS, *trading.ASSETS, *reports.ASSETS, *kill_switch_drill.ASSETS,
+    *dagster_upkeep.ASSETS,
+    *desk_health.ASSETS,
 ]  # fmt: skip
 _CHECKS = [
-    *quality.CHECKS, *feed_live.CHECKS, *features.CHECKS, *model_assets.CHECKS, *research.CHECKS,
+    *quality.CHECKS, *feed_live.CHECKS, *features.CHECKS, *model_assets.CHECKS, *served_models.CHECKS, *research.CHECKS,
     *research_checks.CHECKS, *reports.CHECKS, *upstream.CHECKS,
     *corporate_actions.CHECKS,
+    *desk_health.CHECKS,
 ]  # fmt: skip
 
 # Not `feed_live`: its sensor reports that, when it changes, without a run.
@@ -132,18 +144,25 @@ defs = dg.Definitions(
         *backfill.JOBS,
         *inbox.JOBS,
         *lake_retention.JOBS,
+        *dagster_upkeep.JOBS,
+        *model_drift.JOBS,
+        *served_models.JOBS,
     ],
-    schedules=[weekly_training, *research_checks.SCHEDULES, *kill_switch_drill.SCHEDULES],
+    schedules=[weekly_training, *model_drift.SCHEDULES, *research_checks.SCHEDULES, *kill_switch_drill.SCHEDULES, *dagster_upkeep.SCHEDULES],
     sensors=[
         fresh_bars,
         session_ended,
         failed_runs,
         failed_checks,
         stale_partitions,
+        *celery_sensors,
+        *desk_sensors,
         *feed_sensors,
         *inbox_sensors,
         *lake_sensors,
         *plan_sensors,
+        *retraining_sensors,
+        *model_sensors,
     ],
     resources=resource_definitions(),
 )

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -63,7 +64,18 @@ def check(settings: Settings) -> list[str]:
         problems += disk_problems(settings.path())
     problems += port_problems(settings)
     problems += source_problems(settings)
+    problems += celery_problems(settings)
     return problems
+
+
+def celery_problems(settings: Settings) -> list[str]:
+    """Are the packages of a Celery installation there?"""
+    if settings.celery_broker_url is None or find_spec("dagster_celery") is not None:
+        return []
+    return [
+        "TAPELINE_CELERY_BROKER_URL is set and dagster-celery is not installed: "
+        ".venv/bin/python -m pip install --no-deps -r requirements-celery.txt"
+    ]
 
 
 def python_problems(version: tuple[int, ...]) -> list[str]:

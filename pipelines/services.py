@@ -146,8 +146,23 @@ def services(
         after=("desk",),
         stop_seconds=5.0,
     )
-    warm = [run_host] if settings.run_launcher == "warm" else []
+    if settings.celery_broker_url is not None:
+        warm = [_celery_worker(lane, module, dagster) for lane in ("trade", "runs")]
+    else:
+        warm = [run_host] if settings.run_launcher == "warm" else []
     return [instance, mlflow, code_server, *warm, desk, notifier, kill_switch, webserver, daemon]
+
+
+def _celery_worker(lane: str, module: str, environment: Mapping[str, str]) -> Service:
+    """Workers of one Celery queue on this machine. Ready at once: a broker that is away is waited for."""
+    return Service(
+        f"celery_{lane}",
+        (sys.executable, "-m", "resources.run_host.celery_worker", lane, "--module", module),
+        lambda: True,
+        environment,
+        after=("instance",),
+        stop_seconds=10.0,
+    )
 
 
 def environment(settings: Settings) -> dict[str, str]:

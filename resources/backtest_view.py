@@ -100,7 +100,8 @@ def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
     rows = result.trades.rows()
     counted = [
         ("ambiguous bars, decided for the stop", result.ambiguous_bars), ("margin calls", result.margin_calls),
-        ("positions liquidated", result.liquidations), ("orders", result.orders), ("bars", result.bars),
+        ("positions liquidated", result.liquidations), ("managed trades ended by a roll", result.rolled_out),
+        ("orders", result.orders), ("bars", result.bars),
         ("borrow cost paid", result.borrow_paid), ("dividends", result.dividends),
     ]  # fmt: skip
     figures = [(name.replace("_", " "), _shown(name, value)) for name, value in measured.to_dict().items()] + counted

@@ -27,6 +27,7 @@ from trading.gate_checks import check_news
 from trading.gates.settings import gates_of
 from trading.ids import file_revision
 from trading.limits import Limits, StrategyLimits, parse_limits
+from trading.models import ModelStrategy
 from trading.name_checks import other_universe
 from trading.news import NewsCalendar
 from trading.plans import Plan, parse_plan
@@ -111,6 +112,7 @@ def load_config(settings: Settings) -> Config:
     taken = _twice(files)
     usable = {s.name: s for path, s in strategies.items() if path not in taken}
     _bind(folder, usable, files)
+    usable = _served(usable, universe, settings)
     _opposites(usable, files)
     planned = {p.name: p for path, p in plans.items() if path not in taken}
     news, read = load_news(folder / "news", universe)
@@ -198,6 +200,15 @@ def _bind(folder: Path, strategies: dict[str, Strategy], files: list[ConfigFile]
         files[at] = replace(files[at], problems=(*files[at].problems, *wrong))
         if bound is not None:
             strategies[name] = bound
+
+
+def _served(strategies: dict[str, Strategy], universe: Universe, settings: Settings) -> dict[str, Strategy]:
+    """Model strategies with the champion kept on this disk, or with the reason why there is none."""
+    if not any(isinstance(s, ModelStrategy) for s in strategies.values()):
+        return strategies
+    from resources.model_serving import offline
+
+    return offline(strategies, universe.name, settings)
 
 
 def _opposites(strategies: dict[str, Strategy], files: list[ConfigFile]) -> None:

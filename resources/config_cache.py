@@ -46,7 +46,9 @@ def current_config(settings: Settings) -> Config:
 
     with _lock:
         # Before reading: a file that changes while it is read is read again the next time. Plans are held against the day.
-        key = (stamp(settings.config), settings, datetime.now(UTC).date())
+        # Models by their aliases: a version is written once and never changed.
+        models = stamp(settings.path("models"))
+        key = (stamp(settings.config), models, settings, datetime.now(UTC).date())
         if _last is None or _last[0] != key:
             _last = (key, load_config(settings))
         return _last[1]

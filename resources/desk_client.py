@@ -7,6 +7,7 @@ them itself when the connection breaks, because a lost answer says nothing about
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -105,8 +106,24 @@ class DeskClient:
         """Cancel working entries and close positions (of one strategy or symbol, or all)."""
         return self._call("POST", "/v1/flatten", json={"reason": reason, "who": who, "strategy": strategy, "symbol": symbol})
 
-    def cancel(self, order_id: str, reason: str, who: str) -> dict[str, Any]:
-        return self._call("POST", f"/v1/orders/{order_id}/cancel", json={"reason": reason, "who": who})
+    def cancel(self, order_id: str, reason: str, who: str, *, force: bool = False) -> dict[str, Any]:
+        """force: also when the order guards a trade, which is then left unprotected."""
+        return self._call("POST", f"/v1/orders/{order_id}/cancel", json={"reason": reason, "who": who, "force": force})
+
+    def reduce(
+        self, strategy: str, symbol: str, reason: str, who: str, *, quantity: float | None = None, share: float | None = None
+    ) -> dict[str, Any]:
+        """Close `quantity` units or a `share` of a position. ``{"trade_id", "quantity", "left", "order_id", "state"}``."""
+        body = _given(quantity=quantity, share=share, reason=reason, who=who, request=uuid.uuid4().hex)
+        return self._call("POST", f"/v1/positions/{quote(strategy, safe='')}/{quote(symbol, safe='')}/reduce", json=body)
+
+    def reverse(
+        self, strategy: str, symbol: str, reason: str, who: str, *, stop: float, target: float | None = None,
+        quantity: float | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Close a position and enter the other side. ``{"trade_id", "state": closing | entered | refused, ...}``."""
+        body = _given(stop=stop, target=target, quantity=quantity, reason=reason, who=who, request=uuid.uuid4().hex)
+        return self._call("POST", f"/v1/positions/{quote(strategy, safe='')}/{quote(symbol, safe='')}/reverse", json=body)
 
     def reconcile(self) -> dict[str, Any]:
         """Compare ledger and broker now; what differs, by symbol (``*``: the account)."""
@@ -155,6 +172,15 @@ class DeskClient:
     def command(self, kind: str, name: str, word: str, reason: str, who: str) -> dict[str, Any]:
         """kind: strategies or plans; word: activate, deactivate, emergency-stop, and cancel of plans."""
         return self._call("POST", f"/v1/{kind}/{quote(name, safe='')}/{word}", json={"reason": reason, "who": who})
+
+    def modes(self) -> list[dict[str, Any]]:
+        """Name, mode, effective mode, what the file states, since_wall, who, reason."""
+        return list(self._call("GET", "/v1/modes")["modes"])
+
+    def set_mode(self, name: str, mode: str, reason: str, who: str, *, force: bool = False) -> dict[str, Any]:
+        """``{"before", "mode", "effective", "still_open"}``. force skips steps of a promotion."""
+        body = {"mode": mode, "reason": reason, "who": who, "force": force}
+        return self._call("POST", f"/v1/modes/{quote(name, safe='')}", json=body)
 
     def signals(self, **chosen: Any) -> list[dict[str, Any]]:
         """Newest first. chosen: session, strategy, symbol, limit."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from resources.ledger import modes as ledger_modes
 from resources.ledger import plans as ledger
 from resources.ledger.plans import ENDED, ENTERED, MANAGING, PlanState
 from trading.execution_functions import ExecutionFunction
@@ -55,11 +56,13 @@ def plan_rows(plans: Mapping[str, Plan], connection: Connection, universe: Unive
     known, last = ledger.states(connection), ledger.last_events(connection)
     held = {s.trade_id for s in known.values() if s.state in (ENTERED, MANAGING) and s.trade_id}
     legs = ledger.resting_legs(connection, held)
+    modes = ledger_modes.read(connection)
     rows = []
     for name in sorted({*plans, *known}):
         state, file = known.get(name), plans.get(name)
         plan = _in_force(connection, state, file, universe)
-        rows.append(_row(name, state, file, plan, legs, _said(last.get(name))))
+        row = _row(name, state, file, plan, legs, _said(last.get(name)))
+        rows.append(replace(row, mode=modes[name].mode.value) if name in modes else row)
     return rows
 
 

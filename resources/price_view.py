@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trading.bars import Bars
 from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, with_factors
 from trading.evaluable import Evaluable, context_of
+from trading.price_units import Finer, weeks_across
 from trading.price_view import PriceView, adjusted_rows
+from trading.timeframes import Timeframe, session_date
 
 if TYPE_CHECKING:
     from resources.lake import Lake
-    from trading.bars import Bars
     from trading.instruments import Instrument
+    from trading.universe import Universe
 
 
 def actions_for(lake: Lake, symbol: str, view: str) -> list[CorporateAction]:
@@ -20,6 +23,30 @@ def actions_for(lake: Lake, symbol: str, view: str) -> list[CorporateAction]:
     from resources.corporate_actions import read_actions
 
     return read_actions(lake, symbol) if PriceView(view) is PriceView.ADJUSTED else []
+
+
+def native_bars(lake: Any, universe: Universe) -> Finer:
+    """What weekly bars across a split are made of: the instrument's own bars in the lake, read when asked for. They raise
+    LakeError."""
+
+    def read(symbol: str, first: int, last: int) -> Bars:
+        native = universe.instruments[symbol].native_timeframe
+        bars: Bars = lake.read_bars(f"bars_{native}", symbol, session_date(first), session_date(last))
+        return bars
+
+    return read
+
+
+def mixed_weeks(lake: Lake, bars: Bars) -> list[str]:
+    """Sessions of weekly `bars` that hold prices from both sides of a split, spin-off or roll; none of other timeframes.
+    Raises LakeError."""
+    from resources.corporate_actions import read_actions
+
+    if bars.timeframe is not Timeframe.W1:
+        return []
+    steps = MOVES_PRICE - {ActionKind.DIVIDEND}
+    ex = [a.ex_session for a in read_actions(lake, bars.symbol) if a.kind in steps and a.factor != 1.0]
+    return [session_date(int(bars.session[row])).isoformat() for row in weeks_across(bars, ex)]
 
 
 def outcome_bars(lake: Lake, bars: Bars, view: str) -> Bars:

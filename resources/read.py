@@ -9,17 +9,18 @@
     polars.from_arrow(features("EURUSD", "1h", form="arrow"))
 
 Every answer says what it was made of: ``frame.attrs`` (pandas) or ``table.schema.metadata`` (Arrow) hold the content hash
-of the rows and those of the lake's partitions behind them.
+of the rows and those of the lake's partitions behind them. ``mixed_levels`` names the sessions of weekly bars that hold
+prices from both sides of a split: raw ones are as traded, adjusted ones are made of adjusted shorter bars.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +66,8 @@ def bars(
     written later are left out. Raises PartitionMissing when there is nothing of `symbol`, LakeError, ConfigInvalid, and
     trading.corporate_actions.UnknownFactor when a split's factor is not known.
     """
-    return _market().bars(
-        symbol, timeframe, start, end, adjusted=adjusted, dividends=dividends, as_of=as_of, known=known, form=form
-    )
+    view: _BarView = {"adjusted": adjusted, "dividends": dividends, "as_of": as_of, "known": known, "form": form}
+    return _market().bars(symbol, timeframe, start, end, **view)
 
 
 def features(
@@ -88,6 +88,21 @@ def features(
     return _market().features(symbol, timeframe, start, end, adjusted=adjusted, as_of=as_of, form=form)
 
 
+class _FeatureView(TypedDict, total=False):
+    """How features are wanted: see `features`."""
+
+    adjusted: bool
+    as_of: Moment
+    form: Form
+
+
+class _BarView(_FeatureView, total=False):
+    """How bars are wanted: see `bars`."""
+
+    dividends: bool
+    known: Moment
+
+
 @lru_cache(maxsize=1)
 def _market() -> Market:
     from resources.config import load_config
@@ -106,6 +121,29 @@ class _Made:
     partitions: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question for rows of one symbol, its words read. as_of, known: UTC us."""
+
+    symbol: str
+    timeframe: Timeframe
+    start: date | None
+    end: date | None
+    adjusted: bool
+    dividends: bool
+    as_of: int | None
+    known: int | None
+    form: Form
+
+    @classmethod
+    def of(cls, symbol: str, timeframe: str | Timeframe, start: Day, end: Day, view: _BarView) -> _Asked:
+        return cls(
+            symbol, _timeframe(timeframe), _day(start, "start"), _day(end, "end"), view.get("adjusted", False),
+            view.get("dividends", False), _moment(view.get("as_of"), "as_of"), _moment(view.get("known"), "known"),
+            view.get("form", "pandas"),
+        )  # fmt: skip
+
+
 class Market:
     """What `bars` and `features` answer from: a lake, its corporate actions beside its bars, and the instruments."""
 
@@ -113,51 +151,30 @@ class Market:
         self._lake = lake
         self._universe = universe
 
-    def bars(
-        self,
-        symbol: str,
-        timeframe: str | Timeframe,
-        start: Day = None,
-        end: Day = None,
-        *,
-        adjusted: bool = False,
-        dividends: bool = False,
-        as_of: Moment = None,
-        known: Moment = None,
-        form: Form = "pandas",
-    ) -> Any:
+    def bars(self, symbol: str, timeframe: str | Timeframe, start: Day = None, end: Day = None, **view: Unpack[_BarView]) -> Any:
         """See resources.read.bars."""
-        wanted, at, wall = _timeframe(timeframe), _moment(as_of, "as_of"), _moment(known, "known")
-        lo, hi = _day(start, "start"), _day(end, "end")
-        made = self._bars(symbol, wanted, lo, hi, adjusted, dividends, at, wall)
-        about = self._about(made, made.bars.content_hash(), wanted, adjusted, at, wall)
-        if form == "numpy":
+        asked = _Asked.of(symbol, timeframe, start, end, view)
+        made = self._bars(asked)
+        if asked.form == "numpy":
             return made.bars
+        about = self._about(made, made.bars.content_hash(), asked)
         columns = {name: getattr(made.bars, name) for name in (*BAR_COLUMNS, *made.bars.extras)}
-        return _formed(form, symbol, made.bars.close_time, made.bars.session, columns, about)
+        return _formed(asked.form, symbol, made.bars.close_time, made.bars.session, columns, about)
 
     def features(
-        self,
-        symbol: str,
-        timeframe: str | Timeframe,
-        start: Day = None,
-        end: Day = None,
-        *,
-        adjusted: bool = False,
-        as_of: Moment = None,
-        form: Form = "pandas",
+        self, symbol: str, timeframe: str | Timeframe, start: Day = None, end: Day = None, **view: Unpack[_FeatureView]
     ) -> Any:
         """See resources.read.features."""
-        from resources.price_view import actions_for
+        from resources.price_view import actions_for, native_bars
         from resources.settings import settings
         from trading import windows
         from trading.features import FEATURES_VERSION, NAMES, WARM_UP
         from trading.price_view import features_as_of
 
-        wanted, at = _timeframe(timeframe), _moment(as_of, "as_of")
-        lo, hi = _day(start, "start"), _day(end, "end")
+        asked = _Asked.of(symbol, timeframe, start, end, view)
+        wanted, at, lo, hi = asked.timeframe, asked.as_of, asked.start, asked.end
         dataset = f"features_{wanted}"
-        partitions = {} if adjusted else self._hashes(dataset, symbol, lo, hi, None)
+        partitions = {} if asked.adjusted else self._hashes(dataset, symbol, lo, hi, None)
         if partitions and {p.source for p in self._lake.partitions(dataset, lo, hi, [symbol])} == {FEATURES_VERSION}:
             frame = self._lake.read_features(dataset, symbol, lo, hi)
             rows = len(frame) if at is None else int(np.searchsorted(frame.close_time, at, side="right"))
@@ -167,9 +184,9 @@ class Market:
             first = None
             if lo is not None:
                 first = min(lo, session_date(windows.window_start(session_number(lo), wanted, WARM_UP, venue)))
-            made = self._bars(symbol, wanted, first, hi, adjusted, False, at, None)
-            actions = [] if adjusted else actions_for(self._lake, symbol, settings().price_view)
-            _, values = features_as_of(made.bars, venue, actions)
+            made = self._bars(replace(asked, start=first))
+            actions = [] if asked.adjusted else actions_for(self._lake, symbol, settings().price_view)
+            _, values = features_as_of(made.bars, venue, actions, native_bars(self._lake, self._universe))
             skip = 0 if lo is None else int(np.searchsorted(made.bars.session, session_number(lo)))
             b = made.bars.rows(slice(skip, None))
             frame = FeatureFrame(symbol, NAMES, b.close_time, b.session, values[skip:], FEATURES_VERSION)
@@ -177,35 +194,26 @@ class Market:
         frame = FeatureFrame(
             symbol, frame.names, frame.close_time[:rows], frame.session[:rows], frame.values[:rows], frame.version
         )  # fmt: skip
-        if form == "numpy":
+        if asked.form == "numpy":
             return frame
-        about = self._about(made, "", wanted, adjusted, at, None) | {"features_version": frame.version}
+        about = self._about(made, "", asked) | {"features_version": frame.version}
         columns = {name: np.ascontiguousarray(frame.values[:, i]) for i, name in enumerate(frame.names)}
-        return _formed(form, symbol, frame.close_time, frame.session, columns, about)
+        return _formed(asked.form, symbol, frame.close_time, frame.session, columns, about)
 
     # ---- within ------------------------------------------------------------------------------------------------------
 
-    def _bars(
-        self,
-        symbol: str,
-        timeframe: Timeframe,
-        start: date | None,
-        end: date | None,
-        adjusted: bool,
-        dividends: bool,
-        as_of: int | None,
-        known: int | None,
-    ) -> _Made:
+    def _bars(self, asked: _Asked) -> _Made:
+        symbol, timeframe, start, end = asked.symbol, asked.timeframe, asked.start, asked.end
         native = self._native(symbol)
-        stored = self._hashes(f"bars_{timeframe}", symbol, start, end, known)
-        behind = self._hashes(f"bars_{native}", symbol, start, end, known) if native not in (None, timeframe) else {}
+        stored = self._hashes(f"bars_{timeframe}", symbol, start, end, asked.known)
+        behind = self._hashes(f"bars_{native}", symbol, start, end, asked.known) if native not in (None, timeframe) else {}
         # A week in which a split falls mixes two price levels: an adjusted one is made of adjusted bars.
-        mixed = adjusted and timeframe is Timeframe.W1 and bool(behind)
+        mixed = asked.adjusted and timeframe is Timeframe.W1 and bool(behind)
         whole = stored and (timeframe is Timeframe.W1 or behind.keys() <= stored.keys())
         if whole and not mixed:
-            made = self._read(symbol, timeframe, start, end, known, stored)
-            made = self._adjusted(made, dividends, as_of) if adjusted else made
-            return made if as_of is None else _Made(made.bars.known_at(as_of), made.dataset, made.partitions)
+            made = self._read(asked, timeframe, start, stored)
+            made = self._adjusted(made, asked) if asked.adjusted else made
+            return made if asked.as_of is None else replace(made, bars=made.bars.known_at(asked.as_of))
         if not behind or native is None:
             raise PartitionMissing(
                 f"{symbol} {timeframe}: no bars in the lake at {self._lake.storage.url}"
@@ -213,33 +221,23 @@ class Market:
             )
         if native.minutes > timeframe.minutes:
             raise LakeError(f"{symbol}: its bars are {native}; {timeframe} cannot be made of them")
-        return self._derived(symbol, native, timeframe, start, end, adjusted, dividends, as_of, known)
+        return self._derived(asked, native)
 
-    def _derived(
-        self,
-        symbol: str,
-        native: Timeframe,
-        timeframe: Timeframe,
-        start: date | None,
-        end: date | None,
-        adjusted: bool,
-        dividends: bool,
-        as_of: int | None,
-        known: int | None,
-    ) -> _Made:
-        first = start
-        if start is not None and timeframe is Timeframe.W1:  # its bar is made of the whole week before it
-            first = session_date(session_number(start) - start.weekday())
-        hashes = self._hashes(f"bars_{native}", symbol, first, end, known)
-        source = self._read(symbol, native, first, end, known, hashes)
-        if adjusted:
-            source = self._adjusted(source, dividends, as_of)
-        venue = self._venue(symbol)
+    def _derived(self, asked: _Asked, native: Timeframe) -> _Made:
+        first = asked.start
+        if first is not None and asked.timeframe is Timeframe.W1:  # its bar is made of the whole week before it
+            first = session_date(session_number(first) - first.weekday())
+        hashes = self._hashes(f"bars_{native}", asked.symbol, first, asked.end, asked.known)
+        source = self._read(asked, native, first, hashes)
+        if asked.adjusted:
+            source = self._adjusted(source, asked)
+        venue = self._venue(asked.symbol)
         until = self._complete_until(source, venue)
-        made = resample(source.bars, timeframe, venue, known_until=until if as_of is None else min(until, as_of))
-        if start is not None:
-            made = made.rows(made.session >= session_number(start))
-        return _Made(made, source.dataset, source.partitions)
+        known_until = until if asked.as_of is None else min(until, asked.as_of)
+        made = resample(source.bars, asked.timeframe, venue, known_until=known_until)
+        if asked.start is not None:
+            made = made.rows(made.session >= session_number(asked.start))
+        return replace(source, bars=made)
 
     def _complete_until(self, source: _Made, venue: Calendar) -> int:
         """Close of the last session read; of its last bar while that session is still being traded."""
@@ -250,18 +248,23 @@ class Market:
             return newest
         return max(newest, int(venue.close_time[venue.position(last)]))
 
-    def _read(
-        self, symbol: str, timeframe: Timeframe, start: date | None, end: date | None, known: int | None, hashes: dict[str, str]
-    ) -> _Made:
+    def _read(self, asked: _Asked, timeframe: Timeframe, start: date | None, hashes: dict[str, str]) -> _Made:
         dataset = f"bars_{timeframe}"
-        return _Made(self._lake.read_bars(dataset, symbol, start, end, known=known), dataset, hashes)
+        return _Made(self._lake.read_bars(dataset, asked.symbol, start, asked.end, known=asked.known), dataset, hashes)
 
-    def _adjusted(self, made: _Made, dividends: bool, as_of: int | None) -> _Made:
+    def _adjusted(self, made: _Made, asked: _Asked) -> _Made:
         from resources.corporate_actions import read_actions
 
         actions = read_actions(self._lake, made.bars.symbol)
-        at = as_of if as_of is not None else _now()
-        return _Made(adjust(made.bars, actions, as_of=at, dividends=dividends), made.dataset, made.partitions)
+        at = asked.as_of if asked.as_of is not None else _now()
+        return replace(made, bars=adjust(made.bars, actions, as_of=at, dividends=asked.dividends))
+
+    def _mixed(self, made: _Made, asked: _Asked) -> list[str]:
+        """Sessions of weekly bars that hold two price levels."""
+        from resources.price_view import mixed_weeks
+
+        made_of_adjusted = asked.adjusted and made.dataset != f"bars_{Timeframe.W1}"
+        return [] if made_of_adjusted else mixed_weeks(self._lake, made.bars)
 
     def _hashes(self, dataset: str, symbol: str, start: date | None, end: date | None, known: int | None) -> dict[str, str]:
         return {p.session.isoformat(): p.content_hash for p in self._lake.partitions(dataset, start, end, [symbol], known=known)}
@@ -276,14 +279,13 @@ class Market:
             raise LakeError(f"{symbol} is not in the universe {self._universe.name}: its sessions are not known")
         return calendar(found.calendar)
 
-    def _about(
-        self, made: _Made, content_hash: str, timeframe: Timeframe, adjusted: bool, as_of: int | None, known: int | None
-    ) -> dict[str, Any]:
+    def _about(self, made: _Made, content_hash: str, asked: _Asked) -> dict[str, Any]:
         return {
-            "timeframe": str(timeframe),
-            "adjusted": adjusted,
-            "as_of": iso(as_of) if as_of is not None else "",
-            "known": iso(known) if known is not None else "",
+            "timeframe": str(asked.timeframe),
+            "adjusted": asked.adjusted,
+            "as_of": iso(asked.as_of) if asked.as_of is not None else "",
+            "known": iso(asked.known) if asked.known is not None else "",
+            "mixed_levels": self._mixed(made, asked),
             "simulated": self._universe.simulated,
             "dataset": made.dataset,
             "content_hash": content_hash,

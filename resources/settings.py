@@ -9,12 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED_HOST = "127.0.0.1"
 """The embedded Postgres listens on loopback only, whatever `host` says."""
+SIMULATED_BROKERS = frozenset({"paper", "simulated_remote"})
+"""Brokers that never see real money: nothing of theirs may be called live."""
 
 
 class Settings(BaseSettings):
@@ -23,9 +26,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TAPELINE_", env_file=ROOT / ".env", extra="ignore", frozen=True)
 
     universe: str = Field("sample", description="Universe file in data/config/universe, without .yaml")
-    mode: Literal["shadow", "paper"] = Field(
-        "paper", description="Highest mode any strategy may run in: shadow sends nothing, paper sends to the paper broker"
-    )
+    mode: Literal["shadow", "alert", "paper", "live"] = Field(
+        "paper", description="Highest mode any strategy may run in: shadow sends nothing, alert tells, paper sends to a paper "
+        "broker; live needs a real broker and live_account as well",
+    )  # fmt: skip
+    live_account: str = Field("", description="Account id at the broker that live orders may go to; empty: none may")
     data_dir: Path = Field(Path("data"), description="Home of everything written: lake, postgres, mlflow, dagster, reports")
     config_dir: Path = Field(Path("data/config"), description="Strategies, plans, universe and risk files edited by people")
     lake_url: str = Field(
@@ -107,9 +112,27 @@ class Settings(BaseSettings):
         "warm", description="How Dagster runs start: forked from the pre-imported run host, or new processes of the code server"
     )
     run_slots: int = Field(2, ge=1, description="Runs outside the trade lane that the run host executes at once; more wait")
+    celery_broker_url: SecretStr | None = Field(
+        None, description="Celery broker, redis://:password@host:6379/0: runs start in Celery workers instead of the run host; "
+        "needs requirements-celery.txt (docs/operating.md)",
+    )  # fmt: skip
+    celery_queue: str = Field(
+        "tapeline", min_length=1, description="Prefix of the Celery queues; two installations at one broker need different ones"
+    )
+    celery_start_seconds: float = Field(
+        30.0, ge=1, description="A trade run that no Celery worker took for this long fails, and its bar close with it"
+    )
     sensor_loop_seconds: float = Field(
         1.0, ge=0.1, le=60, description="Shortest time between two rounds of the sensor daemon; stock Dagster has 5"
     )
+    dagster_trade_run_days: int = Field(
+        30, ge=1, description="Days Dagster keeps finished runs of single bar closes; the ledger keeps what they decided for ever"
+    )
+    dagster_run_days: int = Field(180, ge=1, description="Days Dagster keeps all other finished runs, and failed ones of any kind")
+    dagster_event_days: int = Field(
+        30, ge=1, description="Days Dagster keeps what the desk reports of bars, fills and checks; the newest of each stays"
+    )
+    dagster_log_days: int = Field(30, ge=1, description="Days that what a finished run printed stays on the disk")
     broker: Literal["paper", "simulated_remote"] = Field(
         "paper", description="Broker the desk trades at: paper, or the simulated one in a process of its own, for drills; "
         "never real money",
@@ -129,6 +152,15 @@ class Settings(BaseSettings):
     paper_cash: float = Field(100_000.0, gt=0, description="Starting cash of the paper account")
     account_currency: str = Field("USD", description="Currency of the account")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Log level of all processes")
+
+    @field_validator("broker")
+    @classmethod
+    def _no_play_money_called_live(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("mode") == "live" and value in SIMULATED_BROKERS:
+            raise PydanticCustomError(
+                "broker", "TAPELINE_MODE=live needs a broker with real money, {broker} is simulated", {"broker": value}
+            )
+        return value
 
     def path(self, *parts: str) -> Path:
         """Absolute path below data_dir."""

@@ -158,6 +158,7 @@ def backtest(
         bars=sum(len(b) for b in own_bars),
         margin_calls=int(raw.book["margin_calls"]),
         liquidations=int(raw.book["liquidations"]),
+        rolled_out=int(raw.book["rolled_out"]),
         borrow_paid=raw.book["borrow_paid"],
         dividends=raw.book["dividends"],
         fills_made=raw.fills,

@@ -94,8 +94,8 @@ class BacktestResult:
     positions marked at it. orders: orders that would have been sent, protective legs included. refusals: refused entry
     wishes by RefusalCode or gate name. ambiguous_bars: bars that reached both stop and target, decided for the stop.
     traded_value: sum of |quantity * price * multiplier| of all fills. margin_calls: closes at which the equity was below the
-    maintenance margin; liquidations: positions ended by them. borrow_paid, dividends: account currency, in the trades' P&L.
-    Amounts are in account currency.
+    maintenance margin; liquidations: positions ended by them. rolled_out: trades managed by a plan that a roll ended.
+    borrow_paid, dividends: account currency, in the trades' P&L. Amounts are in account currency.
     """
 
     trades: Trades
@@ -109,6 +109,7 @@ class BacktestResult:
     bars: int
     margin_calls: int = 0
     liquidations: int = 0
+    rolled_out: int = 0
     borrow_paid: float = 0.0
     dividends: float = 0.0
     fills_made: er.Records | None = field(default=None, repr=False)

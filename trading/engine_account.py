@@ -6,7 +6,7 @@ import math
 
 from trading import engine_orders, engine_records, engine_rules, matching, sizing
 from trading.compiled import kernel
-from trading.engine_orders import end_order, enter, leave, mark_to
+from trading.engine_orders import count_trade, end_order, enter, leave, mark_to
 from trading.engine_records import (
     ACT_CASH,
     ACT_DELIST,
@@ -100,7 +100,16 @@ def act(
             if abs(rest) > 1e-9 * abs(state["quantity"]):
                 leave(slot, state, book, trades, fills, orders, s, state["mark"], rest, now, SPLIT_CASH, True)
     elif kind == ACT_ROLL:
-        if held != 0.0:
+        if held != 0.0 and slot["path_at"] >= 0:
+            # What a plan's functions would say across the step between two contracts is not known: its trade ends here.
+            price = slipped(slot, state["mark"], -1 if held > 0 else 1, held, volume)
+            if state["exit_reason"] == OPEN:
+                book["orders"] += 1
+            leave(slot, state, book, trades, fills, orders, s, price, held, now, ROLL, False)
+            count_trade(state)
+            book["rolled_out"] += 1
+            held = 0.0
+        elif held != 0.0:
             _roll(slot, state, book, trades, fills, orders, s, amount, volume, now)
         _rescale(slot, state, legs, 1.0, amount)
         if held != 0.0:

@@ -131,11 +131,11 @@ borrow cost and dividends of the open position; path_end: row before which the p
 where it was entered inside a bar; first_stop: the protective level at the entry."""
 
 BOOK: Final = _dtype(
-    "session orders ambiguous trades margin_calls liquidations margined managed filled n_trades n_fills n_orders",
+    "session orders ambiguous trades margin_calls liquidations rolled_out margined managed filled n_trades n_fills n_orders",
     "start_cash equity day_start_equity traded_value borrow_paid dividends",
 )
-"""What changes in the portfolio, one record. margined, managed: 1 when a slot has margins, or managed trades. filled: 1 while
-the fills of a close are done and its decisions wait for paths. n_*: records written
+"""What changes in the portfolio, one record. rolled_out: managed trades ended by a roll. margined, managed: 1 when a slot has
+margins, or managed trades. filled: 1 while the fills of a close are done and its decisions wait for paths. n_*: records written
 to the buffers of trades, fills and orders."""
 
 TRADE: Final = _dtype(

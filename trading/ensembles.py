@@ -24,6 +24,7 @@ from trading.evaluable import assemble, check_bars, in_windows, readiness
 from trading.evaluation import Evaluation
 from trading.ids import file_revision
 from trading.instruments import Instrument
+from trading.models import ModelStrategy
 from trading.regime import Regime, RegimeRules, markov_regimes, rule_regimes
 from trading.signals import Action
 from trading.strategy_base import Context, Strategy, common, needs_of
@@ -191,10 +192,10 @@ def bind(ensemble: Ensemble, strategies: Mapping[str, Strategy], document: YamlD
     for at, stated in enumerate(ensemble.rules.members):
         path = ("members", at, "strategy")
         member = strategies.get(stated.strategy)
-        if member is None or isinstance(member, Ensemble) or member.legs:
-            valid = [n for n, s in strategies.items() if not isinstance(s, Ensemble) and not s.legs]
+        if member is None or isinstance(member, (Ensemble, ModelStrategy)) or member.legs:
+            valid = [n for n, s in strategies.items() if not isinstance(s, (Ensemble, ModelStrategy)) and not s.legs]
             near = nearest(stated.strategy, valid)
-            message = f"no strategy {stated.strategy!r} in use that can be a member (ensembles and pairs cannot)"
+            message = f"no strategy {stated.strategy!r} in use that can be a member (ensembles, pairs and models cannot)"
             problems.append(document.problem(path, message, "one of " + ", ".join(valid), near))
             continue
         missing = [s for s in ensemble.symbols if s not in member.symbols]

@@ -306,6 +306,8 @@ def signal_at(
         reason=evaluable.reason(action) + parts_text(evaluation, row, action),
         mode=str(mode),
         targets=tuple((s, float(p[row]) if np.isfinite(p[row]) else None) for s, p in evaluation.targets),
+        execution=dict(getattr(evaluable, "execution", {})),
+        model=getattr(evaluable, "model_record", {}),
     )
 
 

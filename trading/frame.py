@@ -60,11 +60,13 @@ class SeriesCache:
 
 
 class BarWindow(dict[Any, Bars]):
-    """Bars by SeriesKey with a cache that strategies evaluated on the same bars share."""
+    """Bars by SeriesKey with a cache that strategies evaluated on the same bars share. tail: how many of the newest rows are
+    asked about, None: all; what is costly to compute (a model) need not be for the others."""
 
     def __init__(self, bars: Mapping[Any, Bars], cache: SeriesCache | None = None) -> None:
         super().__init__(bars)
         self.cache = cache or SeriesCache()
+        self.tail: int | None = None
 
 
 @dataclass(slots=True)

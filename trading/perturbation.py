@@ -19,7 +19,7 @@ from trading.price_grid import on_grid
 from trading.resample import resample
 from trading.strategy import Evaluable
 from trading.timeframes import Timeframe
-from trading.trade_paths import TradePaths, paths_of, rolls_of
+from trading.trade_paths import TradePaths, paths_of
 
 Floats = NDArray[np.float64]
 Windows = Mapping[Any, Bars]
@@ -100,7 +100,7 @@ def perturbed_runs(
             given = perturbed_windows(windows[instrument.symbol], level, instrument, random)
             evaluations.append(evaluable.evaluate(given, instrument))
             bars.append(given[evaluable.timeframe])
-            managed.append(paths_of(evaluable, given, instrument, rolls_of(of.actions, instrument.symbol)))
+            managed.append(paths_of(evaluable, given, instrument))
         factor = float(np.exp(random.uniform(np.log(costs[0]), np.log(costs[1]))))
         result = of.but(
             evaluations=tuple(evaluations), bars=tuple(bars), costs=of.costs.scaled(factor), managed=tuple(managed)

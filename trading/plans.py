@@ -32,6 +32,7 @@ from trading.config_text import (
     validate,
 )
 from trading.evaluation import Evaluation
+from trading.execution.checks import check_execution
 from trading.execution_functions import ExecutionFunction
 from trading.execution_functions.base import Floats
 from trading.execution_functions.scale_out import ScaleOut
@@ -205,6 +206,7 @@ def parse_plan(
     problems = sorted(problems, key=lambda p: p.line)
     if parsed is not None:
         gated = check_gates(document, parsed.gates, [parsed.symbol], parsed.timeframe, universe)
+        gated += check_execution(document, parsed, [parsed.symbol], universe)
         problems = sorted([*problems, *gated], key=lambda p: p.line)
     if parsed is None or errors(problems):
         return None, problems

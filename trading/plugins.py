@@ -26,6 +26,7 @@ from trading.config_text import ConfigModel, Count, Path, Problem, Text, YamlDoc
 from trading.conflicts import check_timeframes, check_windows
 from trading.evaluable import assemble, check_bars, in_windows, readiness
 from trading.evaluation import Evaluation
+from trading.execution.checks import check_execution
 from trading.frame import BarWindow
 from trading.gate_checks import check_gates
 from trading.instruments import Instrument
@@ -233,6 +234,7 @@ def build(code: type[PythonStrategy], text: str, file: str, universe: Universe) 
     for series in parsed.context:
         context[series.symbol, series.timeframe] = max(1, parsed.warm_up.get(series.timeframe, 1))
     problems += check_gates(whole, parsed.gates, parsed.symbols, parsed.timeframe, universe)
+    problems += check_execution(whole, parsed, parsed.symbols, universe)
     strategy = PluginStrategy(**common(parsed, text, needs, context), code=code, file=file)
     undeclared = [t for t in needs if t not in strategy.timeframes]
     if undeclared:

@@ -4,11 +4,14 @@ A strategy has no prices of its own: the bars before a split are brought to toda
 plan's file names prices of the day it was written: the bars since a split are brought back to that level, the plan is
 evaluated as written, and its levels are brought to today's on the tick grid. Either way no window shows a step that no
 market made.
+
+A weekly bar is stored as it was traded; one whose week holds an ex session has rows on both sides of the step. It is made
+again from shorter bars, each on its own session's level, before it is used in one unit (`to_unit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -22,6 +25,9 @@ from trading.instruments import Instrument
 from trading.price_grid import on_grid
 from trading.strategy import Evaluable
 from trading.timeframes import Timeframe
+
+Finer = Callable[[str, int, int], Bars]
+"""Bars shorter than a week of a symbol, sessions from first to last (numbers), as traded."""
 
 _LEVELS = ("stop_long", "stop_short", "target_long", "target_short")
 
@@ -39,7 +45,8 @@ class SplitAt:
 class AcrossSplits:
     """An evaluable whose bars and levels are brought to one unit; everything else is the evaluable's own.
 
-    splits: by symbol. written: those after the plan was written, by symbol (a strategy has none).
+    splits: by symbol. written: those after the plan was written, by symbol (a strategy has none). finer: what weekly bars
+    across a split are made of, where the windows do not hold it.
     """
 
     def __init__(
@@ -47,10 +54,12 @@ class AcrossSplits:
         evaluable: Evaluable,
         splits: Mapping[str, Sequence[SplitAt]],
         written: Mapping[str, Sequence[SplitAt]] | None = None,
+        finer: Finer | None = None,
     ) -> None:
         self._evaluable = evaluable
         self._splits = splits
         self._written = written or {}
+        self._finer = finer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._evaluable, name)
@@ -74,8 +83,11 @@ class AcrossSplits:
         written = self._written.get(instrument.symbol, ())
         after = [s for s in splits if s not in written]
         own = instrument.symbol
+        held = tuple(bars.values())
         in_unit = {
-            key: to_unit(b, after, written) if b.symbol == own else to_unit(b, self._splits.get(b.symbol, ()))
+            key: to_unit(b, after, written, held, self._finer)
+            if b.symbol == own
+            else to_unit(b, self._splits.get(b.symbol, ()), (), held, self._finer)
             for key, b in bars.items()
         }
         return in_unit, _factor(np.asarray(bars[self._evaluable.timeframe].session), after, written)
@@ -85,11 +97,12 @@ def across_splits(
     evaluable: Evaluable,
     splits: Mapping[str, Sequence[SplitAt]],
     written: Mapping[str, Sequence[SplitAt]] | None = None,
+    finer: Finer | None = None,
 ) -> Evaluable:
-    """`evaluable`, wrapped when one of its symbols was split."""
+    """`evaluable`, wrapped when one of its symbols was split. finer: as in AcrossSplits."""
     if not any(splits.get(symbol) for symbol in evaluable.symbols):
         return evaluable
-    return cast(Evaluable, AcrossSplits(evaluable, splits, written))
+    return cast(Evaluable, AcrossSplits(evaluable, splits, written, finer))
 
 
 def _factor(session: NDArray[np.int32], after: Sequence[SplitAt], written: Sequence[SplitAt]) -> NDArray[np.float64]:
@@ -102,13 +115,68 @@ def _factor(session: NDArray[np.int32], after: Sequence[SplitAt], written: Seque
     return factor
 
 
-def to_unit(bars: Bars, after: Sequence[SplitAt], written: Sequence[SplitAt] = ()) -> Bars:
-    """`bars` at the price level after all of `after` and before any of `written`."""
+def to_unit(
+    bars: Bars,
+    after: Sequence[SplitAt],
+    written: Sequence[SplitAt] = (),
+    held: Iterable[Bars] = (),
+    finer: Finer | None = None,
+) -> Bars:
+    """`bars` at the price level after all of `after` and before any of `written`.
+
+    A weekly bar across one of them is made again of shorter bars in that unit: those in `held`, else of `finer`, provided
+    they fold to the very bar. Where they do not, it keeps both levels (`weeks_across` names such rows).
+    """
+    across = weeks_across(bars, [s.session for s in (*after, *written)])
+    again = {row: week for row in across.tolist() if (week := _sessions_of(bars, row, held, finer)) is not None}
     factor = _factor(bars.session, after, written)
-    if not len(bars) or bool(np.all(factor == 1.0)):
+    if not again and (not len(bars) or bool(np.all(factor == 1.0))):
         return bars
     units = _factor(bars.session, [s for s in after if s.units], [s for s in written if s.units])
-    return Bars(
-        bars.symbol, bars.timeframe, bars.close_time, bars.session, bars.open * factor, bars.high * factor, bars.low * factor,
-        bars.close * factor, bars.volume / units, **{name: getattr(bars, name) for name in bars.extras},
-    )  # fmt: skip
+    columns = {name: getattr(bars, name) * factor for name in ("open", "high", "low", "close")}
+    columns["volume"] = bars.volume / units
+    for row, week in again.items():
+        for name, value in _folded(to_unit(week, after, written)).items():
+            columns[name][row] = value
+    return replace(bars, **columns)
+
+
+def weeks_across(bars: Bars, ex_sessions: Iterable[int]) -> NDArray[np.int64]:
+    """Rows of weekly `bars` whose week begins before one of `ex_sessions` (numbers) and ends at or after it: as traded they
+    stand on two price levels. None of bars of other timeframes, which never hold more than a session."""
+    across = np.zeros(len(bars), bool)
+    if bars.timeframe is Timeframe.W1:
+        monday = _monday(bars.session)
+        for ex in ex_sessions:
+            across |= (monday < ex) & (ex <= bars.session)
+    return np.flatnonzero(across)
+
+
+def _monday(session: Any) -> Any:
+    return session - (session + 3) % 7  # 1970-01-01 was a Thursday
+
+
+def _sessions_of(bars: Bars, row: int, held: Iterable[Bars], finer: Finer | None) -> Bars | None:
+    """The shorter bars that the weekly bar at `row` was made of, None where there are none that fold to it."""
+    last = int(bars.session[row])
+    first = int(_monday(last))
+    known = [b for b in held if b.symbol == bars.symbol and b.timeframe is not Timeframe.W1]
+    longest_first = sorted(known, key=lambda b: -b.timeframe.minutes)
+    parts = (b.rows(slice(*np.searchsorted(b.session, [first, last + 1]).tolist())) for b in longest_first)
+    for part in parts:
+        if _folds_to(part, bars, row):
+            return part
+    part = finer(bars.symbol, first, last) if finer is not None else None
+    return part if part is not None and _folds_to(part, bars, row) else None
+
+
+def _folds_to(part: Bars, bars: Bars, row: int) -> bool:
+    names = ("open", "high", "low", "close")
+    return len(part) > 0 and all(value == getattr(bars, name)[row] for name, value in _folded(part).items() if name in names)
+
+
+def _folded(part: Bars) -> dict[str, float]:
+    return {
+        "open": float(part.open[0]), "high": float(part.high.max()), "low": float(part.low.min()),
+        "close": float(part.close[-1]), "volume": float(part.volume.sum()),
+    }  # fmt: skip

@@ -27,9 +27,9 @@ from trading.corporate_actions import ActionKind, CorporateAction, UnknownFactor
 from trading.evaluation import Evaluation
 from trading.features import NAMES, compute_anchored
 from trading.instruments import Instrument
-from trading.price_units import AcrossSplits, SplitAt, to_unit
+from trading.price_units import AcrossSplits, Finer, SplitAt, to_unit
 from trading.strategy import Evaluable
-from trading.timeframes import session_date
+from trading.timeframes import Timeframe, session_date
 
 SEEN = frozenset({ActionKind.SPLIT, ActionKind.SPIN_OFF})
 """Kinds a window is adjusted for. Dividends stay in the price, as on every chart of trades; a roll is the series' own."""
@@ -100,11 +100,14 @@ class PointInTime:
     """An evaluable that sees raw bars and answers each row as it would have then; everything else is the evaluable's own.
 
     A plan speaks in prices of the day it was written, taken as the first session it is valid in: bars since a split inside
-    its validity are brought back to that level, as the desk does.
+    its validity are brought back to that level, as the desk does. finer: as in trading.price_units.AcrossSplits.
     """
 
-    def __init__(self, evaluable: Evaluable, actions: Mapping[str, Sequence[CorporateAction]]) -> None:
+    def __init__(
+        self, evaluable: Evaluable, actions: Mapping[str, Sequence[CorporateAction]], finer: Finer | None = None
+    ) -> None:
         self._evaluable = evaluable
+        self._finer = finer
         self._actions = {symbol: tuple(found) for symbol, found in actions.items() if found}
 
     def __getattr__(self, name: str) -> Any:
@@ -116,6 +119,11 @@ class PointInTime:
     def price_actions(self) -> Mapping[str, Sequence[CorporateAction]]:
         """What its windows are adjusted for, by symbol."""
         return self._actions
+
+    @property
+    def finer_bars(self) -> Finer | None:
+        """What weekly bars across an action are made of."""
+        return self._finer
 
     def evaluate(self, bars: Mapping[Any, Bars], instrument: Instrument) -> Evaluation:
         """What it says at each bar, levels in the prices of that bar. Raises UnknownFactor across an action nobody knows the
@@ -131,14 +139,14 @@ class PointInTime:
             splits: dict[str, list[SplitAt]] = {}
             for action in epoch.actions:
                 splits.setdefault(action.symbol, []).extend(splits_of([action]))
-            across = AcrossSplits(self._evaluable, splits, self._written(splits))
+            across = AcrossSplits(self._evaluable, splits, self._written(splits), self._finer)
             parts.append((epoch, across.evaluate(cut, instrument)))
         return _joined(parts) if parts else self._evaluable.evaluate(bars, instrument)
 
     def in_one_unit(self, bars: Mapping[Any, Bars], instrument: Instrument) -> tuple[dict[Any, Bars], NDArray[np.float64]]:
         """(`bars` in one unit, what a price of each primary bar is multiplied by for it), for what manages an open trade."""
         splits = {symbol: splits_of(found) for symbol, found in self._known(bars).items() if found}
-        return AcrossSplits(self._evaluable, splits, self._written(splits)).in_one_unit(bars, instrument)
+        return AcrossSplits(self._evaluable, splits, self._written(splits), self._finer).in_one_unit(bars, instrument)
 
     def _known(self, bars: Mapping[Any, Bars]) -> dict[str, list[CorporateAction]]:
         """Actions of every series' symbol that lie inside it, factors told by an amount worked out from the longest one."""
@@ -153,8 +161,15 @@ class PointInTime:
                 for a in self._actions.get(symbol, ())
                 if a.kind in SEEN and int(b.session[0]) < a.ex_session <= int(b.session[-1])
             ]
-            found[symbol] = with_factors(inside, b)
+            found[symbol] = [told for a in inside for told in with_factors([a], self._before(a, b))]
         return found
+
+    def _before(self, action: CorporateAction, longest: Bars) -> Bars:
+        """Bars whose last close before the ex session measures an action told by its value: a week's close would be too old."""
+        if longest.timeframe is not Timeframe.W1 or self._finer is None or action.factor_known:
+            return longest
+        near = self._finer(longest.symbol, action.ex_session - 10, action.ex_session - 1)
+        return near if len(near) else longest
 
     def _written(self, splits: Mapping[str, Sequence[SplitAt]]) -> dict[str, list[SplitAt]]:
         span = getattr(self._evaluable, "valid_sessions", None)
@@ -164,16 +179,19 @@ class PointInTime:
         return {s: [x for x in found if first < session_date(x.session) <= last] for s, found in splits.items()}
 
 
-def point_in_time(evaluable: Evaluable, actions: Mapping[str, Sequence[CorporateAction]]) -> Evaluable:
-    """`evaluable` on prices as of each row; itself when none of the actions moves a price."""
+def point_in_time(
+    evaluable: Evaluable, actions: Mapping[str, Sequence[CorporateAction]], finer: Finer | None = None
+) -> Evaluable:
+    """`evaluable` on prices as of each row; itself when none of the actions moves a price. finer: what weekly bars across an
+    action are made of, where the windows do not hold it."""
     if not any(a.kind in SEEN and a.factor != 1.0 for found in actions.values() for a in found):
         return evaluable
-    return cast(Evaluable, PointInTime(evaluable, actions))
+    return cast(Evaluable, PointInTime(evaluable, actions, finer))
 
 
 def seen_like(model: Evaluable, other: Evaluable) -> Evaluable:
     """`other` (a variant) on the prices `model` is evaluated on."""
-    return point_in_time(other, getattr(model, "price_actions", {}))
+    return point_in_time(other, getattr(model, "price_actions", {}), getattr(model, "finer_bars", None))
 
 
 def _joined(parts: Sequence[tuple[Epoch, Evaluation]]) -> Evaluation:
@@ -206,8 +224,11 @@ def _part(evaluation: Evaluation, name: str, epoch: Epoch) -> NDArray[np.float64
 # -- features ----------------------------------------------------------------------------------------------------------
 
 
-def features_as_of(bars: Bars, venue: Calendar, actions: Sequence[CorporateAction]) -> tuple[list[str], NDArray[np.float64]]:
-    """trading.features.compute_anchored of raw `bars`, each row from bars on its own price level: float64 (T, F).
+def features_as_of(
+    bars: Bars, venue: Calendar, actions: Sequence[CorporateAction], finer: Finer | None = None
+) -> tuple[list[str], NDArray[np.float64]]:
+    """trading.features.compute_anchored of raw `bars`, each row from bars on its own price level: float64 (T, F). finer: what
+    weekly bars across an action are made of.
 
     Where no action lies inside, the very numbers of the raw bars. Raises UnknownFactor.
     """
@@ -217,6 +238,6 @@ def features_as_of(bars: Bars, venue: Calendar, actions: Sequence[CorporateActio
         return compute_anchored(bars, venue)
     parts = []
     for epoch in cuts:
-        level = to_unit(bars.rows(slice(0, epoch.after)), splits_of(epoch.actions))
+        level = to_unit(bars.rows(slice(0, epoch.after)), splits_of(epoch.actions), finer=finer)
         parts.append(compute_anchored(level, venue)[1][epoch.first :])
     return list(NAMES), np.concatenate(parts)

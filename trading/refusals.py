@@ -29,6 +29,9 @@ class RefusalCode(str, Enum):
     EXPIRED = "the signal is older than its validity"
     CONFLICT = "another strategy wants the opposite of this instrument at the same close, and the policy lets this one lose"
     LEG_MISSING = "the other leg of the pair is missing, refused or not taken, so neither is entered"
+    MODEL_MISSING = "the strategy's model has no version that may trade, or its files are not here or not those that were trained"
+    MODEL_DRIFT = "the strategy's model has drifted, or no fresh verdict says that it has not"
+    MODEL_SCHEMA = "the strategy's model was made for other features, bars or instruments than it would be asked about"
     CONFIG_INVALID = "the strategy, plan, universe or risk file does not validate"
     # risk (router)
     HALTED = "the desk or the strategy is halted"
@@ -56,6 +59,7 @@ class RefusalCode(str, Enum):
     LIMIT_MISSING = "a required limit is not configured"
     PLAN_DONE = "the trade plan has already entered, or is closed, expired or cancelled"
     SIZE_ZERO = "the sizing rule gives less than one lot"
+    EXECUTION = "the entry cannot be worked as its execution asks: no room for the window, too few lots, no volume profile"
     MODE = "the strategy's mode sends no orders"
     RECONCILIATION = "ledger and broker disagree on this instrument"
 
@@ -97,6 +101,28 @@ REASONS: Final[Mapping[tuple[str, str], str]] = {
     ("SIZE_ZERO", "…_is_not_known"): "the range or volatility an adaptive size is measured on is not known yet",
     ("SIZE_ZERO", "no_edge_in_the_strategy's_trades:_kelly_is_0"): "the closed trades, shrunk, show nothing to bet on",
     ("SIZE_ZERO", "no_record_of_the_strategy's_closed_trades"): "kelly without the ledger's record",
+    ("MODEL_MISSING", "no champion"): "no version has passed the promotion gate yet, or none was fetched: `tapeline models list`",
+    ("MODEL_MISSING", "not fetched"): "MLflow names a version whose files are not on this disk: `tapeline models fetch`",
+    ("MODEL_MISSING", "changed files"): "the stored files are not those that were trained: fetch or train again",
+    ("MODEL_MISSING", "cannot be served"): "it was trained before models were served, or its plug-in is gone: train again",
+    ("MODEL_DRIFT", "drifted"): "the model's file says `drift: {then: halt}`; a new version or a person ends it (docs/models.md)",
+    ("MODEL_DRIFT", "other_version"): "another version was judged: materialise the model's drift asset",
+    ("MODEL_DRIFT", "expired"): "the verdict is older than `max_age_days`: job `model_drift`, and features up to today",
+    ("MODEL_SCHEMA", "features"): "the features are defined otherwise now than when it was trained: train again",
+    ("MODEL_SCHEMA", "timeframe"): "the strategy's timeframe is not that of the model",
+    ("MODEL_SCHEMA", "not trained on"): "the model has learnt nothing from the instrument",
+    ("EXECUTION", "window_outside_session"): "the session ends before the window would",
+    ("EXECUTION", "break_in_window"): "nobody trades at the venue for a part of the window",
+    ("EXECUTION", "window_beyond_validity"): "the signal expires before the window ends: a greater gates.valid_bars",
+    ("EXECUTION", "calendar_ends"): "the venue's calendar has no session after this one",
+    ("EXECUTION", "too_few_lots"): "the quantity is below min_lots",
+    ("EXECUTION", "less_than_a_lot"): "the visible quantity is less than a lot",
+    (
+        "EXECUTION",
+        "profile_missing",
+    ): "a past session of the volume profile is missing, has no volume in the window or an unknown one",
+    ("EXECUTION", "closed_in_parts"): "the position is closed in several parts, which slices cannot be",
+    ("EXECUTION", "stop_reached"): "the price is at or beyond the stop that would protect the slice",
     ("CONFIG_INVALID", "no valid file"): "the strategy's file has a problem now, or is gone",
     ("CONFIG_INVALID", "not its instrument"): "the strategy's file does not name the instrument any more",
     ("NOT_TRADABLE", "not above 0"): "the price is zero or negative: sizes and limits are not made for it",

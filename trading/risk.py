@@ -61,6 +61,8 @@ class RiskState:
     order_times: market times of orders that added risk, ascending. losing_streaks: by strategy, losing trades in a row and
     time of the last. last_stops: by (strategy, symbol), time of the last exit by its stop.
     Each is needed only where a limit is set on it; one that is missing then refuses.
+    barred: why orders of this mode may not go to the broker there is, None when they may. slicing: (strategy, symbol) whose open
+    position and entries under way are the earlier slices of the very entry that the intent is the next slice of.
     """
 
     mode: Mode
@@ -87,6 +89,8 @@ class RiskState:
     order_times: tuple[int, ...] | None = None
     losing_streaks: Mapping[str, tuple[int, int]] | None = None
     last_stops: Mapping[Key, int] | None = None
+    barred: Refusal | None = None
+    slicing: frozenset[Key] = frozenset()
 
     def value_per_point(self, symbol: str) -> float:
         """Account currency per price point and unit of `symbol`; NaN when not known, which refuses."""

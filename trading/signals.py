@@ -46,7 +46,9 @@ class Signal:
     Prices in the instrument's currency, on its tick grid; times UTC us; strength in [0, 1].
     sizing: the strategy file's sizing rule in plain values (see trading.sizing); costs nothing to carry, fixes the id's
     meaning together with strategy_revision. partitions: the needed bars partitions, newest first. targets: (share of the
-    quantity, price or None) of the parts a position is closed in; empty: target_price for all of it.
+    quantity, price or None) of the parts a position is closed in; empty: target_price for all of it. model: of a model strategy,
+    which version of which model made it, its hash, MLflow run and training data (trading.models). execution:
+    how the entry is worked (trading.execution.spec), empty: in one order.
     """
 
     strategy: str
@@ -66,6 +68,8 @@ class Signal:
     reason: str = ""
     mode: str = "paper"
     targets: tuple[tuple[float, float | None], ...] = ()
+    model: Mapping[str, str] = field(default_factory=dict)
+    execution: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -78,6 +82,10 @@ class Signal:
         values = {**_plain(asdict(self)), "id": self.id}
         if not self.targets:
             del values["targets"]  # signals of before there were several read and compare as they did
+        if not self.model:
+            del values["model"]
+        if not self.execution:
+            del values["execution"]
         return values
 
     @staticmethod

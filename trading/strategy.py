@@ -1,6 +1,6 @@
 """Strategies: files that turn bars into entries, stops, targets and exits.
 
-`parse_strategy` reads a file of any kind: rules (the default), scanner, pair or ensemble. What strategies share with plans
+`parse_strategy` reads a file of any kind: rules (the default), scanner, pair, ensemble or model. What strategies share with plans
 is in trading.evaluable and can be had from here, too.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trading import conditions, conflicts, ensembles, gate_checks, pairs, scanners
+from trading import conditions, conflicts, ensembles, gate_checks, models, pairs, scanners
 from trading.bars import Bars
 from trading.conditions import Frame
 from trading.config_text import Path, Problem, YamlDocument, errors, load_yaml, nearest, validate
@@ -28,6 +28,7 @@ from trading.evaluable import (
     window_starts,
 )
 from trading.evaluation import Evaluation
+from trading.execution.checks import check_execution
 from trading.instruments import Instrument
 from trading.name_checks import check_names, other_universe
 from trading.research_schema import check_own
@@ -99,6 +100,7 @@ KINDS: dict[str, tuple[type[Filed], Callable[[Any, str], Strategy]]] = {
     "scanner": (scanners.ScannerFile, scanners.build),
     "pair": (pairs.PairFile, pairs.build),
     "ensemble": (ensembles.EnsembleFile, ensembles.build),
+    "model": (models.ModelFile, models.build),
 }
 """What a strategy file may be, by its key ``kind``."""
 
@@ -123,6 +125,7 @@ def parse_strategy(text: str, file: str, universe: Universe) -> tuple[Strategy |
     problems = [*problems, *check_own(parsed.research, kind, document)]
     strategy = build(parsed, text)
     gated = gate_checks.check_gates(document, parsed.gates, parsed.symbols, parsed.timeframe, universe)
+    gated += check_execution(document, parsed, parsed.symbols, universe)
     problems = sorted([*problems, *gated, *conflicts.check_strategy(strategy, document, universe)], key=lambda p: p.line)
     return (None if errors(problems) else strategy), problems
 

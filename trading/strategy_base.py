@@ -25,7 +25,7 @@ Context = dict[tuple[str, Timeframe], int]
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """What strategies and plans have in common (see trading.evaluable.Evaluable). rules: the file as it was read; context:
-    series of other instruments it reads."""
+    series of other instruments it reads; execution: how its entries are worked (trading.execution.spec), empty: in one order."""
 
     name: str
     revision: str
@@ -45,6 +45,7 @@ class Compiled:
     description: str = ""
     owner: str = ""
     context: Context = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +127,5 @@ def compiled(
         "description": parsed.description,
         "owner": parsed.owner,
         "context": context,
+        "execution": parsed.execution.model_dump(mode="json") if parsed.execution else {},
     }

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, fiel
 from trading import execution_functions, indicators, patterns
 from trading.conditions import Condition
 from trading.config_text import ConfigModel, Count, Name, Positive, Text, Whole, custom_error
+from trading.execution.spec import Execution
 from trading.execution_functions import Level, Trigger
 from trading.gates.settings import OptionalGates
 from trading.instruments import Mode
@@ -212,6 +213,7 @@ class Common(ConfigModel):
     gates: Gates = Field(default_factory=Gates)  # type: ignore[arg-type]
     limits: StrategyLimits | None = Field(None, description="on top of the account's; the tighter of the two counts")
     costs: Costs | None = None
+    execution: Execution | None = Field(None, description="how the entry is worked; without it: one order")
 
     @field_validator("confirm")
     @classmethod

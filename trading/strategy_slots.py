@@ -13,7 +13,7 @@ from trading.gated import gated
 from trading.instruments import Instrument
 from trading.price_view import point_in_time
 from trading.strategy import Evaluable, evaluate_anchored
-from trading.trade_paths import TradePaths, paths_of, rolls_of
+from trading.trade_paths import TradePaths, paths_of
 
 T = TypeVar("T")
 __all__ = ["Evaluable", "Managed", "evaluate_all"]
@@ -64,7 +64,7 @@ def evaluate_all(
             own.append(read[evaluable.timeframe])
             traded.append(its)
             strategies.append(evaluable)
-            managed.append(paths_of(seen, read, its, rolls_of(actions, symbol)))
+            managed.append(paths_of(seen, read, its))
     if not evaluations:
         raise ValueError(f"nothing to test: no bars of {', '.join(s for e in given for s in e.symbols) or 'any instrument'}")
     return evaluations, own, traded, strategies, managed

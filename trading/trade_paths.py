@@ -17,13 +17,12 @@ from trading import engine_records as er
 from trading import windows
 from trading.bars import Bars
 from trading.calendars import calendar
-from trading.corporate_actions import ActionKind, CorporateAction
 from trading.execution_functions.managing import StopMove, Trade, TradeExit, stop_path
 from trading.frame import Frame
 from trading.instruments import Instrument
 from trading.plan_management import manages
 from trading.strategy import Evaluable
-from trading.timeframes import US_PER_MINUTE, Timeframe, session_date
+from trading.timeframes import US_PER_MINUTE, Timeframe
 
 _REASONS: Final = {"time_stop": er.TIME_STOP, "session_end": er.SESSION_END}
 """Exit code of a function by its name; a plug-in's own is MANAGED."""
@@ -69,11 +68,11 @@ class TradePaths(Protocol):
 class PlanPaths:
     """The paths of one plan over its bars. bars: what `evaluate_anchored` reads of it.
 
-    rolls: session numbers of rolls, whose step no execution function can see across; a trade that is still managed then
-    raises ValueError. Splits and spin-offs are seen across where `plan` knows of them (trading/price_view.py).
+    Splits and spin-offs are seen across where `plan` knows of them (trading/price_view.py). A roll ends the trade: the
+    backtest asks nothing of it across one.
     """
 
-    def __init__(self, plan: Evaluable, bars: Mapping[Any, Bars], instrument: Instrument, rolls: Sequence[int] = ()) -> None:
+    def __init__(self, plan: Evaluable, bars: Mapping[Any, Bars], instrument: Instrument) -> None:
         self._plan, self._instrument = plan, instrument
         self._primary = bars[plan.timeframe]
         rules: Any = plan.rules  # type: ignore[attr-defined]
@@ -84,8 +83,6 @@ class PlanPaths:
             raise ValueError(f"{plan.name}: {len(self._scale_outs)} scale-outs, expected at most 60")
         own = {t: b for t, b in bars.items() if isinstance(t, Timeframe)}
         self._slices = list(windows.slices(own, plan.timeframe, plan.warm_up, calendar(instrument.calendar)))
-        ends = [int(np.searchsorted(self._primary.session, number)) for number in rolls]
-        self._rolls = sorted(row for row in ends if 0 < row < len(self._primary))
 
     @property
     def scale_outs(self) -> int:
@@ -93,17 +90,8 @@ class PlanPaths:
         return len(self._scale_outs)
 
     def after(self, trade: Entered) -> Path:
-        """Answers from `trade.row` to the end of its window. Raises ValueError across a roll."""
+        """Answers from `trade.row` to the end of its window."""
         window, offset, _, hi = next(s for s in self._slices if s[2] <= trade.row < s[3])
-        crossed = [row for row in self._rolls if row > trade.first_row]
-        if crossed and trade.row >= crossed[0]:
-            day = session_date(int(self._primary.session[crossed[0]]))
-            raise ValueError(
-                f"{self._plan.name}: its trade of {self._instrument.symbol} is open on {day}, when the contract is rolled: "
-                "what its execution functions would say across it is not known; end the plan before"
-            )
-        if crossed:
-            hi = min(hi, crossed[0])
         bars: Mapping[Any, Bars] = window
         units = np.ones(len(window[self._plan.timeframe]))
         if hasattr(self._plan, "in_one_unit"):
@@ -135,13 +123,6 @@ class PlanPaths:
         return max(begun, close - self._plan.timeframe.minutes * US_PER_MINUTE)
 
 
-def rolls_of(actions: Mapping[str, Sequence[CorporateAction]] | None, symbol: str) -> list[int]:
-    """Ex sessions of the actions of `symbol` that no managed trade can be carried across."""
-    return [a.ex_session for a in (actions or {}).get(symbol, ()) if a.kind is ActionKind.ROLL]
-
-
-def paths_of(
-    evaluable: Evaluable, bars: Mapping[Any, Bars], instrument: Instrument, rolls: Sequence[int] = ()
-) -> TradePaths | None:
+def paths_of(evaluable: Evaluable, bars: Mapping[Any, Bars], instrument: Instrument) -> TradePaths | None:
     """The paths of a plan that manages its trades; None for everything else."""
-    return PlanPaths(evaluable, bars, instrument, rolls) if manages(evaluable) else None
+    return PlanPaths(evaluable, bars, instrument) if manages(evaluable) else None

@@ -47,6 +47,7 @@ class PaperBroker:
     """
 
     name = "paper"
+    simulated = True
 
     def __init__(
         self,
@@ -208,6 +209,9 @@ class PaperBroker:
             account = self._account_row(connection, lock=True)
             book = Book(account.currency, account.cash, connection)
             _load(connection, book, condition)
+            trades = {o.request.trade for o in book.orders.values() if o.request.trade}
+            if trades:
+                _load(connection, book, paper_orders.c.trade.in_(trades))
             if relatives and book.orders:
                 groups = {o.request.oco_group for o in book.orders.values() if o.request.oco_group}
                 _load(connection, book, paper_orders.c.oco_group.in_(groups))
@@ -268,7 +272,7 @@ def _order(row: Any) -> BookOrder:
     request = OrderRequest(
         row.client_id, row.symbol, Side(row.side), row.quantity, kind, TimeInForce(row.time_in_force),
         None if trails else row.limit_price, row.stop_price, row.parent_client_id, row.oco_group, row.reduce_only,
-        row.limit_price if trails else None,
+        row.limit_price if trails else None, row.trade,
     )  # fmt: skip
     return BookOrder(
         request, row.broker_order_id, OrderState(row.state), row.filled_quantity, row.text, row.session, row.created_time,
@@ -282,7 +286,7 @@ def _order_values(order: BookOrder) -> dict[str, Any]:
         "client_id": r.client_id, "broker_order_id": order.broker_order_id, "symbol": r.symbol, "side": r.side.value,
         "quantity": r.quantity, "order_type": r.order_type.value, "time_in_force": r.time_in_force.value,
         "limit_price": r.limit_price if r.trail is None else r.trail, "stop_price": order.stop_price,
-        "parent_client_id": r.parent_client_id, "oco_group": r.oco_group, "reduce_only": r.reduce_only,
+        "parent_client_id": r.parent_client_id, "oco_group": r.oco_group, "reduce_only": r.reduce_only, "trade": r.trade,
         "state": order.state.value,
         "filled_quantity": order.filled_quantity, "filled_units": order.filled_units, "text": order.text,
         "session": order.session,

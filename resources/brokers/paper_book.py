@@ -184,9 +184,9 @@ class Book:
                 self.touched.add(order.client_id)
             elif order.request.time_in_force is TimeInForce.DAY and bar.session > order.session:
                 self.cancel(order, open_time, "session over", OrderEvent.EXPIRED)
-        exits = [o for o in orders if not o.request.parent_client_id and o.request.reduce_only]
+        exits = [o for o in orders if o.request.reduce_only and (not o.request.parent_client_id or self._reduces(o))]
         entries = [o for o in orders if not o.request.parent_client_id and not o.request.reduce_only]
-        legs = [o for o in orders if o.request.parent_client_id]
+        legs = [o for o in orders if o.request.parent_client_id and not self._reduces(o)]
         inside: set[str] = set()
         for order in [*exits, *entries]:
             if self._at_open(order):
@@ -308,6 +308,10 @@ class Book:
             order.stop_price = float(level)
             self.touched.add(order.client_id)
 
+    def _reduces(self, order: BookOrder) -> bool:
+        """Is it a market order that closes a part of an open trade, apart from the trade's protective legs?"""
+        return order.request.order_type is OrderType.MARKET and order.request.reduce_only and self._active(order)
+
     def _active(self, order: BookOrder) -> bool:
         """Does the order work, its parent (if any) being filled?"""
         parent = self.orders.get(order.request.parent_client_id)
@@ -319,6 +323,8 @@ class Book:
         A trade is an oco group below its entry, so that strategies holding opposite positions do not block each other.
         """
         request = order.request
+        if request.trade and not request.parent_client_id:
+            return self._open_of(order)
         group = [o for o in self.orders.values() if request.oco_group and o.request.oco_group == request.oco_group]
         parents = [o.request.parent_client_id for o in group if o.request.parent_client_id]
         parent_id = request.parent_client_id or (parents[0] if parents else "")
@@ -331,9 +337,26 @@ class Book:
             rest = parent.filled_units - sum(o.filled_units for o in exits)
             if any(o.filled_units != o.filled_quantity for o in (parent, *exits)):
                 rest = self._whole_lots(rest)
+            if request.trade:  # what closed the whole trade closed this entry's part of it
+                rest = min(rest, self._open_of(order))
             return 0.0 if parent.request.side is request.side else rest
         held = self.positions.get(request.symbol, BookPosition()).quantity
         return max(0.0, -held * request.side.sign)
+
+    def _open_of(self, order: BookOrder) -> float:
+        """What is open of a trade that several orders entered."""
+        request = order.request
+        family = [o for o in self.orders.values() if o.request.trade == request.trade]
+        entries = [o for o in family if not o.request.reduce_only]
+        if not entries or entries[0].request.side is request.side:
+            return 0.0
+        closed = [o for o in family if o.request.side is request.side]
+        rest = sum(o.filled_units for o in entries) - sum(o.filled_units for o in closed)
+        rest = self._whole_lots(rest) if any(o.filled_units != o.filled_quantity for o in family) else rest
+        wanted = request.quantity - order.filled_quantity
+        if abs(rest - wanted) <= 1e-9 * wanted:  # sums of the same numbers in another order
+            return wanted
+        return rest if rest > 1e-9 * max(o.request.quantity for o in entries) else 0.0
 
     def _whole_lots(self, quantity: float) -> float:
         """`quantity` after a split, up to the lot: which trade of a position a fraction was paid out of is not known here."""

@@ -22,7 +22,8 @@ class OrderRequest:
     """One order as sent. client_id: the intent id, echoed by the broker in every report (idempotent at the broker
     where it can be). Prices on the tick grid. parent_client_id: activate only when that order fills (bracket legs).
     oco_group: a full fill of one cancels the others. trail: distance of a trailing stop from the bar's extreme, in price
-    units; its stop_price is the level it starts at."""
+    units; its stop_price is the level it starts at. trade: of trades that several orders enter, the first
+    one's client id; a broker that keeps reduce-only orders by position or not at all needs not look at it."""
 
     client_id: str
     symbol: str
@@ -36,6 +37,7 @@ class OrderRequest:
     oco_group: str = ""
     reduce_only: bool = False
     trail: float | None = None
+    trade: str = ""
 
 
 EXTERNAL_PREFIX: Final = "ext-"
@@ -121,6 +123,7 @@ class Broker(Protocol):
     """A broker connection. Calls are synchronous and may block on I/O: the desk runs them in a thread.
 
     open_orders, completed_orders and executions read to the end marker: what they do not list does not exist there.
+    A paper book says so by an attribute ``simulated = True`` (see `is_simulated`); whatever does not is real money.
     """
 
     name: str
@@ -148,6 +151,11 @@ class Broker(Protocol):
     def poll_events(self, after_key: str) -> list[BrokerEvent]:
         """Events after `after_key` ("" = all), in the broker's order."""
         ...
+
+
+def is_simulated(broker: Broker) -> bool:
+    """Is it a paper book, which never sees real money? Only a broker that says so by ``simulated = True`` is one."""
+    return getattr(broker, "simulated", False) is True
 
 
 @runtime_checkable

@@ -41,6 +41,7 @@ class SimulatedRemoteBroker:
     """
 
     name = "simulated_remote"
+    simulated = True
 
     def __init__(self, address: str, clock: Callable[[], int], timeout_seconds: float = 2.0) -> None:
         host, _, port = address.rpartition(":")

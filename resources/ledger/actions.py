@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, select
 from resources.ledger import action_tables as a
 from resources.ledger import audit
 from trading.corporate_actions import ActionKind, CorporateAction
-from trading.price_units import SplitAt, across_splits
+from trading.price_units import Finer, SplitAt, across_splits
 from trading.strategy import Evaluable
 from trading.timeframes import session_number
 
@@ -95,8 +95,11 @@ def _step(row: Any) -> SplitAt:
     return SplitAt(session_number(date.fromisoformat(row.session)), float(row.factor), row.kind != str(ActionKind.SPIN_OFF))
 
 
-def in_todays_units(evaluables: Mapping[str, Evaluable], connection: Connection) -> dict[str, Evaluable]:
-    """`evaluables` by name, those of split symbols wrapped (trading/price_units.py)."""
+def in_todays_units(
+    evaluables: Mapping[str, Evaluable], connection: Connection, finer: Finer | None = None
+) -> dict[str, Evaluable]:
+    """`evaluables` by name, those of split symbols wrapped (trading/price_units.py). finer: what weekly bars across a split
+    are made of."""
     splits = applied_splits(connection)
     if not splits:
         return dict(evaluables)
@@ -110,7 +113,8 @@ def in_todays_units(evaluables: Mapping[str, Evaluable], connection: Connection)
     for row in rows:
         written.setdefault((row.plan, row.revision), {}).setdefault(row.symbol, []).append(_step(row))
     return {
-        name: across_splits(evaluable, splits, written.get((name, evaluable.revision))) for name, evaluable in evaluables.items()
+        name: across_splits(evaluable, splits, written.get((name, evaluable.revision)), finer)
+        for name, evaluable in evaluables.items()
     }
 
 

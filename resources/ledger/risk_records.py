@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from resources.ledger import tables as t
+from resources.ledger.algo_tables import is_entry
 from trading.orders import MAY_BE_AT_BROKER, OrderState
 from trading.sizing_inputs import Evidence
 
@@ -92,7 +93,7 @@ def _of_entries(connection: Connection) -> float | None:
     rows = connection.execute(
         select(o.quantity, o.filled_quantity, i.content)
         .join(t.intents, i.id == o.id)
-        .where(i.leg == "entry", o.state.in_(_AT_BROKER))
+        .where(is_entry(i.leg), o.state.in_(_AT_BROKER))
     )
     total = 0.0
     for row in rows:
@@ -112,7 +113,15 @@ def _multipliers(connection: Connection, trades: list[str]) -> dict[str, float]:
 
 
 def evidence_of(connection: Connection, strategy: str, until: int) -> Evidence:
-    """Closed trades of `strategy` whose last fill came at or before `until` (UTC us), in multiples of what each risked.
+    """Closed trades of `strategy` whose last fill came at or before `until` (UTC us), in multiples of what each risked."""
+    results = [r for r in multiples_of(connection, strategy, until) if r != 0.0]
+    won, lost = [r for r in results if r > 0], [-r for r in results if r < 0]
+    return Evidence(len(won), len(lost), math.fsum(won), math.fsum(lost))
+
+
+def multiples_of(connection: Connection, strategy: str, until: int) -> list[float]:
+    """Results, net of commissions, of the closed trades of `strategy` whose last fill came at or before `until` (UTC us), in
+    multiples of what each risked, by their first fill.
 
     Risked: entered quantity times the distance of its average price from the first stop. A trade that was split on the way
     does not add up to nothing and is left out, as is one whose stop is not on record.
@@ -129,18 +138,8 @@ def evidence_of(connection: Connection, strategy: str, until: int) -> Evidence:
     by_trade: dict[str, list[Any]] = {}
     for fill in fills:
         by_trade.setdefault(fill.trade_id, []).append(fill)
-    wins = losses = 0
-    won: list[float] = []
-    lost: list[float] = []
-    for trade_id, its in by_trade.items():
-        result = _multiple(its, trade_id, entries.get(trade_id))
-        if result is None or result == 0.0:
-            continue
-        if result > 0:
-            wins, won = wins + 1, [*won, result]
-        else:
-            losses, lost = losses + 1, [*lost, -result]
-    return Evidence(wins, losses, math.fsum(won), math.fsum(lost))
+    found = (_multiple(its, trade_id, entries.get(trade_id)) for trade_id, its in by_trade.items())
+    return [r for r in found if r is not None]
 
 
 def _multiple(fills: list[Any], trade_id: str, content: Mapping[str, Any] | None) -> float | None:
@@ -148,7 +147,8 @@ def _multiple(fills: list[Any], trade_id: str, content: Mapping[str, Any] | None
     if content is None or content.get("meta", {}).get("stop_price") is None:
         return None
     signed = [f.quantity if f.side == "buy" else -f.quantity for f in fills]
-    entered = [f for f in fills if f.order_id == trade_id]
+    side = next((f.side for f in fills if f.order_id == trade_id), None)  # of the entry, or of its first slice
+    entered = [f for f in fills if f.side == side]
     quantity = sum(f.quantity for f in entered)
     if not quantity > 0 or abs(sum(signed)) > _NOISE * quantity:
         return None

@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )  # fmt: skip
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -278,9 +279,11 @@ paper_orders = Table(
     Column("filled_units", Float, nullable=False, server_default="0"),  # the same in today's units: splits scale it
     Column("text", Text, nullable=False),
     Column("session", Integer),  # session number of the first bar it took part in: DAY orders expire after it
+    Column("trade", Text, nullable=False, server_default=""),  # what it belongs to, of trades entered by several orders
     Column("created_time", BigInteger, nullable=False),
     Column("updated_time", BigInteger, nullable=False),
     Index("paper_orders_by_state", "state"),
+    Index("paper_orders_by_trade", "trade", postgresql_where=text("trade <> ''")),
     schema=PAPER_SCHEMA,
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from resources.run_host.protocol import WORKER_TAG, worker_mark
@@ -19,14 +20,14 @@ def execute_run(run_id: str) -> int:
         return execute_run_of(instance, run_id)
 
 
-def execute_run_of(instance: DagsterInstance, run_id: str) -> int:
-    """The same with an instance that is open already."""
+def execute_run_of(instance: DagsterInstance, run_id: str, tags: Mapping[str, str] | None = None) -> int:
+    """The same with an instance that is open already. tags: set on the run together with the mark of its process."""
     from dagster._cli.api import _execute_run_command_body
     from dagster._utils.interrupts import capture_interrupts
 
     with capture_interrupts():
         # Marked before anything else: from here on the launcher can see, and stop, the process.
-        instance.add_run_tags(run_id, {WORKER_TAG: worker_mark(os.getpid())})
+        instance.add_run_tags(run_id, {**(tags or {}), WORKER_TAG: worker_mark(os.getpid())})
         return _execute_run_command_body(run_id, instance, lambda _event: None, False)
 
 

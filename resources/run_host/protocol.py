@@ -13,6 +13,8 @@ WORKER_TAG = "tapeline/worker"
 
 LANE_TAG = "tapeline/lane"
 TRADE_LANE = "trade"
+CELERY_HOST_TAG = "tapeline/celery_host"
+"""Run tag: name of the machine whose Celery worker executes the run; the pid of WORKER_TAG is one of that machine."""
 
 _MAX_LINE = 64 * 1024
 
@@ -23,6 +25,11 @@ class HostUnavailable(Exception):
 
 class HostUnclear(Exception):
     """The request was sent and no clear answer came: the host may have taken the run. Never launch it elsewhere."""
+
+
+def queue_name(prefix: str, *, urgent: bool) -> str:
+    """Celery queue of the trade lane, or of everything else."""
+    return f"{prefix}.{'trade' if urgent else 'runs'}"
 
 
 def socket_address(path: Path) -> str:

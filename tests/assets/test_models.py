@@ -36,27 +36,31 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     port = mlflow_url().rsplit(":", 1)[1]
     folder = tmp_path_factory.mktemp("models")
     with installation(folder, TAPELINE_UNIVERSE="planted", TAPELINE_MLFLOW_PORT=port) as settings:
-        stock = "{asset_class: equity, calendar: XNYS, tick_size: 0.01, currency: USD, feed: sample_stocks, native_timeframe: 1d"
-        lines = [f"  {s}: {stock}, tradable_in: [backtest]}}" for s in SYMBOLS]
-        lines.append(f"  WATCHED: {stock}, tradable_in: []}}")
-        text = "name: planted\nhistory_start: 2005-01-03\nhistory_end: 2012-12-31\nsimulated: true\ninstruments:\n"
-        (settings.config / "universe" / "planted.yaml").write_text(text + "\n".join(lines) + "\n")
+        planted_universe(settings)
         yield settings
 
 
-def write_market(settings: Settings, drift: float) -> Lake:
-    """Daily bars whose mean return turns sign every three months, by `drift` deviations a day; 0 is a random walk."""
+def planted_universe(settings: Settings) -> None:
+    stock = "{asset_class: equity, calendar: XNYS, tick_size: 0.01, currency: USD, feed: sample_stocks, native_timeframe: 1d"
+    lines = [f"  {s}: {stock}, tradable_in: [backtest]}}" for s in SYMBOLS]
+    lines.append(f"  WATCHED: {stock}, tradable_in: []}}")
+    text = "name: planted\nhistory_start: 2005-01-03\nhistory_end: 2012-12-31\nsimulated: true\ninstruments:\n"
+    (settings.config / "universe" / "planted.yaml").write_text(text + "\n".join(lines) + "\n")
+
+
+def write_market(settings: Settings, drift: float, count: int = ROWS) -> Lake:
+    """`count` daily bars whose mean return turns sign every three months, by `drift` deviations a day; 0 is a random walk."""
     lake, universe, venue = Lake(settings.lake_dir), load_config(settings).universe, calendar("XNYS")
     at = venue.position(date(2005, 1, 3))
-    rows = slice(at, at + ROWS)
+    rows = slice(at, at + count)
     made, frames = {}, []
     for i, symbol in enumerate(SYMBOLS):
         rng = np.random.default_rng(10 + i)
-        trend = np.where((np.arange(ROWS) // 60 + i) % 2 == 0, 1.0, -1.0)
-        close = np.round(500 * np.exp(np.cumsum(0.01 * (drift * trend + rng.standard_normal(ROWS)))), 2)
+        trend = np.where((np.arange(count) // 60 + i) % 2 == 0, 1.0, -1.0)
+        close = np.round(500 * np.exp(np.cumsum(0.01 * (drift * trend + rng.standard_normal(count)))), 2)
         open_ = np.concatenate([[500.0], close[:-1]])
         high, low = np.round(np.maximum(open_, close) * 1.003, 2), np.round(np.minimum(open_, close) * 0.997, 2)
-        volume = rng.integers(1_000_000, 2_000_000, ROWS).astype(float)
+        volume = rng.integers(1_000_000, 2_000_000, count).astype(float)
         made[symbol] = bars = Bars(
             symbol, Timeframe.D1, venue.close_time[rows].copy(), venue.number[rows].copy(), open_, high, low, close, volume
         )
@@ -84,7 +88,8 @@ def test_the_baseline_is_tracked_and_never_promoted(desk: Settings) -> None:
     tracking, name = Tracking(desk.mlflow_url), "tapeline-baseline-planted"
     write_market(desk, drift=0.35)
     first = materialise()
-    audit, *_ = first.get_asset_check_evaluations()
+    enough, audit = first.get_asset_check_evaluations()
+    assert (enough.check_name, enough.passed) == (models.LONG_ENOUGH, True)
     assert (audit.check_name, audit.passed, audit.blocking) == ("leakage_audit", True, True)
     shown = metadata_of(first, "baseline_model")
     assert tracking.version_of(name, CHALLENGER) == shown["model_version"]
@@ -112,10 +117,32 @@ def test_a_feature_that_looks_ahead_blocks_training(desk: Settings) -> None:
     leaky = FeatureFrame("AAA", frame.names, frame.close_time, frame.session, values, frame.version)
     lake.write_feature_frames("features_1d", [leaky], start=start, end=end)
     result = materialise(raise_on_error=False)
-    audit, *_ = result.get_asset_check_evaluations()
+    _, audit = result.get_asset_check_evaluations()
     assert not audit.passed
     assert "rsi_14 is" in audit.metadata["audit"].value
     assert not result.asset_materializations_for_node("baseline_model")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (80, "AAA: 80 1d bars, its first complete row needs 225"),
+        (250, "give no walk-forward step with 250 rows to learn from"),
+    ],
+)
+def test_a_history_that_is_too_short_is_waited_for_and_nothing_is_trained_or_failed(
+    tmp_path: Path, count: int, said: str
+) -> None:
+    with installation(tmp_path, TAPELINE_UNIVERSE="planted") as settings:
+        planted_universe(settings)
+        write_market(settings, 0.0, count)
+        result = materialise()
+    assert result.success
+    (enough,) = result.get_asset_check_evaluations()
+    assert (enough.check_name, enough.passed, enough.severity) == (models.LONG_ENOUGH, False, dg.AssetCheckSeverity.WARN)
+    assert "training waits for history in universe planted" in str(enough.description)
+    assert said in str(enough.description)
+    assert not result.get_asset_materialization_events()
 
 
 def test_the_training_set_names_its_partitions_and_what_was_left_out(desk: Settings) -> None:

@@ -191,7 +191,7 @@ def _apply(desk: Desk, event: BrokerEvent) -> None:
         events.apply_event(connection, desk.broker, event, hour(0))
 
 
-def test_a_trades_late_fill_beside_an_open_trade_belongs_to_the_position(desk: Desk) -> None:
+def test_a_trades_late_fill_beside_an_open_trade_belongs_to_the_position_and_is_closed(desk: Desk) -> None:
     first = desk.submit().intent_ids[0]
     desk.router.cancel(first)
     second = desk.submit(1 - 1, stop=1.18, close_time=hour(0) - 1).intent_ids[0]

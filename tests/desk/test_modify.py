@@ -68,7 +68,7 @@ def test_what_may_not_be_is_refused_with_a_code_and_never_asked_for(
 
 
 def test_an_order_that_is_over_or_in_doubt_is_not_changed(desk: Desk, faulty: FaultyBroker, stop: str) -> None:
-    desk.router.cancel(stop)
+    desk.router.cancel(stop, force=True)
     assert desk.router.modify(stop, Modification(stop_price=1.195), "x").refusal.startswith("STATE_UNKNOWN:")
     with pytest.raises(KeyError):
         desk.router.modify("int-none", Modification(stop_price=1.195), "x")

@@ -106,7 +106,7 @@ def test_an_order_that_vanished_at_the_broker_is_given_up_by_evidence(desk: Desk
 def test_a_position_without_a_working_stop_is_reported(desk: Desk) -> None:
     entered = desk.submit()
     desk.close(1)
-    desk.router.cancel(entered.intent_ids[1], "by mistake", "ana")
+    desk.router.cancel(entered.intent_ids[1], "my own stop is elsewhere", "ana", force=True)
     assert run(desk) == {"EURUSD": "UNPROTECTED"}
     desk.router.exit_position("trend", "EURUSD", "rule", hour(1))
     assert run(desk) == {}

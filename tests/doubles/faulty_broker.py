@@ -36,6 +36,7 @@ class FaultyBroker:
     late: list[list[OrderRequest]] = field(default_factory=list)
     submitted: list[list[str]] = field(default_factory=list)
     name: str = "paper"
+    simulated: bool = True
 
     def submit(self, requests: Sequence[OrderRequest]) -> list[OrderReport]:
         self.submitted.append([r.client_id for r in requests])

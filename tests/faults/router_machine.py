@@ -23,7 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from sqlalchemy import text
 
 from desk import external, reconcile, submission
-from desk.legs import kind_of
+from desk.guards import is_guard
+from desk.router import GuardNeeded
 from resources.brokers.protocol import BrokerEvent, Modification, OrderRequest
 from resources.ledger.store import connect
 from tests.desk.kit import INSTRUMENTS, Desk, bar, hour
@@ -104,14 +105,18 @@ class RouterMachine(RuleBasedStateMachine):
         self.desk.router.exit_position(strategy, symbol, "rule", hour(self.n))
         self._step()
 
-    @rule(which=st.integers(0, 50))
-    def cancel(self, which: int) -> None:
+    @rule(which=st.integers(0, 50), force=st.booleans())
+    def cancel(self, which: int, force: bool) -> None:
         working = self.desk.store.working_orders()
         if working:
             order = working[which % len(working)]
-            if kind_of(order.leg) == "stop":  # a person may do that: it is said, and blocks new risk
-                self.bared.add(order.trade_id)
-            self.desk.router.cancel(order.id, "because", "person")
+            try:
+                self.desk.router.cancel(order.id, "because", "person", force=force)
+            except GuardNeeded:
+                assert not force
+            else:
+                if force and is_guard(order):  # a person may do that: it is said, and blocks new risk
+                    self.bared.add(order.trade_id)
         self._step()
 
     @rule(which=st.integers(0, 50), ticks=st.integers(1, 5))

@@ -98,7 +98,7 @@ def test_commands_carry_reason_and_who(client: DeskClient, httpserver: HTTPServe
         {"level": "reduce_only", "scope": "trend", "reason": "news", "who": "ann"},
         {"scope": "desk", "reason": "over", "who": "ann"},
         {"reason": "leaving", "who": "ann", "strategy": None, "symbol": "EURUSD"},
-        {"reason": "typo", "who": "ann"},
+        {"reason": "typo", "who": "ann", "force": False},
     ]
 
 

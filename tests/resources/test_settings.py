@@ -24,7 +24,7 @@ def test_relative_folders_are_relative_to_the_project_not_to_the_shell(monkeypat
     assert Settings(data_dir=Path("elsewhere")).path("lake") == ROOT / "elsewhere" / "lake"
 
 
-IMPOSSIBLE = [("MODE", "live"), ("DESK_PORT", "70000"), ("PAPER_CASH", "-1"), ("LOG_LEVEL", "loud")]
+IMPOSSIBLE = [("MODE", "real"), ("DESK_PORT", "70000"), ("PAPER_CASH", "-1"), ("LOG_LEVEL", "loud")]
 
 
 @pytest.mark.parametrize(("name", "value"), IMPOSSIBLE)

@@ -29,6 +29,7 @@ from trading.orders import OrderType, Side, TimeInForce
 from trading.plans import parse_plan
 from trading.rolls import roll_actions
 from trading.timeframes import US_PER_DAY, US_PER_MINUTE, Timeframe, session_date, session_number, to_us
+from trading.universe import parse_universe
 
 M1, D1 = Timeframe.M1, Timeframe.D1
 A_TICK = Costs("per_share", 0.005, 1.0, "fixed", 1.0)
@@ -247,6 +248,27 @@ class TestGoogleOnAHalfDay:
         assert told(result)[0] == ("2015-12-28T17:10", "buy", 20, 755.85, 0.0, "entry")
 
 
+ES_UNIVERSE = """\
+name: futures
+history_start: 2013-12-02
+history_end: 2013-12-20
+instruments:
+  ES: {asset_class: future, calendar: CMES, tick_size: 0.25, multiplier: 50, currency: USD, feed: lean, native_timeframe: 1m,
+       feed_symbol: future/cme/es, future: {root: ES}, tradable_in: [backtest]}
+"""
+ES_PLAN = """\
+name: es_idea
+symbol: ES
+direction: long
+timeframe: 1m
+valid: {from: 2013-12-04, to: 2013-12-20}
+entry: {kind: close_above, level: 1790}
+stop: 1765
+manage: [{kind: break_even, after_r: 0.5}, {kind: trailing_points, points: 40}]
+sizing: {kind: fixed, quantity: 1}
+"""
+
+
 class TestTheFutureAcrossItsExpiry:
     """E-mini S&P 500, 50 dollars a point. December 2013 trades until 2013-12-20 14:30Z."""
 
@@ -294,6 +316,38 @@ class TestTheFutureAcrossItsExpiry:
         ]  # fmt: skip
         assert result.equity[-1] == pytest.approx(100_000 + 862.5 - 8.4)
         assert set(result.trades.trade.tolist()) == {0}
+
+    def test_a_trade_that_a_plan_manages_ends_with_the_old_contract_and_is_counted(self, lean: LeanFeed) -> None:
+        bars = read(lean, ES, "2013-12-02", "2013-12-20")
+        rolls = roll_actions("ES", lean.roll_table(ES), calendar("CMES"), "lean")
+        result = self.managed(bars, ES, rolls)
+        # Above 1790 from the first minute of the session of the 4th: bought at 1792.00 and a tick. Before the first bar of the
+        # next contract December is sold at its last price of 1792.00 less a tick, and March is not bought.
+        assert told(result) == [
+            ("2013-12-03T23:02", "buy", 1, 1792.25, 2.1, "entry"),
+            ("2013-12-18T00:01", "sell", 1, 1791.75, 2.1, "roll"),
+        ]  # fmt: skip
+        assert (result.rolled_out, result.trades.closed.all()) == (1, True)
+        assert result.equity[-1] == pytest.approx(100_000 - 50 * 0.5 - 4.2)
+        # Told nothing of the roll, the stop of 1765 is met by March, 6.25 below December.
+        assert told(self.managed(bars, ES, []))[1] == ("2013-12-18T19:01", "sell", 1, 1764.75, 2.1, "stop")
+
+    def test_so_does_one_in_a_single_contract_at_its_expiry(self, lean: LeanFeed) -> None:
+        bars = replace(read(lean, ES_DECEMBER, "2013-12-18", "2013-12-20"), symbol="ES")
+        over = CorporateAction("ES", ActionKind.DELISTING, session_number(date(2013, 12, 21)), 0)
+        result = self.managed(bars, replace(ES_DECEMBER, symbol="ES"), [over], ES_PLAN.replace("2013-12-04", "2013-12-20"))
+        assert told(result)[-1] == ("2013-12-20T14:30", "sell", 1, 1810.25, 2.1, "delisted")
+        assert result.rolled_out == 0
+
+    def managed(self, bars: Bars, instrument: Instrument, actions: list[CorporateAction], text: str = ES_PLAN) -> BacktestResult:
+        known, problems = parse_universe(ES_UNIVERSE, "futures.yaml")
+        assert known is not None, problems
+        plan, problems = parse_plan(text, "es.yaml", known)
+        assert plan is not None, problems
+        return backtest(
+            plan, {"ES": {M1: bars}}, {"ES": instrument}, cash=100_000, costs=self.COSTS, currency="USD",
+            actions={"ES": actions}, require_stop=True,
+        )  # fmt: skip
 
 
 CASES = {

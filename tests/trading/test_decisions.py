@@ -73,14 +73,14 @@ def test_a_good_signal_on_good_bars_is_approved_by_every_gate_in_order() -> None
     result = outcome(snapshot())
     assert result["approved"] is True
     assert [v["gate"] for v in result["verdicts"]] == [
-        "validity", "data_quality", "warm_up", "session", "tradable", "regime", "confluence", "volatility", "stop_required",
-        "reward_to_risk", "conflict", "legs", "size", "budget",
+        "validity", "data_quality", "warm_up", "model_drift", "session", "tradable", "regime", "confluence", "volatility",
+        "stop_required", "reward_to_risk", "conflict", "legs", "size", "budget",
     ]  # fmt: skip
     assert result["signal_id"] == SIGNAL.id
 
 
 def test_every_gate_is_registered_once() -> None:
-    assert len(GATES.names()) == len(set(GATES.names())) == 14
+    assert len(GATES.names()) == len(set(GATES.names())) == 15
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.paths import ROOT
 from tests.trading.samples import eurusd, eurusd_4h, universe
@@ -94,11 +93,15 @@ def test_a_plan_that_manages_nothing_has_no_paths() -> None:
     assert paths_of(plan(PLAN.split("manage:")[0] + "sizing: {kind: fixed, quantity: 8000}\n"), bars(), INSTRUMENT) is None
 
 
-def test_a_managed_trade_is_not_carried_across_a_roll() -> None:
-    roll = CorporateAction("EURUSD", ActionKind.ROLL, int(eurusd().session[ENTRY + 40]), 0, 1.0, 0.001)
+def test_a_roll_ends_a_managed_trade_at_the_old_contracts_last_price_and_counts_it() -> None:
+    session = int(eurusd().session[ENTRY + 40])
+    roll = CorporateAction("EURUSD", ActionKind.ROLL, session, 0, 1.0, 0.001)
     mine = plan(PLAN.replace("2017-09-01", "2017-09-26"))
-    with pytest.raises(ValueError, match=r"probe: its trade of EURUSD is open on .* when the contract is rolled"):
-        backtest(mine, {"EURUSD": bars()}, INSTRUMENT, cash=1e5, actions={"EURUSD": [roll]})
+    last = float(eurusd().close[np.searchsorted(eurusd().session, session) - 1])
+    result = backtest(mine, {"EURUSD": bars()}, INSTRUMENT, cash=1e5, actions={"EURUSD": [roll]})
+    end = result.trades.rows()[-1]
+    assert (end["reason"], end["exit_price"], result.rolled_out) == ("roll", last, 1)
+    assert result.trades.closed.all()
 
 
 def told(text: str = PLAN) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trading.gates.base import GATES, Missing, Snapshot, look, number, passed, present, refused
+from trading.gates.model_drift import size_factor
 from trading.refusals import RefusalCode
 from trading.signals import GateVerdict
 from trading.sizing import floor_to_lot, parse_sizing, raw_quantity
@@ -14,7 +15,8 @@ from trading.sizing_inputs import NoSize, resolve
 
 def size_of(snapshot: Snapshot) -> dict[str, Any]:
     """What the signal's rule is at this bar: ``rule`` (a plain one), and where the account is known ``quantity`` (whole lots),
-    ``risk`` (account currency lost when the stop is hit at its price) and ``equity``; else those are None.
+    ``risk`` (account currency lost when the stop is hit at its price) and ``equity``; else those are None. ``factor`` is there
+    where only a part of what the rule says is taken.
 
     Raises Missing, NoSize, or ValueError on a malformed rule.
     """
@@ -24,14 +26,17 @@ def size_of(snapshot: Snapshot) -> dict[str, Any]:
     evidence = look(snapshot, "sizing.evidence", dict) if present(snapshot, "sizing.evidence") else None
     rule = resolve(given, measured, evidence, reference, stop)
     kind, parameter = parse_sizing(rule)
+    factor = size_factor(snapshot)
     found: dict[str, Any] = {"rule": rule, "quantity": None, "risk": None, "equity": None}
+    if factor != 1.0:
+        found["factor"] = factor
     account = _account(snapshot)
     if account is None:
         return found
     equity, rate = account
     multiplier = float(look(snapshot, "instrument.multiplier", str))
     lot = float(look(snapshot, "instrument.lot_size", str))
-    quantity = float(floor_to_lot(raw_quantity(kind, parameter, equity, reference, stop, multiplier, rate), lot))
+    quantity = float(floor_to_lot(raw_quantity(kind, parameter, equity, reference, stop, multiplier, rate) * factor, lot))
     return {**found, "quantity": quantity, "risk": quantity * abs(reference - stop) * multiplier * rate, "equity": equity}
 
 

@@ -17,6 +17,8 @@ class PositionOpen:
 
     def judge(self, limits: Limits, state: RiskState, intent: Intent, instrument: Instrument) -> Finding:
         key = (intent.strategy, intent.symbol)
+        if key in state.slicing:
+            return Finding("slices of this entry", "flat")
         if key in state.pending_entries:
             refusal = refuse(RefusalCode.POSITION_OPEN, strategy=intent.strategy, symbol=intent.symbol, state="entering")
             return Finding("entering", "flat", refusal)

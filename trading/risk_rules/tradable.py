@@ -11,7 +11,8 @@ from trading.signals import Intent
 
 @RULES.register("tradable", 40)
 class Tradable:
-    """Refuses modes that send no orders, instruments that are only observed, and an intent for another instrument."""
+    """Refuses modes that send no orders, or not to the broker there is, instruments that are only observed, and an intent for
+    another instrument."""
 
     guards_exits = False
 
@@ -19,6 +20,8 @@ class Tradable:
         allowed = ",".join(sorted(m.value for m in instrument.tradable_in)) or "none"
         if state.mode in (Mode.SHADOW, Mode.ALERT):
             return Finding(state.mode, "paper,live", refuse(RefusalCode.MODE, mode=state.mode))
+        if state.barred is not None:
+            return Finding(state.mode, "paper,live", state.barred)
         if intent.symbol != instrument.symbol:
             return Finding(
                 instrument.symbol, intent.symbol,

@@ -1,0 +1,190 @@
+"""`desk`: the execution process as an asset, whose checks say whether a person must look at it.
+
+The desk is no product of a run, so the sensor `desk_health` reports the checks without one: when an answer changes, and every
+quarter of an hour so that their age says somebody is looking. Everything is read from the ledger, where a desk that hangs or
+died stops writing. The checks stop nothing by themselves; the desk and the kill switch do.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from sqlalchemy import func, select
+
+from assets.common import configured_universe
+from resources.dagster_resources import LedgerResource
+from resources.ledger import tables as t
+from resources.ledger.notification_tables import notifications
+from resources.ledger.store import Ledger
+from resources.settings import Settings, settings
+from trading.timeframes import Timeframe, iso
+from trading.universe import Universe
+
+DESK = dg.AssetKey("desk")
+HEARTBEAT, BROKER, QUEUES, LAST_BAR, NEW_RISK = "heartbeat", "broker_connection", "queue_lag", "last_bar_age", "takes_new_risk"
+SLACK_BEATS = 4
+"""Heartbeats that may be missing: a bar close that takes long is no dead desk."""
+LAG_SECONDS = {"bar closes": 30.0, "outbox to Dagster": 60.0, "notifications": 60.0}
+BAR_SLACK_SECONDS = 30.0
+DESCRIPTIONS = {
+    HEARTBEAT: "The desk gives a sign of life at its interval, and its worker does not hang in one thing.",
+    BROKER: "The broker answers the desk.",
+    QUEUES: "No bar close waits for its trade run, no event for Dagster and no message for its channel longer than it should.",
+    LAST_BAR: "While a venue of the universe is open, bars close: the last one is not older than its timeframe and a margin.",
+    NEW_RISK: "The desk takes decisions: configuration, ledger, feeds and bar closes are in order.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the ledger says of the desk. now_wall: real time, UTC us. oldest: queue -> seconds its oldest entry waits.
+
+    live: the feeds are live, so bars are due by the clock; a replay has no such clock.
+    """
+
+    now_wall: int
+    heartbeat: Mapping[str, Any] | None
+    last_close: Mapping[str, Any] | None
+    live: bool
+    oldest: Mapping[str, float] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
+
+
+def look(ledger: Ledger, now_wall: int) -> Seen:
+    """Read the ledger; raises what it raises when it is away."""
+    with ledger.engine.connect() as c:
+        closes = select(func.count(), func.min(t.closes.c.stored_wall)).where(t.closes.c.outcome.is_(None))
+        outbox = select(func.count(), func.min(t.dagster_outbox.c.created_wall)).where(t.dagster_outbox.c.sent_wall.is_(None))
+        told = select(func.count(), func.min(notifications.c.queued_wall)).where(notifications.c.state == "queued")
+        counted = {name: c.execute(q).one() for name, q in zip(LAG_SECONDS, (closes, outbox, told), strict=True)}
+    state = ledger.get_state("live_feed")
+    return Seen(
+        now_wall,
+        ledger.get_state("heartbeat"),
+        ledger.latest_close(),
+        bool(state and state.get("feeds")),
+        {name: (now_wall - first) / 1e6 for name, (_, first) in counted.items() if first is not None},
+        {name: int(count) for name, (count, _) in counted.items()},
+    )
+
+
+def judge(seen: Seen, own: Settings, universe: Universe) -> list[dg.AssetCheckResult]:
+    """Every check's answer, in the order of DESCRIPTIONS."""
+    beat = seen.heartbeat
+    if beat is None:
+        return [_answer(name, False, "The desk was never started.", {}) for name in DESCRIPTIONS]
+    return [_heartbeat(seen, beat, own), _broker(seen, beat, own), _queues(seen), _last_bar(seen, universe), _new_risk(beat)]
+
+
+def _age(seen: Seen, beat: Mapping[str, Any]) -> float:
+    return (seen.now_wall - int(beat["wall"])) / 1e6
+
+
+def _silent_after(own: Settings) -> float:
+    return own.heartbeat_seconds * SLACK_BEATS
+
+
+def _heartbeat(seen: Seen, beat: Mapping[str, Any], own: Settings) -> dg.AssetCheckResult:
+    age, since = _age(seen, beat), beat.get("working_since_wall")
+    busy = (int(beat["wall"]) - int(since)) / 1e6 if since else 0.0
+    silent, hangs = age > _silent_after(own), busy > own.kill_switch_seconds
+    metadata = {
+        "age_seconds": round(age, 1), "pid": int(beat["pid"]), "state": str(beat["state"]), "mode": str(beat["mode"]),
+        "busy_seconds": round(busy, 1), "market_time": iso(int(beat["market_time"])),
+    }  # fmt: skip
+    if silent:
+        said = f"No sign of life since {iso(int(beat['wall']))}: is it running? See data/logs/desk.log."
+    elif hangs:
+        said = f"Its worker has done one thing for {busy:.0f} s: bar closes and orders wait."
+    else:
+        said = f"Seen {age:.1f} s ago, {beat['state']}."
+    return _answer(HEARTBEAT, not (silent or hangs), said, metadata)
+
+
+def _broker(seen: Seen, beat: Mapping[str, Any], own: Settings) -> dg.AssetCheckResult:
+    trouble, name = str(beat.get("broker_trouble") or ""), str(beat.get("broker") or own.broker)
+    if _age(seen, beat) > _silent_after(own):
+        return _answer(BROKER, False, f"Not known: the desk, which asks {name}, is silent.", {"broker": name})
+    return _answer(BROKER, not trouble, trouble or f"{name} answers.", {"broker": name})
+
+
+def _queues(seen: Seen) -> dg.AssetCheckResult:
+    late = {name: seconds for name, seconds in seen.oldest.items() if seconds > LAG_SECONDS[name]}
+    metadata: dict[str, Any] = {}
+    for name, limit in LAG_SECONDS.items():
+        key = name.replace(" ", "_")
+        metadata |= {
+            f"{key}_waiting": seen.waiting.get(name, 0), f"{key}_oldest_seconds": round(seen.oldest.get(name, 0.0), 1),
+            f"{key}_limit_seconds": limit,
+        }  # fmt: skip
+    said = "; ".join(f"{name}: {seen.waiting[name]} wait, the oldest for {seconds:.0f} s" for name, seconds in late.items())
+    return _answer(QUEUES, not late, said or "Nothing waits longer than it should.", metadata)
+
+
+def _last_bar(seen: Seen, universe: Universe) -> dg.AssetCheckResult:
+    close = seen.last_close
+    if close is None:
+        return _answer(LAST_BAR, True, "No bar has closed yet.", {"live": seen.live})
+    close_time = int(close["close_time"])
+    metadata: dict[str, Any] = {"live": seen.live, "last_close": iso(close_time)}
+    if not seen.live:
+        return _answer(LAST_BAR, True, f"Replayed: the last bar closed at {iso(close_time)} of market time.", metadata)
+    age = (seen.now_wall - close_time) / 1e6
+    due = _due(universe, seen.now_wall)
+    metadata |= {"age_seconds": round(age, 1), "due_seconds": due}
+    if due is None:
+        return _answer(LAST_BAR, True, "Every venue is closed.", metadata)
+    said = f"The last bar closed {age:.0f} s ago" + (f", one was due within {due:.0f} s." if age > due else ".")
+    return _answer(LAST_BAR, age <= due, said, metadata)
+
+
+def _due(universe: Universe, now_wall: int) -> float | None:
+    """Seconds since the last close beyond which a bar is missing: those of the shortest timeframe of what is open long enough
+    for one to have closed, and a margin; None: nothing is."""
+    spans = []
+    for instrument in universe.instruments.values():
+        venue = universe.calendars()[instrument.calendar]
+        native: Timeframe = instrument.native_timeframe
+        span = native.minutes * 60 + BAR_SLACK_SECONDS
+        at = int(venue.close_time.searchsorted(now_wall, side="left"))
+        if native.minutes < Timeframe.D1.minutes and at < len(venue.close_time) and now_wall - int(venue.open_time[at]) > span * 1e6:
+            spans.append(span)
+    return min(spans, default=None)
+
+
+def _new_risk(beat: Mapping[str, Any]) -> dg.AssetCheckResult:
+    why = str(beat.get("no_new_risk") or "")
+    return _answer(NEW_RISK, not why, why or "Decisions are taken.", {})
+
+
+def _answer(name: str, passed: bool, said: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=passed, asset_key=DESK, check_name=name, severity=dg.AssetCheckSeverity.ERROR, description=said,
+        metadata=dict(metadata),
+    )  # fmt: skip
+
+
+desk = dg.AssetSpec(
+    DESK,
+    group_name="desk",
+    owners=["team:trading"],
+    kinds={"python", "postgres"},
+    tags={"lane": "operation"},
+    description="The execution process: holds positions, sends orders, runs whether or not Dagster does. Its checks are told by "
+    "the sensor desk_health. External: nothing here makes it.",
+)
+
+
+@dg.multi_asset_check(
+    name="desk_health_checks",
+    specs=[dg.AssetCheckSpec(name, asset=DESK, description=words) for name, words in DESCRIPTIONS.items()],
+    can_subset=False,
+)
+def desk_health_checks(ledger: LedgerResource) -> list[dg.AssetCheckResult]:
+    return judge(look(ledger.ledger(), time.time_ns() // 1000), settings(), configured_universe())
+
+
+ASSETS: list[Any] = [desk]
+CHECKS: list[Any] = [desk_health_checks]

@@ -1,0 +1,56 @@
+"""`desk_health`: a desk, broker or queue in trouble is a failed check within seconds, and a passed one when it is back.
+
+No run is started. Answers are reported when one of them changes, and all of them every quarter of an hour. A trouble whose
+text alone changes is no news. A ledger that does not answer fails the tick: the daemon shows it, and the notifier, which
+watches by itself, tells it.
+"""
+
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+
+from assets.common import configured_universe
+from assets.desk_health import DESK, judge, look
+from resources.dagster_resources import LedgerResource
+from resources.settings import settings
+
+REPEAT_SECONDS = 900.0
+
+
+def evaluate(
+    answers: Sequence[dg.AssetCheckResult], cursor: str | None, now_wall: int
+) -> tuple[list[dg.AssetCheckEvaluation], str]:
+    """Evaluations to report and the new cursor. now_wall: real time, UTC us."""
+    told, _, at = (cursor or "").rpartition("@")
+    now = "|".join(f"{a.check_name}={a.passed}" for a in answers)
+    before = dict(part.split("=") for part in told.split("|") if part)
+    again = (now_wall - int(at or 0)) / 1e6 >= REPEAT_SECONDS
+    changed = [a for a in answers if again or before.get(str(a.check_name)) != str(a.passed)]
+    made = [
+        dg.AssetCheckEvaluation(
+            check_name=str(a.check_name), passed=a.passed, asset_key=DESK, metadata=a.metadata, severity=a.severity,
+            description=a.description,
+        )
+        for a in changed
+    ]  # fmt: skip
+    return made, f"{now}@{now_wall if again else at or now_wall}"
+
+
+@dg.sensor(
+    name="desk_health",
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    asset_selection=dg.AssetSelection.assets(DESK),
+    description="Heartbeat, broker connection, queues, age of the last bar: a change is told within seconds, without a run.",
+)
+def desk_health(context: dg.SensorEvaluationContext, ledger: LedgerResource) -> dg.SensorResult | dg.SkipReason:
+    now_wall = time.time_ns() // 1000
+    answers = judge(look(ledger.ledger(), now_wall), settings(), configured_universe())
+    found, cursor = evaluate(answers, context.cursor, now_wall)
+    if not found:
+        return dg.SkipReason("No news of the desk.")
+    return dg.SensorResult(asset_events=found, cursor=cursor)
+
+
+SENSORS: list[dg.SensorDefinition] = [desk_health]

@@ -1,0 +1,166 @@
+"""Weekly bars across a split: stored as traded and marked; used in one unit, each session on its own level before the week
+is made of them.
+
+Apple's 7:1 split of 2014-06-09 fell on a Monday: no week holds it. Its 2:1 split of 2000-06-21 and AIG's 1:20 of 2009-07-01
+fell on Wednesdays.
+"""
+
+# ruff: noqa: F811, F401 - fixtures are imported by name
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pytest
+
+from resources.corporate_actions import write_actions
+from resources.feeds.lean import LeanFeed
+from resources.lake import Lake
+from resources.price_view import native_bars
+from resources.read import Market
+from tests.paths import lean_data
+from tests.resources.lake_kit import folder_lake
+from tests.trading.strategies import parsed
+from trading.bars import Bars
+from trading.calendars import calendar
+from trading.corporate_actions import ActionKind, CorporateAction
+from trading.price_units import AcrossSplits, SplitAt, to_unit, weeks_across
+from trading.price_view import point_in_time
+from trading.resample import resample
+from trading.timeframes import Timeframe, session_number
+from trading.universe import Universe, parse_universe
+
+W1, D1 = Timeframe.W1, Timeframe.D1
+US = """
+name: test
+history_start: 2000-01-03
+history_end: 2014-06-30
+instruments:
+  AAPL: &us {asset_class: equity, calendar: XNYS, tick_size: 0.01, currency: USD, feed: lean, native_timeframe: 1d,
+             feed_symbol: equity/usa/aapl, tradable_in: [backtest]}
+  AIG: {<<: *us, feed_symbol: equity/usa/aig}
+"""
+MARCH, DECEMBER = date(2000, 3, 1), date(2000, 12, 29)
+
+
+def split(symbol: str, day: str, factor: float) -> CorporateAction:
+    ex = session_number(date.fromisoformat(day))
+    return CorporateAction(symbol, ActionKind.SPLIT, ex, calendar("XNYS").bounds(ex)[0], factor)
+
+
+APPLE_2000, AIG_2009 = split("AAPL", "2000-06-21", 2.0), split("AIG", "2009-07-01", 0.05)
+APPLE_2014 = split("AAPL", "2014-06-09", 7.0)
+
+
+@pytest.fixture
+def market(folder_lake: Lake) -> Market:
+    universe, problems = parse_universe(US, "test.yaml")
+    assert universe is not None, problems
+    feed = LeanFeed(lean_data())
+    spans = {"AAPL": [(MARCH, DECEMBER), (date(2014, 6, 2), date(2014, 6, 13))], "AIG": [(date(2009, 6, 22), date(2009, 7, 10))]}
+    for symbol, stretches in spans.items():
+        for start, end in stretches:
+            days = feed.history(universe.instruments[symbol], D1, start, end)
+            weeks = resample(days, W1, calendar("XNYS"))
+            for bars in (days, weeks):
+                folder_lake.write_bars(
+                    f"bars_{bars.timeframe}",
+                    {symbol: bars},
+                    start=start,
+                    end=end,
+                    source="lean",
+                    instruments=universe.instruments,
+                )
+    write_actions(folder_lake, "AAPL", [APPLE_2000, APPLE_2014])
+    write_actions(folder_lake, "AIG", [AIG_2009])
+    return Market(folder_lake, universe)
+
+
+def _universe(market: Market) -> Universe:
+    return market._universe
+
+
+def ohlc(bars: Bars, row: int) -> list[float]:
+    return [round(float(getattr(bars, name)[row]), 6) for name in ("open", "high", "low", "close")]
+
+
+class TestRead:
+    def test_apples_split_of_june_2014_falls_between_two_weeks(self, market: Market) -> None:
+        raw = market.bars("AAPL", "1w", "2014-06-02")
+        adjusted = market.bars("AAPL", "1w", "2014-06-02", adjusted=True)
+        assert raw["close"].tolist() == [645.57, 91.28]
+        assert raw.attrs["mixed_levels"] == []
+        np.testing.assert_allclose(adjusted["high"], [651.25 / 7, 95.05])
+        np.testing.assert_allclose(adjusted["low"], [622.5 / 7, 90.88])
+
+    def test_a_week_with_a_split_inside_is_as_traded_and_named_when_raw(self, market: Market) -> None:
+        raw = market.bars("AAPL", "1w", "2000-06-12", "2000-06-30")
+        assert raw.loc["2000-06-23", ["open", "high", "low", "close"]].to_numpy().ravel().tolist() == [
+            90.56,
+            103.94,
+            50.31,
+            51.69,
+        ]
+        assert raw.attrs["mixed_levels"] == ["2000-06-23"]
+        assert market.bars("AAPL", "1d", "2000-06-12").attrs["mixed_levels"] == []
+
+    def test_adjusted_it_is_made_of_adjusted_sessions(self, market: Market) -> None:
+        week = market.bars("AAPL", "1w", "2000-06-12", "2000-06-30", adjusted=True, as_of="2000-06-30T21:00Z")
+        assert week.attrs["mixed_levels"] == []
+        # Monday 90.56 / 2, Tuesday's high and Monday's low halved, Friday as traded; volume in new shares.
+        row = week.loc["2000-06-23"].iloc[0]
+        assert row[["open", "high", "low", "close"]].tolist() == [45.28, 57.63, 44.905, 51.69]
+        assert row["volume"] == 2 * (3472400 + 4353700) + 8735600 + 8037100 + 3596400
+
+    def test_a_reverse_split_too(self, market: Market) -> None:
+        week = market.bars("AIG", "1w", adjusted=True)
+        np.testing.assert_allclose(week.loc["2009-07-02", ["open", "high", "low"]].to_numpy().ravel(), [29.2, 29.2, 17.55])
+
+
+class TestUnits:
+    """What strategies, plans and the desk see."""
+
+    def test_a_weekly_bar_is_made_again_of_shorter_bars_in_the_same_window(self, market: Market) -> None:
+        days, weeks = (market.bars("AAPL", t, "2000-06-01", "2000-07-31", form="numpy") for t in ("1d", "1w"))
+        split_at = [SplitAt(APPLE_2000.ex_session, 2.0)]
+        (row,) = weeks_across(weeks, [APPLE_2000.ex_session])
+        assert ohlc(to_unit(weeks, split_at, (), [days]), row) == [45.28, 57.63, 44.905, 51.69]
+        # A plan written before the split speaks in the old price: the other way round, by the same sessions.
+        assert ohlc(to_unit(weeks, (), split_at, [days]), row) == [90.56, 115.26, 89.81, 103.38]
+
+    def test_without_the_bars_it_was_made_of_it_stays_as_traded(self, market: Market) -> None:
+        weeks = market.bars("AAPL", "1w", "2000-06-01", "2000-07-31", form="numpy")
+        split_at = [SplitAt(APPLE_2000.ex_session, 2.0)]
+        (row,) = weeks_across(weeks, [APPLE_2000.ex_session])
+        torn = market.bars("AAPL", "1d", "2000-06-20", "2000-07-31", form="numpy")
+        assert ohlc(to_unit(weeks, split_at, (), [torn]), row) == [90.56, 103.94, 50.31, 51.69]
+
+    def test_a_rule_about_the_weeks_high_is_not_met_by_the_price_of_other_shares(self, market: Market, folder_lake: Lake) -> None:
+        rule = parsed(RULE)
+        aapl = _universe(market).instruments["AAPL"]
+        weeks = market.bars("AAPL", "1w", end="2000-12-31", form="numpy")
+        finer = native_bars(folder_lake, _universe(market))
+        row = int(weeks_across(weeks, [APPLE_2000.ex_session])[0])
+        seen = point_in_time(rule, {"AAPL": [APPLE_2000]}, finer).evaluate({W1: weeks}, aapl)
+        assert (bool(rule.evaluate({W1: weeks}, aapl).enter_long[row]), bool(seen.enter_long[row])) == (True, False)
+
+    def test_nothing_is_known_of_a_split_before_its_day(self, market: Market, folder_lake: Lake) -> None:
+        weeks = market.bars("AAPL", "1w", end="2000-12-31", form="numpy")
+        row = int(weeks_across(weeks, [APPLE_2000.ex_session])[0])
+        finer = native_bars(folder_lake, _universe(market))
+        across = AcrossSplits(parsed(RULE), {"AAPL": [SplitAt(APPLE_2000.ex_session, 2.0)]}, finer=finer)
+        before, _ = across.in_one_unit({W1: weeks.rows(slice(0, row))}, _universe(market).instruments["AAPL"])
+        np.testing.assert_array_equal(before[W1].high, weeks.high[:row] / 2)
+
+
+RULE = """\
+name: probe
+description: Probe.
+symbols: [AAPL]
+timeframe: 1w
+entry:
+  long: {'>': [high, 100]}
+exits:
+  stop: {kind: percent, percent: 2.0}
+sizing: {kind: fixed, quantity: 10}
+"""
