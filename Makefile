@@ -12,7 +12,7 @@ quote = '$(subst ','\'',$(1))'
 names := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 settings = $(foreach name,$(names),TAPELINE_$(name)=$(call quote,$($(name))))
 
-.PHONY: help install install-dev run test check bench torture torture-matrix risk-million router-machine ingest-torture api-contract clean
+.PHONY: help install install-dev run test check bench torture torture-matrix risk-million router-machine ingest-torture month api-contract clean
 
 help:
 	@echo 'make run                 start Tapeline (first time: installs, loads the sample, trains, replays a live day on paper)'
@@ -26,6 +26,7 @@ help:
 	@echo 'make router-machine      router and order states under a state machine, 100,000 transitions'
 	@echo 'make api-contract N=100    send the control API of a desk of its own N made-up requests a call'
 	@echo 'make ingest-torture N=200  kill the ingest N times and check that the lake equals an uninterrupted one'
+	@echo 'make month                a month of paper trading at high speed: ledger = broker = backtest, flat memory'
 	@echo 'make clean               remove .venv and caches; data/ stays'
 
 install:
@@ -71,6 +72,9 @@ api-contract: install-dev
 
 ingest-torture: install-dev
 	@exec $(PYTHON) -m tests.faults.ingest_torture --kills $(or $(N),200)
+
+month: install-dev
+	@exec $(PYTHON) -m tests.soak.month $(if $(MINUTES),--minutes)
 
 clean:
 	@rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -24,9 +24,7 @@ class UpkeepConfig(dg.Config):
     description="Runs, events, check evaluations, ticks and printed lines beyond TAPELINE_DAGSTER_*_DAYS. The newest event of "
     "every asset partition and check stays. A dry run unless started with apply: true, as every night; audited.",
 )
-def dagster_upkeep(
-    context: dg.AssetExecutionContext, config: UpkeepConfig, ledger: LedgerResource
-) -> dg.MaterializeResult:
+def dagster_upkeep(context: dg.AssetExecutionContext, config: UpkeepConfig, ledger: LedgerResource) -> dg.MaterializeResult:
     from resources import dagster_upkeep as upkeep
 
     own = settings()

@@ -6,7 +6,7 @@ died stops writing. The checks stop nothing by themselves; the desk and the kill
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,7 +149,11 @@ def _due(universe: Universe, now_wall: int) -> float | None:
         native: Timeframe = instrument.native_timeframe
         span = native.minutes * 60 + BAR_SLACK_SECONDS
         at = int(venue.close_time.searchsorted(now_wall, side="left"))
-        if native.minutes < Timeframe.D1.minutes and at < len(venue.close_time) and now_wall - int(venue.open_time[at]) > span * 1e6:
+        if (
+            native.minutes < Timeframe.D1.minutes
+            and at < len(venue.close_time)
+            and now_wall - int(venue.open_time[at]) > span * 1e6
+        ):
             spans.append(span)
     return min(spans, default=None)
 
@@ -182,8 +186,8 @@ desk = dg.AssetSpec(
     specs=[dg.AssetCheckSpec(name, asset=DESK, description=words) for name, words in DESCRIPTIONS.items()],
     can_subset=False,
 )
-def desk_health_checks(ledger: LedgerResource) -> list[dg.AssetCheckResult]:
-    return judge(look(ledger.ledger(), time.time_ns() // 1000), settings(), configured_universe())
+def desk_health_checks(ledger: LedgerResource) -> Iterator[dg.AssetCheckResult]:
+    yield from judge(look(ledger.ledger(), time.time_ns() // 1000), settings(), configured_universe())
 
 
 ASSETS: list[Any] = [desk]

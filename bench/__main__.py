@@ -38,7 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="one of: " + ", ".join(names()))
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; the figures mean little")
+    parser.add_argument("--paced", action="store_true", help="latency: on an installation of its own, at the pace of a live day")
     options = parser.parse_args(arguments)
+    if options.paced:
+        if options.name != "latency":
+            print("--paced belongs to the benchmark latency", file=sys.stderr)
+            return 2
+        options.name = "paced"
     if options.name not in names():
         said = f"no benchmark {options.name!r}" if options.name else "which benchmark?"
         print(f"{said}: expected one of {', '.join(names())}", file=sys.stderr)

@@ -5,7 +5,8 @@ Needs a ledger with replayed or live closes (``make run`` once). Milliseconds; r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,19 +31,31 @@ def run(quick: bool) -> Iterator[Row]:
 
     ledger = Ledger.at(settings().ledger_url())
     recorded = ledger.closes()
-    closes = [c for c in recorded if c["outcome"] == "done" and c["sensed_wall"]]
-    if not closes:
+    if not [c for c in recorded if c["outcome"] == "done" and c["sensed_wall"]]:
         raise SystemExit("latency: the ledger has no finished bar closes; start the desk with `make run` first")
+    yield from rows_of(recorded, ledger.intents())
+
+
+def rows_of(recorded: Sequence[Mapping[str, Any]], intents: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """The figures of these closes and of the intents made at them."""
+    closes = [c for c in recorded if c["outcome"] == "done" and c["sensed_wall"]]
+    yield Row("closes", float(len(closes)), "closes")
+    if not closes:
+        return
     total = np.array([(c["done_wall"] - c["stored_wall"]) / 1000 for c in closes])
     median, p95 = float(np.median(total)), float(np.percentile(total, 95))
     yield Row("dagster_bar_to_order_median_ms", median, "ms", GOAL_BAR_TO_ORDER_MS, median / GOAL_BAR_TO_ORDER_MS)
     yield Row("dagster_bar_to_order_p95_ms", p95, "ms", 2 * GOAL_BAR_TO_ORDER_MS, p95 / (2 * GOAL_BAR_TO_ORDER_MS))
     emitted = {c["close_time"]: c["emitted_wall"] for c in recorded}
-    exits = [i for i in ledger.intents() if i["leg"].startswith("exit") and i["created_time"] in emitted]
+    exits = [i for i in intents if i["leg"].startswith("exit") and i["created_time"] in emitted]
     if exits:
-        p99 = float(np.percentile([(i["created_wall"] - emitted[i["created_time"]]) / 1000 for i in exits], 99))
+        spent = [(i["created_wall"] - emitted[i["created_time"]]) / 1000 for i in exits]
+        p99 = float(np.percentile(spent, 99))
+        yield Row("desk_exits", float(len(exits)), "orders")
+        yield Row("desk_bar_to_exit_median_ms", float(np.median(spent)), "ms")
         yield Row("desk_bar_to_exit_p99_ms", p99, "ms", GOAL_BAR_TO_EXIT_MS, p99 / GOAL_BAR_TO_EXIT_MS)
     for start, end, name in _JOINTS:
         spent = [(c[end] - c[start]) / 1000 for c in closes if c[end] is not None and c[start] is not None]
         if spent:
             yield Row(f"{name}_median", float(np.median(spent)), "ms", None, None)
+            yield Row(f"{name}_p95", float(np.percentile(spent, 95)), "ms", None, None)

@@ -140,6 +140,13 @@ def running(connection: Connection, strategy: str | None = None, symbol: str | N
     return find(connection, p.state.in_(RUNNING), *more)
 
 
+def looked_after(connection: Connection) -> list[Parent]:
+    """Parents that are running, and those whose trade is open: an order of it may turn up that was given up."""
+    p, held = g.algo_parents.c, t.positions.c
+    still_open = select(held.trade_id).where(held.quantity != 0.0)
+    return find(connection, p.state.in_(RUNNING) | p.trade_id.in_(still_open))
+
+
 def get(connection: Connection, parent_id: str) -> Parent | None:
     found = find(connection, g.algo_parents.c.id == parent_id)
     return found[0] if found else None

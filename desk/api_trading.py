@@ -88,6 +88,7 @@ def router(desk: Desk) -> APIRouter:
     _decided(router, desk)
     _closes(router, desk)
     _orders(router, desk)
+    _algos(router, desk)
     _positions(router, desk)
     return router
 
@@ -183,6 +184,31 @@ def _orders(router: APIRouter, desk: Desk) -> None:
         session: QueryDay = None, strategy: QueryText = None, symbol: QueryText = None, limit: Limit = 1000
     ) -> dict[str, Any]:
         return {"fills": await desk.fills(session=session, strategy=strategy, symbol=symbol, limit=limit)}
+
+
+def _algos(router: APIRouter, desk: Desk) -> None:
+    @router.get("/v1/algos", tags=["trading"], summary="Entries worked in slices, newest first, with their progress and slices")
+    async def algos(
+        state: Annotated[Literal["running", "working", "ending", "ended"] | None, Query()] = None,
+        session: QueryDay = None,
+        strategy: QueryText = None,
+        symbol: QueryText = None,
+        limit: Limit = 100,
+    ) -> dict[str, Any]:
+        chosen = {"state": state, "session": session, "strategy": strategy, "symbol": symbol, "limit": limit}
+        return {"algos": await desk.algos(**chosen)}
+
+    @router.get("/v1/algos/{algo_id}", tags=["trading"], summary="One entry worked in slices", responses=errors(404))
+    async def algo(algo_id: PathName) -> dict[str, Any]:
+        return await desk.algo(algo_id)
+
+    @router.post(
+        "/v1/algos/{algo_id}/cancel", tags=["control"], responses=errors(404, 409),
+        summary="Send no more slices and take back what works; what is bought stays (audited)",
+    )  # fmt: skip
+    async def cancel_algo(algo_id: PathName, body: Asked) -> dict[str, Any]:
+        await desk.note_call(body.who, "algo_cancel", {"algo": algo_id, "reason": body.reason})
+        return await desk.cancel_algo(algo_id, body.reason, body.who)
 
 
 def _positions(router: APIRouter, desk: Desk) -> None:

@@ -297,6 +297,23 @@ class ControlService:
         live = self._live_now()
         return dict(await self._process.read(desk_reads.performance, live.ledger.engine, session))
 
+    async def algos(self, **chosen: Any) -> list[dict[str, Any]]:
+        live = self._live_now()
+        return list(await self._process.read(lambda: desk_reads.algos(live.ledger.engine, **chosen)))
+
+    async def algo(self, parent_id: str) -> dict[str, Any]:
+        live = self._live_now()
+        return self._found(await self._process.read(desk_reads.algo, live.ledger.engine, parent_id), "execution", parent_id)
+
+    async def cancel_algo(self, parent_id: str, reason: str, who: str) -> dict[str, Any]:
+        live = self._live_now()
+        try:
+            done = await self._change(live.router.algos.cancel, parent_id, reason, who)
+        except KeyError:
+            raise Unknown(f"no execution {parent_id} in the ledger") from None
+        log.warning("algo_cancel", parent=parent_id, who=who, reason=reason, state=done.state)
+        return {"id": parent_id, "state": done.state, "reason": done.reason}
+
     async def modify(self, order_id: str, change: Mapping[str, float | None], reason: str, who: str) -> dict[str, Any]:
         live = self._live_now()
         try:

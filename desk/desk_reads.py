@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, func, select
 
 from desk import algo_ledger, store
+from resources.ledger import algo_tables
 from resources.ledger import tables as t
 
 Row = dict[str, Any]
@@ -72,12 +73,36 @@ def has_orders(connection: Connection, decision_id: str) -> bool:
 def orders(
     engine: Engine, *, session: str | None, state: str | None, strategy: str | None, symbol: str | None, limit: int
 ) -> list[Row]:
-    """Orders with the strategy, leg, trade_id, parent and session of their intents."""
+    """Orders with the strategy, leg, trade_id, parent, session and execution (algo) of their intents."""
     o, i = t.orders.c, t.intents.c
-    joined = select(t.orders, i.strategy, i.leg, i.trade_id, i.parent, i.session).join(t.intents, i.id == o.id)
+    algo = i.content["meta"]["algo"].as_string().label("algo")  # the execution it is a slice or leg of
+    joined = select(t.orders, i.strategy, i.leg, i.trade_id, i.parent, i.session, algo).join(t.intents, i.id == o.id)
     chosen = _where(joined, {i.session: session, o.state: state, i.strategy: strategy, o.symbol: symbol})
     newest = (o.created_time.desc(), o.created_wall.desc(), o.id.desc())
     return [{**row, "paper": row["mode"] == "paper"} for row in _rows(engine, chosen.order_by(*newest).limit(limit))]
+
+
+def algos(
+    engine: Engine, *, state: str | None, session: str | None, strategy: str | None, symbol: str | None, limit: int
+) -> list[Row]:
+    """Entries worked in slices, newest first, each with how far it has come and every slice. state: also ``running``."""
+    p = algo_tables.algo_parents.c
+    chosen = _where(select(p.id), {p.session: session, p.strategy: strategy, p.symbol: symbol})
+    if state == "running":
+        chosen = chosen.where(p.state.in_(algo_tables.RUNNING))
+    elif state is not None:
+        chosen = chosen.where(p.state == state)
+    with engine.connect() as c:
+        ids = list(c.execute(chosen.order_by(p.created_time.desc(), p.created_wall.desc(), p.id).limit(limit)).scalars())
+        found = {parent.id: parent for parent in algo_ledger.find(c, p.id.in_(ids))}
+        return [algo_ledger.told(c, found[i]) for i in ids]
+
+
+def algo(engine: Engine, parent_id: str) -> Row | None:
+    """One entry worked in slices."""
+    with engine.connect() as c:
+        parent = algo_ledger.get(c, parent_id)
+        return None if parent is None else algo_ledger.told(c, parent)
 
 
 def order(engine: Engine, order_id: str) -> Row | None:

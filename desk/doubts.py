@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from desk import mismatches, store
+from desk.legs import REDUCE, kind_of
 from desk.store import OrderRecord
 from resources.ledger import tables as t
 from trading.orders import OrderState
@@ -49,7 +50,8 @@ class Doubt:
 def standing(connection: Connection) -> list[Doubt]:
     """Everything that is not known, oldest first."""
     orders = store.find_orders(connection, store.in_states(*_AWAITED))
-    waiting = [o for o in store.find_orders(connection, store.in_states(OrderState.INITIALIZED)) if o.is_exit]
+    waiting = [o for o in store.find_orders(connection, store.in_states(OrderState.INITIALIZED))]
+    waiting = [o for o in waiting if o.is_exit or kind_of(o.leg) == REDUCE]
     since = _since(connection, [o.id for o in (*orders, *waiting)])
     found = [_of_order(o, since, {w.trade_id for w in waiting}) for o in orders]
     found += [

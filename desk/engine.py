@@ -148,6 +148,7 @@ class DeskEngine:
         self._exits(result)
         if trouble is not None:
             raise CloseIncomplete(f"bar close {iso(group.close_time)} is not stored: {trouble}") from trouble
+        self._router.algos.work()  # new risk comes last, and only where the bars are stored
         self._commit(group, session, result, emitted_wall)
         log.info(
             "bar_close",

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from desk import algo_ledger, breakers, events, exit_orders, journal, risk_state, slices, store, submission
+from desk import algo_ledger, auto_trade, breakers, events, exit_orders, journal, risk_state, slices, store, submission
 from desk.algo_ledger import Parent, Progress
 from desk.faults import crash_point
 from desk.legs import STOP, TARGET, kind_of
@@ -29,7 +29,7 @@ from resources.brokers.protocol import Account, Broker
 from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
-from resources.ledger.algo_tables import ENDING, WORKING
+from resources.ledger.algo_tables import ENDED, ENDING, WORKING
 from resources.ledger.plans import has_ended
 from resources.ledger.store import Ledger
 from trading.calendars import calendar
@@ -54,7 +54,7 @@ class ExecutionAlgos:
     def __init__(
         self,
         engine: Engine,
-        broker: Broker,
+        broker: Callable[[], Broker],
         config_provider: Callable[[], ConfigView],
         clock: Callable[[], int],
         mode_of: Callable[[str], Mode],
@@ -62,13 +62,19 @@ class ExecutionAlgos:
         barred: Callable[[Mode, Account], Refusal | None],
     ) -> None:
         self._engine = engine
-        self._broker = broker
+        self._broker_of = broker
         self._config_provider = config_provider
         self._clock = clock
         self._mode_of = mode_of
         self._market = market
         self._barred = barred
         self._ledger = Ledger(engine)
+        self.hold: Callable[[], str] = lambda: ""
+        """Why no slice is sent now, "" when they are."""
+
+    @property
+    def _broker(self) -> Broker:
+        return self._broker_of()
 
     # -- a new parent --------------------------------------------------------------------------------------------------
 
@@ -127,23 +133,26 @@ class ExecutionAlgos:
 
     # -- looking after the parents -------------------------------------------------------------------------------------
 
-    def any_running(self) -> bool:
-        """Is there anything to look after? One read."""
+    def anything(self) -> bool:
+        """Is there anything to look after: a parent at work, or an open trade of one? One read."""
         with self._engine.connect() as connection:
-            return bool(algo_ledger.running(connection))
+            return bool(algo_ledger.looked_after(connection))
 
-    def work(self, only: str | None = None) -> list[str]:
+    def work(self, only: str | None = None, *, new_risk: bool = True) -> list[str]:
         """Bring every parent (or one) as far as it can go now. Returns the ids of the slices sent; safe to repeat.
+
+        new_risk False, `hold`, or auto-trade not running: nothing is sent, but what ends is taken back.
 
         One parent's trouble does not hold up the others. Raises SQLAlchemyError while the ledger is away.
         """
         sent: list[str] = []
         with store.routing_lock:
+            new_risk = new_risk and not self.hold()
             with self._engine.connect() as connection:
-                names = [p.id for p in algo_ledger.running(connection) if only in (None, p.id)]
+                names = [p.id for p in algo_ledger.looked_after(connection) if only in (None, p.id)]
             for name in names:
                 try:
-                    sent += self._work(name)
+                    sent += self._work(name, new_risk)
                 except SQLAlchemyError:
                     raise
                 except Exception as error:  # noqa: BLE001 what it has bought is protected; it is looked at again
@@ -164,7 +173,7 @@ class ExecutionAlgos:
                 if parent.state == WORKING:
                     audit.append(connection, who, "algo_cancel", {"parent": name, "reason": reason})
                     algo_ledger.end(connection, parent, f"cancelled by {who}: {reason}", who=who)
-            self.work(name)
+            self.work(name, new_risk=False)
             with self._engine.connect() as connection:
                 found = algo_ledger.get(connection, name)
             assert found is not None
@@ -177,7 +186,7 @@ class ExecutionAlgos:
             for parent in algo_ledger.running(connection, strategy, symbol):
                 algo_ledger.end(connection, parent, reason)
 
-    def _work(self, name: str) -> list[str]:
+    def _work(self, name: str, new_risk: bool) -> list[str]:
         now, config = self._clock(), self._config_provider()
         with self._engine.begin() as connection:
             store.lock(connection)
@@ -187,17 +196,22 @@ class ExecutionAlgos:
             trade = store.find_orders(connection, t.intents.c.trade_id == parent.trade_id)
             made = algo_ledger.progress(connection, parent)
             self._close_overfilled(connection, parent, made, trade, now)
+            if parent.state == ENDED:
+                return []
             reason = self._why_end(connection, parent, made, trade, config, now)
             if reason == COMPLETE:
                 algo_ledger.ended(connection, parent, COMPLETE, made, now)
                 return []
+            new_risk = new_risk and not auto_trade.refusal(connection)
             if reason and (parent.state == WORKING or reason != WINDOW_OVER):
                 algo_ledger.end(connection, parent, reason)
         if reason or parent.state == ENDING:
             crash_point("algo_ending")
             # What was said first stands, but for what forbids the order for the rest.
             said = parent.state == ENDING and reason in ("", WINDOW_OVER)
-            return self._finish(parent, parent.reason if said else reason, now)
+            return self._finish(parent, parent.reason if said else reason, now, new_risk)
+        if not new_risk:
+            return []
         due = next_slice(
             parent.schedule, now=now, last_slot=made.last_slot, rest=made.rest_lots, working=made.working_lots,
             volume=self._volume(parent, config, now),
@@ -257,7 +271,7 @@ class ExecutionAlgos:
             log.error("algo_overfilled", parent=parent.id, filled=made.filled, quantity=parent.quantity)
             exit_orders.want_exit(connection, root, exit_orders.exit_leg("overfilled", now), held, now, "desk")
 
-    def _finish(self, parent: Parent, reason: str, now: int) -> list[str]:
+    def _finish(self, parent: Parent, reason: str, now: int, new_risk: bool) -> list[str]:
         """Take back what works; then the rest at the market if that was asked for; then the end."""
         self._take_back(parent, keep_rest=reason == WINDOW_OVER)
         with self._engine.connect() as connection:
@@ -266,15 +280,12 @@ class ExecutionAlgos:
             return []  # the broker has not said yet what became of it, or the order for the rest works
         crash_point("algo_cancelled")
         schedule = parent.schedule
-        if (
-            reason == WINDOW_OVER
-            and schedule.rest == "market"
-            and not made.swept
-            and made.rest_lots
-            and now <= schedule.valid_until
-        ):
-            sent = self._send(parent, Slice(algo_ledger.REST_SLOT, made.rest_lots), self._config_provider(), now, at_market=True)
-            if sent:
+        left = reason == WINDOW_OVER and schedule.rest == "market" and not made.swept and made.rest_lots > 0
+        if left and now <= schedule.valid_until:
+            if not new_risk:
+                return []
+            rest = Slice(algo_ledger.REST_SLOT, made.rest_lots)
+            if sent := self._send(parent, rest, self._config_provider(), now, at_market=True):
                 return sent
         with self._engine.begin() as connection:
             store.lock(connection)

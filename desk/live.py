@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from desk import external, mismatches, price_watch, store, submission
+from desk import broker_kill, external, kill_booking, mismatches, price_watch, store, submission
 from desk.api import Unavailable
 from desk.clock import SimulatedClock, wall
 from desk.config_watch import ConfigWatch
@@ -42,6 +42,8 @@ from trading.timeframes import iso
 log = structlog.get_logger("desk.live")
 
 HEARTBEAT_KEY = "heartbeat"
+ALGO_SECONDS = 1.0
+"""Real time between two looks at entries that are worked in slices."""
 
 
 class Process(Protocol):
@@ -85,6 +87,7 @@ class LiveDesk:
                 self.ledger.engine, self.broker, self.config, self.clock, self.mode_of, MarketView(self.lake), self.modes.barred
             )
             self.router.by_hand.no_new_risk = lambda: self.no_new_risk
+            self.router.algos.hold = lambda: self.no_new_risk
             self.engine = DeskEngine(
                 ledger=self.ledger, lake=self.lake, broker=self.broker, router=self.router, config=self.config,
                 trouble=self._feed_trouble,
@@ -149,6 +152,7 @@ class LiveDesk:
         self._held = self._lock.enter_context(exclusive(engine))
         external.remember(engine, self.config().universe.instruments)
         found = submission.recover(engine, self.broker, self.clock)
+        kill_booking.book(engine, self.broker, self.clock, broker_kill.folder(self.settings))
         self.engine.actions.resume()
         self.router.continue_exits()
         reconcile(engine, self.broker, self.clock)
@@ -172,6 +176,13 @@ class LiveDesk:
         external.remember(self.ledger.engine, self.config().universe.instruments)
         reconcile(self.ledger.engine, self.broker, self.clock)
         self.router.continue_exits()
+
+    def work_algos(self) -> None:
+        """Bring entries that are worked in slices on, unless no new risk is taken; those that end are taken back all the same."""
+        if not self.router.algos.anything():
+            return
+        self.router.drain()
+        self.router.algos.work()
 
     def mind_connection(self) -> None:
         """Compare the books when the broker's connection was made anew: something may have been missed."""
@@ -293,6 +304,7 @@ class LiveDesk:
             ("reconcile", self._reconcile_now_and_then(process)),
             *([("connection", self._mind_connection(process))] if isinstance(self.broker, Connected) else []),
             ("dagster", self.reporter.run(process.stop)),
+            ("algos", self._work_algos(process)),
             ("replay", self._replay_when_wanted(process)),
             *([("live_feed", self._live_day(process, self.live_feed))] if self.live_feed is not None else []),
             *([("prices", self._watch_prices(process, watched))] if watched is not None else []),
@@ -326,6 +338,17 @@ class LiveDesk:
             await process.work(self.router.check_daily_loss)
             await price_watch.watch(self.router, feeds, process, self.settings.quote_seconds)
         await process.stop.wait()  # a job that ends would end the desk
+
+    async def _work_algos(self, process: Process) -> None:
+        """Slices fall due between bar closes, too: looked at every second of real time while something is being worked."""
+        while not process.stop.is_set():
+            try:
+                await process.work(self.work_algos)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:  # noqa: BLE001 - what is bought is protected; the next look goes on
+                log.error("algos_not_worked", error=f"{type(error).__name__}: {error}")
+            await _sleep(process.stop, ALGO_SECONDS)
 
     async def _mind_connection(self, process: Process) -> None:
         while not process.stop.is_set():

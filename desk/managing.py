@@ -142,8 +142,9 @@ class TradeManager:
         asked: Asked = ask(plan, bars, instrument, trade)
         stop, targets, trouble = asked.stop / unit, {}, ""
         if edited:
-            if isinstance(rules.stop, FixedLevel):
-                file_stop = rules.stop.price / unit
+            resting = getattr(rules, "disaster_stop", None) or rules.stop
+            if isinstance(resting, FixedLevel):
+                file_stop = resting.price / unit
                 if (file_stop - first) * side < -float(instrument.tick_size) / 2:
                     trouble = f"the edited stop {file_stop:g} is looser than the trade's {first:g}: not applied"
                 elif (file_stop - stop) * side > 0:

@@ -19,6 +19,7 @@ from desk import exits, store
 from desk.hot_bars import BarCache
 from resources.ledger import plans as ledger_plans
 from resources.ledger import tables as t
+from resources.ledger.algo_tables import is_entry
 from resources.ledger.plans import ARMED, CANCELLED, CLOSED, ENDED, ENTERED, EXPIRED, MANAGING, PlanState
 from trading.bars import Bars
 from trading.monitors import Monitor, Monitors
@@ -246,7 +247,7 @@ def _facts(connection: Connection, names: set[str]) -> dict[str, tuple[str, str]
 
     maybe = {s.value for s in MAY_BE_AT_BROKER}
     entries = select(i.strategy, i.trade_id, o.state, o.filled_quantity).join(t.orders, o.id == i.id)
-    entries = entries.where(i.strategy.in_(names), i.leg == "entry", i.refusal == "")
+    entries = entries.where(i.strategy.in_(names), is_entry(i.leg), i.refusal == "")
     for row in connection.execute(entries):
         if row.state in maybe:
             note(row.strategy, row.trade_id, "working")

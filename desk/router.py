@@ -92,7 +92,7 @@ class Router:
         self._ledger = Ledger(engine)
         self.by_hand = ByHand(engine, lambda: self._broker, clock, self, self._instrument)
         """What a person does to a position beside closing it."""
-        self.algos = ExecutionAlgos(engine, broker, config_provider, clock, mode_of, market, barred)
+        self.algos = ExecutionAlgos(engine, lambda: self._broker, config_provider, clock, mode_of, market, barred)
         """Works entries that are to be entered in slices."""
         self.breakers = breakers.Breakers()
         """Judge every price; rebuilt from the ledger at start and at each bar close."""
@@ -376,7 +376,7 @@ class Router:
             found = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER), is_entry(t.intents.c.leg))
         chosen = [o for o in found if o.filled_quantity == 0.0 and strategy in (None, o.strategy) and symbol in (None, o.symbol)]
         exit_orders.cancel_orders(self._engine, self._broker, self._clock, chosen, reason)
-        self.algos.work()
+        self.algos.work(new_risk=False)
 
     # -- halts --------------------------------------------------------------------------------------------------------
 

@@ -239,8 +239,11 @@ def _shift(column: Column, values: Floats, limits: Limits) -> Shift:
     distance = drift.ks_statistic(column.sample, known)
     psi_p, ks_p = drift.rank_p(column.null_psi, index), drift.rank_p(column.null_ks, distance)
     iid = drift.ks_p(distance, len(column.sample), len(known))
-    # Too few stretches to rank among: the index alone decides, which alarms rather too often.
-    sure = _too_few((column,), limits) or min(psi_p, ks_p) <= limits.level
+    if _too_few((column,), limits):
+        # Nothing to rank among: then it must be twice the limit, and further away than every stretch that there is.
+        sure = index >= 2 * limits.psi and not bool(np.any(column.null_psi >= index))
+    else:
+        sure = min(psi_p, ks_p) <= limits.level
     return Shift(column.name, index, psi_p, distance, ks_p, iid, bool(index >= limits.psi and sure))
 
 

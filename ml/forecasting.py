@@ -19,7 +19,7 @@ from ml import evaluation, leakage
 from ml.baseline import OutOfSample, TrainingError
 from ml.dataset import TrainingSet
 from ml.forecasters import BASELINES, Fitting, Forecast, ForecastModel, Member, Settings, fit, history_of, windows_of
-from ml.forecasters.arithmetic import Floats, logit
+from ml.forecasters.arithmetic import DIGITS, Floats, logit
 from ml.scaling import Scaler
 from ml.splits import Fold, holdout, walk_forward
 from trading import ids
@@ -117,11 +117,12 @@ def fold_of(
     early, late = train[early], train[late]
     if len(early) < 50 or len(np.unique(data.direction[early])) < 2 or len(np.unique(data.direction[late])) < 2:
         raise TrainingError(f"{len(train)} training rows leave {len(early)} to learn from: load more history")
+    # Rounded as forecasts are: a member that has nothing to say then says exactly this, and no margin is so small that it trades.
+    prior = round(float(data.direction[train].mean()), DIGITS)
     fitting = Fitting(
         data.matrix.values, history, data.direction, data.forward_return, data.event_start, early, late, config.settings,
-        config.seed % 2**31,
+        config.seed % 2**31, data.matrix.symbol, data.horizon, len(config.members), prior,
     )  # fmt: skip
-    prior = float(data.direction[train].mean())
     y = data.direction[late]
     base = evaluation.log_loss(y, np.full(len(late), prior))
     windows = fitting.windows(late)
@@ -131,7 +132,7 @@ def fold_of(
 
 
 def weights_of(skill: Mapping[str, float]) -> dict[str, float]:
-    """Weights in proportion to the skill above nothing; equal where none has any: an ensemble cannot abstain."""
+    """Weights in proportion to the skill above nothing; equal where none has any: those all say the prior, which trades nothing."""
     above = {k: max(0.0, s) for k, s in skill.items()}
     total = sum(above.values())
     return {k: (s / total if total > 0 else 1.0 / len(above)) for k, s in above.items()}

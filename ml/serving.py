@@ -31,6 +31,7 @@ from ml.environment.market import MarketError
 from ml.forecasters.arithmetic import Floats, ForecastFormatError, ForecastModel
 from ml.relative import relative_features, relative_version
 from ml.scaling import Scaler
+from ml.threads import blas_threads, torch_threads
 from trading import features, ids
 from trading.bars import Bars
 from trading.costs import Costs
@@ -128,7 +129,8 @@ class Served:
             (market_features(bars) if first < len(bars) else np.empty((len(bars), width), np.float32), bars, its, first)
             for bars, its, first in windows
         ]
-        return self.answer(asked, margin)
+        with blas_threads(), torch_threads():
+            return self.answer(asked, margin)
 
 
 def load(files: Mapping[str, bytes], *, registered: str, version: str, run_id: str) -> Served:
@@ -266,7 +268,8 @@ def replayed(
     for values, bars, instrument, first in asked:
         count = max(0, len(bars) - first)
         start = first - memory + 1
-        said = Wanted(*(np.zeros(count, bool) for _ in range(5)), np.zeros(count))
+        wishes = np.zeros((5, count), bool)
+        said = Wanted(wishes[0], wishes[1], wishes[2], wishes[3], wishes[4], np.zeros(count))
         out.append(said)
         places.append(np.empty(0, np.int64))
         if not count or start < 0:

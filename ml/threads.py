@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -20,3 +22,17 @@ def torch_threads(count: int = 1) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def blas_threads(count: int = 1) -> Iterator[None]:
+    """numpy's matrix products use `count` threads inside: the same reason, and the order of their sums stays the same."""
+    with _libraries().limit(limits=count, user_api="blas"):
+        yield

@@ -15,6 +15,7 @@ import typer
 
 from pipelines import (
     cli_actions,
+    cli_algos,
     cli_audit,
     cli_control,
     cli_data,
@@ -75,6 +76,7 @@ app.add_typer(cli_orders.broker_app, name="broker")
 app.command("doubts")(cli_orders.doubts)
 app.command("modify")(cli_orders.modify)
 app.command("close")(cli_positions.close)
+app.add_typer(cli_algos.app, name="algos")
 app.command("reduce")(cli_positions.reduce)
 app.command("reverse")(cli_positions.reverse)
 app.command("kill")(cli_kill.kill)

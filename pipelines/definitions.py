@@ -23,6 +23,7 @@ from assets import (
     market_data,
     model_assets,
     model_drift,
+    model_explanation,
     models,
     plans,
     quotes,
@@ -39,8 +40,8 @@ from assets.quality import checks as quality
 from assets.quality import feed_live
 from assets.simulated_marks import marked
 from resources.dagster_resources import resource_definitions
-from sensors.champions import SENSORS as model_sensors
 from sensors.celery_starts import SENSORS as celery_sensors
+from sensors.champions import SENSORS as model_sensors
 from sensors.desk_health import SENSORS as desk_sensors
 from sensors.end_of_session import session_ended
 from sensors.failed_checks import failed_checks
@@ -55,7 +56,7 @@ from sensors.stale import stale_partitions
 
 _ASSETS = [
     *market_data.ASSETS, *corporate_actions.ASSETS, *quotes.ASSETS, *backfill.ASSETS, *inbox.ASSETS, *lake_retention.ASSETS,
-    *features.ASSETS, *models.ASSETS, *model_assets.ASSETS, *model_drift.ASSETS, *served_models.ASSETS,
+    *features.ASSETS, *models.ASSETS, *model_assets.ASSETS, *model_drift.ASSETS, *model_explanation.ASSETS, *served_models.ASSETS,
     *research.ASSETS, *research_results.ASSETS, *gate_analytics.ASSETS,
     *research_checks.ASSETS, *plans.ASSETS, *trading.ASSETS, *reports.ASSETS, *kill_switch_drill.ASSETS,
     *dagster_upkeep.ASSETS,
@@ -99,7 +100,7 @@ end_of_session = dg.define_asset_job(
 )
 train = dg.define_asset_job(
     "train",
-    selection=dg.AssetSelection.groups("models") - dg.AssetSelection.assets(*model_assets.OFFERED_ONLY),
+    selection=dg.AssetSelection.groups("models") - dg.AssetSelection.assets(*model_assets.OFFERED_ONLY, *model_explanation.NAMES),
     executor_def=dg.in_process_executor,
     description="Training sets and their leakage audit, canaries, baseline, every model of data/config/models, promotion gates, "
     "report.",
@@ -148,7 +149,13 @@ defs = dg.Definitions(
         *model_drift.JOBS,
         *served_models.JOBS,
     ],
-    schedules=[weekly_training, *model_drift.SCHEDULES, *research_checks.SCHEDULES, *kill_switch_drill.SCHEDULES, *dagster_upkeep.SCHEDULES],
+    schedules=[
+        weekly_training,
+        *model_drift.SCHEDULES,
+        *research_checks.SCHEDULES,
+        *kill_switch_drill.SCHEDULES,
+        *dagster_upkeep.SCHEDULES,
+    ],
     sensors=[
         fresh_bars,
         session_ended,

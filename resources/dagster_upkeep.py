@@ -285,9 +285,7 @@ def _tick_limits(limits: Limits, now: float) -> Iterator[dict[str, Any]]:
         yield {"type": kind, "status": status, "before": now - days * DAY_SECONDS}
 
 
-def _old_logs(
-    connection: Connection, storage: Path, doomed: set[str], limits: Limits, now: float
-) -> Iterator[tuple[Path, int]]:
+def _old_logs(connection: Connection, storage: Path, doomed: set[str], limits: Limits, now: float) -> Iterator[tuple[Path, int]]:
     """(folder, bytes) of what runs printed: of runs that are gone or in `doomed`, and of finished ones past `log_days`."""
     if not storage.is_dir():
         return

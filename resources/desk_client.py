@@ -110,6 +110,14 @@ class DeskClient:
         """force: also when the order guards a trade, which is then left unprotected."""
         return self._call("POST", f"/v1/orders/{order_id}/cancel", json={"reason": reason, "who": who, "force": force})
 
+    def algos(self, state: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Entries worked in slices, newest first. state: running, working, ending, ended."""
+        return list(self._call("GET", "/v1/algos", params=_given(state=state, limit=limit))["algos"])
+
+    def cancel_algo(self, algo_id: str, reason: str, who: str) -> dict[str, Any]:
+        """Send no more slices of an entry and take back what works; what is bought stays."""
+        return self._call("POST", f"/v1/algos/{quote(algo_id, safe='')}/cancel", json={"reason": reason, "who": who})
+
     def reduce(
         self, strategy: str, symbol: str, reason: str, who: str, *, quantity: float | None = None, share: float | None = None
     ) -> dict[str, Any]:

@@ -79,3 +79,23 @@ def performance(
     low.set_ylabel("behind, %", fontsize=8, color=MUTED)
     time_axis(low)
     return png(fig)
+
+
+def explained(parts: Sequence[tuple[str, float]], base: float, output: float, unit: str, heading: str, shown: int = 12) -> bytes:
+    """One decision: what each feature added between what the model says of the average row and what it said, largest first."""
+    ordered = sorted(parts, key=lambda p: -abs(p[1]))
+    rest = sum(v for _, v in ordered[shown:])
+    rows = [*ordered[:shown], *([(f"{len(ordered) - shown} others", rest)] if len(ordered) > shown else [])][::-1]
+    fig, (ax,) = figure(8, 0.9 + 0.26 * max(2, len(rows)))
+    at = output
+    for level in range(len(rows) - 1, -1, -1):  # from the output at the top down to the average row
+        value = rows[level][1]
+        ax.barh(level, -value, left=at, color=BLUE if value > 0 else LOSS, height=0.62)
+        at -= value
+    ax.axvline(base, color=MUTED, linewidth=1.0, linestyle="--", label=f"the average row {base:+.3f}")
+    ax.axvline(output, color=INK, linewidth=1.0, label=f"this one {output:+.3f}")
+    ax.set_yticks(range(len(rows)), [f"{n}  {v:+.3f}" for n, v in rows], fontsize=7)
+    ax.set_xlabel(unit, fontsize=8, color=MUTED)
+    ax.legend(fontsize=7, frameon=False, loc="best")
+    title(ax, heading)
+    return png(fig)

@@ -39,7 +39,8 @@ SHOWN: dict[str, dict[str, Any]] = {
     },
     "break_even": {"after_r": 1.0}, "trailing_points": {"points": 0.003}, "trailing_percent": {"percent": 0.25},
     "trailing_atr": {"multiple": 3.0}, "trailing_structure": {"left": 3, "right": 3}, "chandelier": {"period": 22},
-    "time_stop": {"bars": 30}, "session_end": {}, "scale_out": {"share": 0.5, "when": {"kind": "close_above", "level": 1.193}},
+    "time_stop": {"bars": 30}, "session_end": {}, "stop_on_close": {"points": 0.002},
+    "scale_out": {"share": 0.5, "when": {"kind": "close_above", "level": 1.193}},
 }  # fmt: skip
 
 

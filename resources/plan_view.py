@@ -103,7 +103,7 @@ def _row(
         mode=str(file.mode) if file is not None else "",
         valid=f"{plan.valid_sessions[0]} to {plan.valid_sessions[1]}" if plan else "",
         entry=rules.entry.label if rules else "",
-        stop=_text(rules.stop) if rules else "",
+        stop=_stop(rules) if rules else "",
         targets=", ".join(targets),
         manage=", ".join(function.label for function in rules.manage) if rules else "",
         invalidation=rules.invalidation.label if rules and rules.invalidation is not None else "",
@@ -116,6 +116,13 @@ def _row(
         reason=reason,
         problem=problem,
     )  # fmt: skip
+
+
+def _stop(rules: Any) -> str:
+    """The stop; with a disaster stop, which of both rests at the broker."""
+    if rules.disaster_stop is None:
+        return _text(rules.stop)
+    return f"{_text(rules.stop)} on closes, {_text(rules.disaster_stop)} at the broker"
 
 
 def _text(level: ExecutionFunction) -> str:

@@ -297,6 +297,13 @@ class Tracking:
         with self._mlflow() as mlflow:
             return str(mlflow.MlflowClient().get_model_version(name, version).run_id)
 
+    def run_page(self, name: str, version: str) -> str:
+        """Address of the page of the run that made a version."""
+        with self._mlflow() as mlflow:
+            client = mlflow.MlflowClient()
+            info = client.get_run(client.get_model_version(name, version).run_id).info
+            return f"{self.url}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
+
     def model_bytes(self, name: str, version_or_alias: str, file: str = "model.json") -> bytes:
         """A stored file of a version (``"3"``) or alias (``"champion"``): the numbers, for ml.scoring.ScoringModel.from_bytes
         (model.json) or ml.forecasters.ForecastModel.from_bytes (model.safetensors)."""

@@ -3,6 +3,9 @@
 The evaluation waits inside its tick (long poll) until a close is there, so that no close waits for the next round of
 the sensor daemon. One run per close, run key = close time, in order: the next close is asked for only when the run of
 the one before has ended or its patience is over. Closes that no strategy waits for are passed over without a run.
+
+Between two evaluations the sensor is deaf for a daemon's round. Bars close at whole minutes, so no evaluation that waited in
+vain ends shortly before one, or while the bars of one still come in (`patience`).
 """
 
 import time
@@ -20,6 +23,13 @@ from trading.timeframes import iso
 
 LONG_POLL_SECONDS = 40.0
 """Below the 60 s after which the daemon gives the evaluation up."""
+LONGEST_SECONDS = 52.0
+"""Waited at most, to get past a whole minute."""
+ROUND_SECONDS = 1.5
+"""What ending one evaluation and beginning the next takes besides the daemon's pause."""
+LAG_SECONDS = 1.5
+"""From a close's moment, and the desk's patience with stragglers, to its row in the ledger."""
+MINUTE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 NO_RUN_OUTCOMES = frozenset({"no_strategy", "skipped"})
 
@@ -61,6 +71,25 @@ def trade_request(row: Row) -> dg.RunRequest:
     )
 
 
+def patience(now_wall: int, seconds: float, loop_seconds: float, grace_seconds: float) -> float:
+    """How long to wait instead of `seconds` from `now_wall` (real time, UTC us) on, so that no expected close is missed.
+
+    loop_seconds: the daemon's pause between two rounds. grace_seconds: how long the desk waits for stragglers of a close.
+    """
+    gap, lag = loop_seconds + ROUND_SECONDS, grace_seconds + LAG_SECONDS
+    after_minute = (now_wall / 1e6 + seconds) % MINUTE_SECONDS
+    if after_minute < lag:  # its bars may be under way: stay until they are there
+        longer = seconds + lag - after_minute
+    elif after_minute > MINUTE_SECONDS - gap:  # deaf when it comes: stay past it
+        longer = seconds + MINUTE_SECONDS - after_minute + lag
+    else:
+        return seconds
+    if longer <= LONGEST_SECONDS:
+        return longer
+    # Deaf before it instead, where the round is over in time.
+    return max(0.0, seconds - ((after_minute + gap) % MINUTE_SECONDS))
+
+
 def evaluate(ledger: Ledger, cursor: str | None, seconds: float) -> Iterator[dg.RunRequest | dg.SkipReason | str]:
     """Wait up to `seconds` for a close; yields a RunRequest or SkipReason, then the new cursor as a str."""
     position = int(cursor or 0)
@@ -89,7 +118,9 @@ def evaluate(ledger: Ledger, cursor: str | None, seconds: float) -> Iterator[dg.
     description="One trade run per bar close for the whole universe, in order, never twice (run key = close time).",
 )
 def fresh_bars(context: dg.SensorEvaluationContext, ledger: LedgerResource) -> dg.SensorResult | dg.SkipReason:
-    results = list(evaluate(ledger.ledger(), context.cursor, LONG_POLL_SECONDS))
+    own = settings()
+    seconds = patience(time.time_ns() // 1000, LONG_POLL_SECONDS, own.sensor_loop_seconds, own.live_grace_seconds)
+    results = list(evaluate(ledger.ledger(), context.cursor, seconds))
     position = str(results[-1])
     if isinstance(results[0], dg.RunRequest):
         return dg.SensorResult(run_requests=[results[0]], cursor=position)

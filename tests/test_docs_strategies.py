@@ -1,4 +1,4 @@
-"""The examples of docs/strategies.md and docs/patterns.md are files that work."""
+"""The examples of the pages about strategies of every kind, and about patterns, are files that work."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from trading.config_text import load_yaml
 from trading.plugins import PythonStrategy, build
 
 TEXT = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+KINDS = "".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("scanners", "pairs", "ensembles"))
 PATTERNS = (ROOT / "docs" / "patterns.md").read_text(encoding="utf-8")
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+def blocks(kind: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("text", [*blocks("yaml strategy"), *blocks("yaml ensemble")], ids=lambda t: t.split()[1])
+@pytest.mark.parametrize("text", [*blocks("yaml strategy"), *blocks("yaml strategy", KINDS)], ids=lambda t: t.split()[1])
 def test_a_whole_file_is_one_that_is_used(text: str) -> None:
     parsed(text)
 

@@ -107,7 +107,7 @@ def test_every_import_of_the_runtime_is_a_direct_requirement() -> None:
     from importlib.metadata import packages_distributions
 
     provided = packages_distributions()
-    direct = set(pins("requirements.txt"))
+    direct = set(pins("requirements.txt")) | set(pins("requirements-celery.txt"))
     own = {"trading", "ml", "resources", "desk", "assets", "sensors", "pipelines", "bench", "tests"}
     missing: dict[str, str] = {}
     for path in tracked():

@@ -30,17 +30,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from trading import engine_host, engine_inputs
+from trading import engine_execution, engine_host, engine_inputs
 from trading import engine_records as er
 from trading.backtest_result import EXIT_REASONS, BacktestResult, Trades
 from trading.bars import Bars
 from trading.corporate_actions import CorporateAction
 from trading.costs import Costs
 from trading.evaluation import Evaluation
+from trading.execution.spec import parse as parse_execution
 from trading.gates.settings import budget_of
 from trading.instruments import Instrument
 from trading.limits import Limits
@@ -113,6 +115,11 @@ def backtest(
     strategies: list[str] = _each("strategy", strategy, str, count)
     minimums: list[float] = _each("min_reward_to_risk", min_reward_to_risk or 0.0, (int, float), count)
     rules: list[OrderRules] = _each("orders", orders or engine_inputs.PLAIN_RULES, OrderRules, count)
+    if its is not None:  # a strategy's file says how its entries are worked
+        rules = [
+            replace(r, execution=parse_execution(said)) if (said := getattr(e, "execution", None)) and r.execution is None else r
+            for r, e in zip(rules, its, strict=True)
+        ]
     for r, paths, e in zip(rules, managed, evaluations, strict=True):
         if r.targets and paths is not None and paths.scale_outs:
             raise ValueError(f"{e.symbol}: orders.targets would take the place of the parts its scale-outs close")
@@ -135,9 +142,15 @@ def backtest(
         wishes.append(made)
         for name, n in gated.items():
             refused[name] = refused.get(name, 0) + n
+    weights = engine_execution.add_executions(
+        records, wishes, [r.execution for r in rules], own_instruments, own_bars,
+        [e.valid_bars for e in its] if its else [0] * count,
+        [(e.name, e.revision) for e in its] if its else [(name, "") for name in strategies],
+        [bool(r.targets or e.targets) for r, e in zip(rules, evaluations, strict=True)],
+    )  # fmt: skip
     slots = engine_host.Slots(
         evaluations, own_bars, wishes, records, engine_inputs.bounds_of(limits, strategies), float(cash), rates=rates,
-        paths=managed,
+        weights=weights, paths=managed,
     )  # fmt: skip
     plain = _is_plain(slots, rules, limits, actions, detail)
     if not plain:

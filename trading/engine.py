@@ -14,7 +14,17 @@ from __future__ import annotations
 
 import math
 
-from trading import engine_account, engine_managed, engine_orders, engine_records, engine_rules, limit_math, matching, sizing
+from trading import (
+    engine_account,
+    engine_managed,
+    engine_orders,
+    engine_records,
+    engine_rules,
+    engine_slices,
+    limit_math,
+    matching,
+    sizing,
+)
 from trading.compiled import kernel
 from trading.engine_account import act, borrow, check_margin
 from trading.engine_managed import manage, unknown_paths
@@ -25,6 +35,7 @@ from trading.engine_records import (
     CANCELED,
     DONE,
     END_OF_TIME,
+    EXECUTION,
     EXPIRED,
     MAX_BARS,
     NEED_PATH,
@@ -46,11 +57,14 @@ from trading.engine_records import (
     Records,
 )  # fmt: skip
 from trading.engine_rules import gate, limit, margin_refusal, over_budget, sized
+from trading.engine_slices import begin, possible, work
+from trading.execution import slicing
 from trading.sizing import floor_to_lot, raw_quantity
 
 _compiled = kernel(
-    engine_account, engine_managed, engine_orders, engine_rules, engine_records, matching, sizing, limit_math, nogil=True
-)
+    engine_account, engine_managed, engine_orders, engine_rules, engine_records, engine_slices, slicing, matching, sizing,
+    limit_math, nogil=True,
+)  # fmt: skip
 
 ROOM = 8
 """Trades, fills or orders that one slot can make in one bar, beside its targets."""
@@ -117,7 +131,11 @@ def _wish(
     refusal = margin_refusal(slots, states, book, s, quantity, reference)
     if refusal != NO_REFUSAL:
         return refusal
+    if slot["algo"] != 0 and not possible(slot, wish, quantity):
+        return EXECUTION
     _place(slot, state, book, wish, levels, parts, legs, left, closing, quantity, now)
+    if slot["algo"] != 0:
+        begin(slot, state, wish)
     return NO_REFUSAL
 
 
@@ -126,11 +144,13 @@ def _exit_rule(slot: Record, state: Record, book: Record, exit_long: bool, exit_
     """At the close, with a position open: the exit rule, then max_bars, then the session's end, decide an exit for the next
     open."""
     state["held"] += 1
+    # The desk counts the bars after the entry's time, which inside a bar is that bar's close.
+    held = state["held"] - (state["inside"] if slot["algo"] != 0 else 0)
     if state["exit_reason"] == OPEN:
         reason = OPEN
         if exit_long if state["quantity"] > 0 else exit_short:
             reason = RULE
-        elif slot["max_bars"] > 0 and state["held"] >= slot["max_bars"]:
+        elif slot["max_bars"] > 0 and held >= slot["max_bars"]:
             reason = MAX_BARS
         elif closing:
             reason = SESSION_END
@@ -174,7 +194,8 @@ def run_many(
     close_time: Ints, session: Ints, open_: Floats, high: Floats, low: Floats, close: Floats, volume: Floats,
     exit_long: Bools, exit_short: Bools, last_call: Bools, shift: Ints, staged: Ints, total: Ints, slots: Records,
     bounds: Records, wishes: Records, levels: Floats, parts: Floats, legs: Floats, left: Floats, closing: Floats,
-    actions: Records, rates: Floats, path_stop: Floats, path_leave: Ints, path_due: Ints, states: Records, books: Records,
+    actions: Records, rates: Floats, path_stop: Floats, path_leave: Ints, path_due: Ints, weights: Floats,
+    states: Records, books: Records,
     refused: Ints, trades: Records, fills: Records, orders: Records,
     times: Ints, equity: Floats, gross: Floats, net: Floats,
 ) -> tuple[int, int]:  # fmt: skip
@@ -182,7 +203,8 @@ def run_many(
 
     Row r of slot s is at shift[s] + r of the flat columns; rows below staged[s] are there, total[s] exist. levels, parts:
     (W, K), targets of each wish and the share each closes; legs, left, closing: (S, K), those at work. rates: flat, account
-    currency per quote currency. path_*: flat, of managed slots: see trading.engine_managed. times, equity, gross,
+    currency per quote currency. path_*: flat, of managed slots: see trading.engine_managed. weights: flat, of entries
+    worked by a volume profile. times, equity, gross,
     net: written, one value per distinct close. Returns (status, closes written); how many records were written stands in the
     book.
     """
@@ -278,4 +300,6 @@ def run_many(
                 )  # fmt: skip
                 if refusal != NO_REFUSAL:
                     refused[s, refusal] += 1
+            if slots[s]["algo"] != 0 and state["pending"] != 0.0:
+                work(slots[s], state, book, orders, weights, s, now, volume[i], legs[s][0])
             state["cursor"] = row + 1

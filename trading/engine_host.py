@@ -29,8 +29,8 @@ _COLUMN_TYPES = (np.int64, np.int32, *(np.float64,) * 5, np.bool_, np.bool_, np.
 @dataclass(slots=True)
 class Slots:
     """Everything of S slots that a run needs. levels, parts: (W, K) by slot, for the general lane; actions: ACTION records by
-    slot; last_call: bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0; paths: how open trades
-    are managed, by slot, None: they are not."""
+    slot; last_call: bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0; paths: how open
+    trades are managed, by slot, None: they are not; weights: flat column of the profiles of VWAP entries."""
 
     evaluations: list[Evaluation]
     bars: list[Bars]
@@ -43,6 +43,7 @@ class Slots:
     actions: list[er.Records] = field(default_factory=list)
     last_call: list[NDArray[np.bool_] | None] = field(default_factory=list)
     rates: er.Floats = field(default_factory=lambda: np.empty(0))
+    weights: er.Floats = field(default_factory=lambda: np.empty(0))
     paths: list[TradePaths | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -217,6 +218,7 @@ def run_together(slots: Slots) -> Raw:
             managing.stop,
             managing.leave,
             managing.due,
+            slots.weights,
             states,
             book,
             refused,

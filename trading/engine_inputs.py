@@ -58,11 +58,11 @@ def slots_of(
             (
                 symbol_codes[instrument.symbol], strategy_codes[strategies[s]], its_costs.commission_code,
                 its_costs.slippage_code, kind, evaluations[s].max_bars, int(require_stop), ORDER_TYPE_CODES[rule.entry.value],
-                rule.valid_bars, 0, -1, -1, 0, 0, int(bool(once and once[s])), float(instrument.tick_size),
+                rule.valid_bars, 0, -1, -1, 0, 0, int(bool(once and once[s])), 0, 0, 0, 0, 0, float(instrument.tick_size),
                 float(instrument.lot_size), float(instrument.multiplier),
                 its_costs.rate, its_costs.minimum, its_costs.value, parameter, minimums[s], its_costs.participation,
                 its_costs.borrow, margin.initial if margin else math.nan, margin.maintenance if margin else math.nan,
-                math.nan, *kelly_fields(sizings[s]),
+                math.nan, *kelly_fields(sizings[s]), 0.0, 0.0,
             )
         )  # fmt: skip
     return np.array(rows, er.SLOT)

@@ -174,6 +174,11 @@ def _try_entry(
     if kind == STOP_ORDER and state["triggered"] != 0:
         kind = MARKET  # reached before: the rest is a market order
     side = 1 if state["pending"] > 0 else -1
+    wanted = abs(state["pending"])
+    if slot["algo"] != 0:
+        wanted = min(wanted, state["released"])
+        if wanted <= 0.0:
+            return False
     state["worked"] += 1
     price, triggered = match_bar(kind, side, state["limit"], state["trigger"], state["triggered"] != 0, o, h, l, c)
     if triggered:
@@ -181,7 +186,7 @@ def _try_entry(
     inside = False
     level = price
     if not math.isnan(price):
-        quantity = fillable(abs(state["pending"]), slot["participation"], volume, slot["lot"])
+        quantity = fillable(wanted, slot["participation"], volume, slot["lot"])
         if quantity > 0.0:
             if kind in (MARKET, STOP_ORDER):
                 price = slipped(slot, price, side, quantity, volume)
@@ -195,6 +200,8 @@ def _try_entry(
                     return False
             first = state["quantity"] == 0.0
             enter(slot, state, book, fills, s, price, quantity * side, now)
+            left = state["released"] - quantity
+            state["released"] = left if left > _NOISE * abs(state["ordered"]) else 0.0
             inside = kind != MARKET
             if first and inside and level != o:
                 state["inside"] = 1
@@ -233,7 +240,7 @@ def trade_bar(
                 leave(slot, state, book, trades, fills, orders, s, price, quantity * side, now, SCALE_OUT, False)
                 closing[k] -= quantity
                 left[k] -= quantity
-    inside = False
+    inside, before = False, abs(state["quantity"])
     if state["pending"] != 0.0:
         inside = _try_entry(slots, states, book, fills, orders, refused, s, o, h, l, c, volume, now)
     if state["quantity"] == 0.0:
@@ -254,17 +261,19 @@ def trade_bar(
             leave(slot, state, book, trades, fills, orders, s, price, quantity * side, now, STOP, False)
         if state["quantity"] != 0.0:
             state["exit_reason"] = STOP  # reached: the rest is a market order, and no target fills any more
-    elif guarded and not inside:
+    elif guarded and (not inside or slot["algo"] != 0):
+        closable = before if inside else abs(state["quantity"])  # of a slice filled inside the bar only the stop is tried
         for k in range(len(legs)):
-            if state["quantity"] == 0.0 or not (left[k] > 0.0):
+            if state["quantity"] == 0.0 or not (left[k] > 0.0) or not (closable > 0.0):
                 continue
             price = limit_fill(-side, legs[k], o, h, l)
             if math.isnan(price):
                 continue
-            quantity = fillable(min(left[k], abs(state["quantity"])), cap, volume, lot)
+            quantity = fillable(min(left[k], abs(state["quantity"]), closable), cap, volume, lot)
             if quantity > 0.0:
                 leave(slot, state, book, trades, fills, orders, s, price, quantity * side, now, TARGET, False)
                 left[k] -= quantity
+                closable -= quantity
     if state["quantity"] != 0.0:
         if not math.isnan(c):
             mark_to(slot, state, c)

@@ -55,7 +55,7 @@ EXPIRED: Final = 3
 REJECTED: Final = 4
 ORDER_ENDS: Final = ("working", "filled", "canceled", "expired", "rejected")
 
-# Counted refusals, as columns of `refused` (S, 15). The codes are RefusalCode's.
+# Counted refusals, as columns of `refused` (S, 16). The codes are RefusalCode's.
 STOP_REQUIRED: Final = 0
 REWARD_TO_RISK: Final = 1
 SIZE_ZERO: Final = 2
@@ -71,10 +71,11 @@ NOT_TRADABLE: Final = 11
 PRICE_MISSING: Final = 12
 SESSION_CLOSED: Final = 13
 RISK_BUDGET: Final = 14
+EXECUTION: Final = 15
 REFUSAL_NAMES: Final = (
     "STOP_REQUIRED", "REWARD_TO_RISK", "SIZE_ZERO", "MAX_ORDER_QUANTITY", "MAX_NOTIONAL", "MAX_POSITION",
     "CONCURRENT_POSITIONS", "POSITION_OPEN", "DAILY_LOSS", "BUYING_POWER", "LIMIT_MISSING", "NOT_TRADABLE", "PRICE_MISSING",
-    "SESSION_CLOSED", "RISK_BUDGET",
+    "SESSION_CLOSED", "RISK_BUDGET", "EXECUTION",
 )  # fmt: skip
 NO_REFUSAL: Final = -1
 
@@ -87,17 +88,18 @@ def _dtype(whole: str, real: str) -> np.dtype[np.void]:
 
 SLOT: Final = _dtype(
     "symbol strategy commission_kind slippage_kind sizing_kind max_bars require_stop entry_type valid_bars settled fx_at "
-    "path_at scale_from scale_to once",
+    "path_at scale_from scale_to once algo algo_slices algo_min_lots algo_visible algo_rest",
     "tick lot multiplier commission_rate commission_minimum slippage_value sizing_parameter min_reward_to_risk participation "
     "borrow_rate initial_margin maintenance_margin risk_budget "
-    "kelly_fraction kelly_cap kelly_trades kelly_win_rate kelly_payoff",
+    "kelly_fraction kelly_cap kelly_trades kelly_win_rate kelly_payoff algo_jitter algo_participation",
 )
 """Constants of a slot. symbol, strategy: codes that say which slots share one. settled: 1 where profit is paid daily and
 nothing is bought (futures). fx_at: where its rates begin in the flat column of rates, -1: quoted in the account's
 currency. participation: 0 = no cap. initial_margin, maintenance_margin: fractions of the value, NaN = not checked. path_at: where
 its rows begin in the flat columns of paths, -1: its trades are not managed; scale_from, scale_to: columns of its scale-outs.
 once: 1 where it enters one time only. risk_budget: percent of equity at risk, NaN = not limited. kelly_*: of a kelly rule,
-fraction 0 = none."""
+fraction 0 = none. algo*: how its entries are worked (trading.execution), algo 0 = in one order; algo_rest: 1 where the rest is
+bought at the market."""
 
 BOUND: Final = _dtype(
     "active",
@@ -106,9 +108,10 @@ BOUND: Final = _dtype(
 )
 """Risk limits of a slot; NaN = missing. active 0: no limits at all. own_*: of the slot's strategy, NaN = none."""
 
-WISH: Final = _dtype("row side", "reference stop target limit trigger trail scale")
+WISH: Final = _dtype("row side algo_start algo_end algo_seed algo_at", "reference stop target limit trigger trail scale")
 """An entry wish at a bar's row: side +1 or -1, levels on the grid, NaN = none. Ascending by row within a slot. trail:
-distance of a trailing stop. target: the one the reward-to-risk gate reads. scale: of the sizing rule's amount."""
+distance of a trailing stop. target: the one the reward-to-risk gate reads. scale: of the sizing rule's amount.
+algo_start, algo_end: window it is worked in, end -1 = there is none; algo_at: where its weights begin in their flat column."""
 
 ACTION: Final = _dtype("row kind", "factor amount")
 """What happens to a position by itself. row: the bar before whose open it happens; kinds below."""
@@ -120,15 +123,17 @@ ACT_DELIST: Final = 4  # row: the last bar, after which nothing trades
 
 STATE: Final = _dtype(
     "cursor wish wish_end action action_end next_time session pending_time placed_time exit_reason held entry_time signal_time "
-    "trade entry_type triggered worked delisted path_end inside wins losses",
+    "trade entry_type triggered worked delisted path_end inside wins losses algo_start algo_end algo_last algo_sent algo_seed "
+    "algo_at",
     "quantity entry_price stop trail mark value cash pending ordered pending_stop pending_trail pending_reference limit "
-    "trigger entry_commission settled entry_fx fx day_start carried first_stop risked made won lost",
+    "trigger entry_commission settled entry_fx fx day_start carried first_stop risked made won lost released algo_target",
 )
 """What changes in a slot. cursor: next row; wish, wish_end: next and last wish; quantity, pending: signed; cash: flows so
 far; value: quantity * mark * multiplier * fx; day_start: cash + value when the session began; worked: bars the entry
 order has met; ordered: signed quantity of the entry order; settled: profit of the open position paid already; carried:
 borrow cost and dividends of the open position; path_end: row before which the paths of its open trade are known; inside: 1
-where it was entered inside a bar; first_stop: the protective level at the entry."""
+where it was entered inside a bar; first_stop: the protective level at the entry. released: unsigned, what of the pending
+entry may fill, where it is worked in slices; algo_last: newest slot that was used."""
 
 BOOK: Final = _dtype(
     "session orders ambiguous trades margin_calls liquidations rolled_out margined managed filled n_trades n_fills n_orders",

@@ -152,7 +152,7 @@ class Ensemble(Strategy):
             enter_long=allowed & _reaches(vote, rules.threshold), enter_short=allowed & _reaches(-vote, rules.threshold),
             exit_long=ready & conditions.evaluate(exits.long if exits else None, frame),
             exit_short=ready & conditions.evaluate(exits.short if exits else None, frame),
-            stop=rules.exits.stop, target=rules.exits.target, strength=np.abs(vote),
+            stop=rules.exits.stop, target=rules.exits.target, session_end=rules.exits.session_end, strength=np.abs(vote),
             parts={f"{side}/{name}": sign * share for side, sign in (("long", 1.0), ("short", -1.0))
                    for name, share in shares.items()},
         )  # fmt: skip

@@ -21,6 +21,7 @@ from trading.execution_functions import Level
 from trading.frame import Bools, Floats, Frame
 from trading.instruments import Instrument, Mode
 from trading.price_grid import on_grid
+from trading.session_flat import flat_from
 from trading.signals import Action, PartitionRef, Signal
 from trading.strategy_schema import DAYS, Window
 from trading.timeframes import Timeframe
@@ -149,11 +150,13 @@ def assemble(
     frame: Frame, instrument: Instrument, ready: Bools, max_bars: int, *,
     enter_long: Bools, enter_short: Bools, exit_long: Bools, exit_short: Bools, stop: Level, target: Level | None,
     strength: Floats | None = None, scale: Floats | None = None, parts: Mapping[str, Floats] | None = None,
+    session_end: int | None = None,
 ) -> Evaluation:  # fmt: skip
     """Evaluation with stops and targets on the instrument's tick grid.
 
-    strength: of an entry at each bar, default 1; scale, parts: see Evaluation. An entry without a stop, without the target
-    its file asks for, or wanted on both sides at once is no entry.
+    strength: of an entry at each bar, default 1; scale, parts: see Evaluation. session_end: minutes before the venue's close
+    from which on positions are closed and none is opened, None: they are held over it. An entry without a stop, without the
+    target its file asks for, or wanted on both sides at once is no entry.
     """
     bars = frame.bars[frame.primary]
     close = bars.close
@@ -167,6 +170,10 @@ def assemble(
             known = known & np.isfinite(targets)
         return stops, targets, known
 
+    if session_end is not None:
+        over = flat_from(bars, instrument, session_end)
+        enter_long, enter_short = enter_long & ~over, enter_short & ~over
+        exit_long, exit_short = exit_long | over, exit_short | over
     stop_long, target_long, long_known = levels(1)
     stop_short, target_short, short_known = levels(-1)
     both = enter_long & enter_short

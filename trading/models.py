@@ -88,17 +88,28 @@ class ServedModel(Protocol):
     """A loaded model. warm_up: bars before its first answer, memory included. trained_until: nothing that closes at or before
     it (UTC us) may be asked about. symbols: instruments it has learnt from."""
 
-    registered: str
-    version: str
-    model_hash: str
-    schema_hash: str
-    data_hash: str
-    run_id: str
-    timeframe: Timeframe
-    symbols: tuple[str, ...]
-    warm_up: int
-    trained_until: int
-    margin: float
+    @property
+    def registered(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def model_hash(self) -> str: ...
+    @property
+    def schema_hash(self) -> str: ...
+    @property
+    def data_hash(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def timeframe(self) -> Timeframe: ...
+    @property
+    def symbols(self) -> tuple[str, ...]: ...
+    @property
+    def warm_up(self) -> int: ...
+    @property
+    def trained_until(self) -> int: ...
+    @property
+    def margin(self) -> float: ...
 
     def wanted(self, windows: Sequence[tuple[Bars, Instrument, int]], margin: float) -> list[Wanted]:
         """What it wants at rows ``first`` and later of each (bars, instrument, first), computed over exactly those bars."""
@@ -167,7 +178,7 @@ class ModelStrategy(Strategy):
             enter_short=allowed & short if rule.fall == "short" else never,
             exit_long=(leaves & ~stay_long) | (ready & conditions.evaluate(exits.long if exits else None, frame)),
             exit_short=(leaves & ~stay_short) | (ready & conditions.evaluate(exits.short if exits else None, frame)),
-            stop=rules.exits.stop, target=rules.exits.target, strength=strength,
+            stop=rules.exits.stop, target=rules.exits.target, session_end=rules.exits.session_end, strength=strength,
         )  # fmt: skip
 
     def ask_together(self, windows: Sequence[tuple[Mapping[Any, Bars], Instrument]]) -> None:

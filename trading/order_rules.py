@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trading.execution.spec import Iceberg, Twap, Vwap
 from trading.instruments import AssetClass, Instrument
 from trading.orders import OrderType
 from trading.timeframes import US_PER_DAY
@@ -51,7 +52,7 @@ class OrderRules:
     0 = until it fills. trail: distance of a trailing stop from the bar's extreme, float or (T,); it starts at the
     evaluation's stop, or where there is none, from the first close. targets: instead of the evaluation's one; their shares
     add up to at most 1. flat_at_session_end: positions are closed at the open of the session's last bar, and nothing is
-    entered from the bar before it on.
+    entered from the bar before it on. execution: the entry is worked in slices (trading.execution); strategies bring theirs.
     """
 
     entry: OrderType = OrderType.MARKET
@@ -61,6 +62,7 @@ class OrderRules:
     trail: Level | None = None
     targets: tuple[Target, ...] = ()
     flat_at_session_end: bool = False
+    execution: Twap | Vwap | Iceberg | None = None
 
     def __post_init__(self) -> None:
         needs = {
@@ -69,6 +71,8 @@ class OrderRules:
         }  # fmt: skip
         if self.entry not in needs:
             raise ValueError(f"entry {self.entry}: expected one of {', '.join(map(str, needs))}")
+        if self.execution is not None and (self.entry is not OrderType.MARKET or self.valid_bars or self.trail is not None):
+            raise ValueError("execution: slices are sent in its own way: no entry type, valid_bars or trail beside it")
         for name, needed in zip(("limit", "trigger"), needs[self.entry], strict=True):
             if needed != (getattr(self, name) is not None):
                 raise ValueError(f"{self.entry} entry: {name} is {'missing' if needed else 'not used'}")
@@ -86,7 +90,7 @@ class OrderRules:
         """Is this a market entry with the evaluation's own stop and target and nothing else?"""
         return (
             self.entry is OrderType.MARKET and self.valid_bars == 0 and self.trail is None and not self.targets
-            and not self.flat_at_session_end
+            and not self.flat_at_session_end and self.execution is None
         )  # fmt: skip
 
 

@@ -189,7 +189,7 @@ class Pair(Strategy):
             frame, instrument, ready, self.max_bars,
             enter_long=allowed & rows.holds(long), enter_short=allowed & rows.holds(short),
             exit_long=ready & rows.holds(exit_long), exit_short=ready & rows.holds(exit_short),
-            stop=rules.exits.stop, target=rules.exits.target, scale=scale,
+            stop=rules.exits.stop, target=rules.exits.target, session_end=rules.exits.session_end, scale=scale,
             parts={f"{name}/{key}": values for name in ("long", "short") for key, values in side.items()},
         )  # fmt: skip
 

@@ -74,7 +74,7 @@ def _grid(document: YamlDocument, data: Mapping[str, Any], instrument: Instrumen
     if instrument is None:
         return
     named: dict[Path, float] = {}
-    for part in ("entry", "stop", "exit", "invalidation", "manage"):
+    for part in ("entry", "stop", "disaster_stop", "exit", "invalidation", "manage"):
         node = data.get(part)
         named |= {path: price for price, path in _prices(node, (part,))}
         alone = fixed(node, (part,))

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 import numpy as np
 from pydantic import Field, WrapValidator, model_validator
@@ -34,8 +34,11 @@ from trading.config_text import (
 from trading.evaluation import Evaluation
 from trading.execution.checks import check_execution
 from trading.execution_functions import ExecutionFunction
-from trading.execution_functions.base import Floats
+from trading.execution_functions.base import Floats, Level
+from trading.execution_functions.level import FixedLevel
+from trading.execution_functions.managing import StopMove
 from trading.execution_functions.scale_out import ScaleOut
+from trading.execution_functions.stop_on_close import StopOnClose
 from trading.gate_checks import check_gates
 from trading.ids import file_revision
 from trading.instruments import Instrument
@@ -70,6 +73,20 @@ MANAGERS: Any = Annotated[
 ]  # fmt: skip
 
 
+class _Wider(Level):
+    """The disaster stop, or the stop itself where that is farther away."""
+
+    NAME: ClassVar[str] = "wider"
+    kind: Literal["wider"] = "wider"
+    own: Any
+    disaster: Any
+
+    def at(self, frame: Frame, direction: int, reference: Floats, risk: Floats) -> Floats:
+        farther = np.maximum if direction > 0 else np.minimum  # NaN where one of both is not known
+        levels = (x.at(frame, direction, reference, risk) for x in (self.own, self.disaster))
+        return np.asarray(farther(*levels), np.float64)
+
+
 class TargetPart(ConfigModel):
     """One of several targets: `share` of the entered quantity is closed `at` this level."""
 
@@ -87,6 +104,9 @@ class PlanFile(Common):
     entry: TRIGGERS
     invalidation: TRIGGERS | None = Field(None, description="once this has held in one of its sessions, it enters no more")
     stop: LEVELS
+    disaster_stop: LEVELS | None = Field(
+        None, description="rests at the broker, wider than stop, which is then judged at the closes: for a desk that is dead"
+    )
     target: LEVELS | None = Field(None, description="of the whole position")
     targets: list[TargetPart] = Field(default_factory=list, max_length=20, description="several, instead of target")
     manage: list[MANAGERS] = Field(default_factory=list, description="stop moves, scale-outs and exits of the open trade")
@@ -98,6 +118,38 @@ class PlanFile(Common):
         if self.target is not None and self.targets:
             raise custom_error("has both target and targets", "one of them")
         return self
+
+    @model_validator(mode="after")
+    def _stopped_on_closes(self) -> PlanFile:
+        """With a disaster stop, the stop is judged at the closes, by a function of `manage` like any other."""
+        if self.disaster_stop is None:
+            return self
+        if self.disaster_stop.NAME == "reward":
+            raise custom_error("a disaster_stop has no risk to measure a reward by", "kind level, atr, percent or points")
+        if any(isinstance(m, StopMove) for m in self.manage):
+            raise custom_error("disaster_stop stays where it is, and manage moves the stop", "one of both")
+        own = {"level": "price", "points": "points", "percent": "percent"}.get(self.stop.NAME)
+        if own is None:
+            raise custom_error(
+                f"with a disaster_stop the stop is judged at later closes, where one of kind {self.stop.NAME} is another",
+                "a stop of kind level, points or percent",
+            )
+        if isinstance(self.stop, FixedLevel) and isinstance(self.disaster_stop, FixedLevel):
+            side = 1 if self.direction == "long" else -1
+            if (self.stop.price - self.disaster_stop.price) * side <= 0:
+                raise custom_error(
+                    f"disaster_stop {self.disaster_stop.price:g} is not beyond the stop {self.stop.price:g}",
+                    f"a price {'below' if side > 0 else 'above'} {self.stop.price:g}",
+                )
+        judged = StopOnClose.model_validate({"level" if own == "price" else own: getattr(self.stop, own)})
+        if judged not in self.manage:
+            object.__setattr__(self, "manage", [judged, *self.manage])
+        return self
+
+    @property
+    def at_the_broker(self) -> Any:
+        """The level at which the protective order rests."""
+        return self.stop if self.disaster_stop is None else _Wider(own=self.stop, disaster=self.disaster_stop)
 
     @property
     def scale_outs(self) -> list[ScaleOut]:
@@ -145,7 +197,7 @@ class Plan(Compiled):
             frame, instrument, ready, self.max_bars,
             enter_long=begins if long else never, enter_short=never if long else begins,
             exit_long=leave if long else never, exit_short=never if long else leave,
-            stop=rules.stop, target=rules.target,
+            stop=rules.at_the_broker, target=rules.target,
         )  # fmt: skip
         return _with_parts(evaluation, rules, frame, instrument)
 
@@ -210,7 +262,7 @@ def parse_plan(
         problems = sorted([*problems, *gated], key=lambda p: p.line)
     if parsed is None or errors(problems):
         return None, problems
-    named = (parsed.entry, parsed.stop, parsed.target, parsed.exit, parsed.invalidation)
+    named = (parsed.entry, parsed.stop, parsed.disaster_stop, parsed.target, parsed.exit, parsed.invalidation)
     functions: list[ExecutionFunction] = [f for f in named if f is not None]
     functions += [*(p.at for p in parsed.targets), *parsed.manage]
     read, context = needs(parsed, (), functions)

@@ -127,5 +127,13 @@ REASONS: Final[Mapping[tuple[str, str], str]] = {
     ("CONFIG_INVALID", "not its instrument"): "the strategy's file does not name the instrument any more",
     ("NOT_TRADABLE", "not above 0"): "the price is zero or negative: sizes and limits are not made for it",
     ("LIMIT_MISSING", "no rule ran"): "no risk rule was there to judge the order",
+    ("MODE", "research_only"): "mode backtest: `tapeline modes set` moves it up",
+    ("MODE", "live_not_enabled"): "the strategy is live and TAPELINE_MODE is not",
+    ("MODE", "broker_is_simulated"): "live orders need a broker with real money",
+    ("MODE", "broker_is_real"): "paper orders need a paper book, and this broker is an account",
+    ("MODE", "live_account_not_set"): "TAPELINE_LIVE_ACCOUNT does not say which account live orders may go to",
+    ("MODE", "other_account"): "the broker's account is not the one live orders may go to",
+    ("MODE", "risk_file_incomplete"): "live needs a risk file with every required limit; `missing` names the gaps",
+    ("MODE", "another_broker"): "the order was committed for another broker than there is now; it is not sent",
 }
 """(code, reason) -> what it means, for refusals that say why with ``reason=``. Others name their values instead."""

@@ -219,7 +219,7 @@ class Scanner(Strategy):
             frame, instrument, own.ready, self.max_bars, enter_long=chosen["long"], enter_short=chosen["short"],
             exit_long=own.ready & conditions.evaluate(exits.long if exits else None, frame),
             exit_short=own.ready & conditions.evaluate(exits.short if exits else None, frame),
-            stop=rules.exits.stop, target=rules.exits.target, strength=strength,
+            stop=rules.exits.stop, target=rules.exits.target, session_end=rules.exits.session_end, strength=strength,
             parts={f"{side}/rank": (better[side] + 1).astype(np.float64) for side in ("long", "short")},
         )  # fmt: skip
 

@@ -62,7 +62,7 @@ class RuleStrategy(Strategy):
             enter_short=allowed & conditions.evaluate(rules.entry.short, frame),
             exit_long=ready & conditions.evaluate(exits.long if exits else None, frame),
             exit_short=ready & conditions.evaluate(exits.short if exits else None, frame),
-            stop=rules.exits.stop, target=rules.exits.target, strength=strength, parts=parts,
+            stop=rules.exits.stop, target=rules.exits.target, session_end=rules.exits.session_end, strength=strength, parts=parts,
         )  # fmt: skip
 
     def reason(self, action: Action) -> str:

@@ -188,6 +188,10 @@ class Exits(ConfigModel):
     target: LEVELS | None = None
     rules: Sides | None = None
     max_bars: Count = Field(0, description="close at the open after this many closed bars since entry; 0: never")
+    session_end: Whole | None = Field(
+        None, ge=0, le=1440, description="out at the open after the first close with so many minutes of the session left, half "
+        "days included, and no entry there; empty: held over the night",
+    )  # fmt: skip
 
     @field_validator("stop")
     @classmethod
@@ -256,6 +260,8 @@ class Filed(Common):
     @model_validator(mode="after")
     def _possible(self) -> Filed:
         worth_it(self.gates, self.exits)
+        if self.exits.session_end is not None and self.timeframe.minutes >= 1440:
+            raise custom_error(f"session_end on {self.timeframe} bars, which end with the session", "a timeframe below 1d")
         return self
 
 

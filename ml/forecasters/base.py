@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.forecasters.arithmetic import Floats, Member, logit
+from ml.forecasters.evidence import luck, positions_of
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How members are trained. window: bars a network looks at. epochs, patience: at most, and without a better validation
-    result. costs: of one side of a trade, as a fraction of its value. levels: of the quantiles."""
+    result. costs: of one side of a trade, as a fraction of its value. levels: of the quantiles. significance: chance that an
+    ensemble trades at all where there is nothing to be forecast; 1 asks for no evidence."""
 
     window: int = 16
     hidden: int = 16
@@ -32,6 +35,7 @@ class Settings:
     tree_rate: float = 0.06
     min_leaf: int = 100
     l2: float = 10.0
+    significance: float = 0.01
     threads: int = 1
     device: str = "cpu"
 
@@ -45,7 +49,9 @@ class Settings:
 class Fitting:
     """Rows to learn from. values: float32 (N, F), all rows of the set. history: int64 (N, W), positions of each row's last W
     bars of the same instrument, -1 before its first. direction: int8 (N,). returns: float64 (N,). times: int64 (N,).
-    train, validation: positions; validation rows come later, and no training event reaches into them."""
+    train, validation: positions; validation rows come later, and no training event reaches into them. symbol: int32 (N,), of
+    each row; empty: all of one. horizon: bars a return looks ahead. members: of the ensemble this one is for. prior: share of
+    rises where there is nothing to say; NaN: that of the rows."""
 
     values: NDArray[np.float32]
     history: NDArray[np.int64]
@@ -56,10 +62,24 @@ class Fitting:
     validation: NDArray[np.int64]
     settings: Settings = field(default_factory=Settings)
     seed: int = 0
+    symbol: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    horizon: int = 1
+    members: int = 1
+    prior: float = float("nan")
 
     def windows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, W, F) of `rows`; NaN before an instrument's first bar."""
         return windows_of(self.values, self.history, rows)
+
+    def luck(self, probability: Floats) -> float:
+        """p-value of the best of the forecasts (E, n) of the validation rows having earned by luck what it earned."""
+        rows = self.validation
+        symbol = self.symbol[rows] if len(self.symbol) else np.zeros(len(rows), np.int32)
+        neutral = float(self.direction[self.train].mean())
+        return luck(
+            positions_of(probability, neutral), self.returns[rows], self.times[rows], symbol, self.settings.costs,
+            max(10, 2 * self.horizon), self.seed,
+        )  # fmt: skip
 
 
 def history_of(symbol: NDArray[np.int32], window: int) -> NDArray[np.int64]:
@@ -85,12 +105,13 @@ def net_of_costs(probability: Floats, returns: Floats, costs: float, neutral: fl
 
     The position is (p - neutral) * 10, between -1 and 1: smooth, so that a few rows do not decide.
     """
-    position = np.clip((probability - neutral) * 10.0, -1.0, 1.0)
+    position = positions_of(probability, neutral)
     return float(np.mean(position * returns - 2.0 * costs * np.abs(position)))
 
 
 def calibrated(member: Member, fitting: Fitting) -> Member:
-    """`member` with Platt scaling and conformal quantile shifts fitted on the validation rows.
+    """`member` with Platt scaling and conformal quantile shifts fitted on the validation rows; ``luck`` in its `about` is the
+    p-value of what it earned there (ml.forecasters.evidence). Without evidence it says the prior, whatever it is asked.
 
     Platt 1999: log odds are scaled by a slope and moved by an intercept. The slope is never negative (a forecast that is
     wrong more often than right is worth nothing, not turned round), and the intercept is such that the mean forecast of the
@@ -100,9 +121,14 @@ def calibrated(member: Member, fitting: Fitting) -> Member:
     rows = fitting.validation
     odds, standard = member.raw(fitting.windows(rows))
     y = fitting.direction[rows].astype(np.float64)
-    slope, _ = platt(odds, y)
-    prior = float(fitting.direction[np.concatenate([fitting.train, rows])].mean())
-    intercept = centred(slope * odds, prior)
+    prior = fitting.prior
+    if math.isnan(prior):
+        prior = float(fitting.direction[np.concatenate([fitting.train, rows])].mean())
+    if float(member.about["luck"]) <= fitting.settings.significance / fitting.members:
+        slope, _ = platt(odds, y)
+        intercept = centred(slope * odds, prior) if slope > 0 else float(logit(np.array([prior]))[0])
+    else:
+        slope, intercept = 0.0, float(logit(np.array([prior]))[0])
     outcome = fitting.returns[rows] / float(member.about["return_scale"])
     shift = [float(np.quantile(outcome - standard[:, k], level)) for k, level in enumerate(fitting.settings.levels)]
     about = {**member.about, "calibration": [slope, intercept], "quantile_shift": shift}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,4 +46,7 @@ def fit_boosting(fitting: Fitting) -> Member:
             first += len(nodes)
     tensors = {name: np.concatenate(parts) for name, parts in columns.items()}
     tensors |= {"roots": np.array(roots, np.int64), "head": np.array(head, np.int64)}
-    return calibrated(Member("boosting", "boosting", {**about, "intercepts": intercepts}, tensors), fitting)
+    made = Member("boosting", "boosting", {**about, "intercepts": intercepts}, tensors)
+    odds, _ = made.raw(fitting.windows(fitting.validation))
+    found = fitting.luck((1.0 / (1.0 + np.exp(-np.clip(odds, -60.0, 60.0))))[None])
+    return calibrated(replace(made, about={**made.about, "luck": found}), fitting)

@@ -107,6 +107,7 @@ def _train(kind: str, fitting: Fitting) -> Member:
     best, waited = -math.inf, 0
     kept = copy.deepcopy(module.state_dict())
     curve: list[float] = []
+    said: list[Any] = []
     for _ in range(own.epochs):
         module.train()
         for rows in np.array_split(order.permutation(train), max(1, len(train) // own.batch)):
@@ -122,6 +123,7 @@ def _train(kind: str, fitting: Fitting) -> Member:
         probability = _probabilities(module, values, history, fitting.validation)
         earned = net_of_costs(probability, fitting.returns[fitting.validation], own.costs, prior)
         curve.append(earned)
+        said.append(probability)
         if earned > best:
             best, waited = earned, 0
             kept = copy.deepcopy(module.state_dict())
@@ -131,7 +133,7 @@ def _train(kind: str, fitting: Fitting) -> Member:
                 break
     tensors: dict[str, Any] = {name: value.detach().cpu().numpy().copy() for name, value in kept.items()}
     tensors |= {"scaler.mean": scaler.mean, "scaler.scale": scaler.scale}
-    return Member(kind, kind, {**about, "validation_net": curve}, tensors)
+    return Member(kind, kind, {**about, "validation_net": curve, "luck": fitting.luck(np.array(said))}, tensors)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from resources.ledger import audit
 from resources.ledger import plan_tables as p
 from resources.ledger import tables as t
+from resources.ledger.algo_tables import is_entry
 from trading.orders import MAY_BE_AT_BROKER
 
 ARMED, ENTERED, MANAGING = "armed", "entered", "managing"
@@ -94,7 +95,7 @@ def resting_legs(connection: Connection, trade_ids: Collection[str]) -> dict[str
     """(leg, price, quantity) of the protective orders that may rest at the broker, by trade."""
     i, o = t.intents.c, t.orders.c
     query = select(i.trade_id, i.leg, o.stop_price, o.limit_price, o.quantity, o.filled_quantity).join(t.orders, o.id == i.id)
-    query = query.where(i.trade_id.in_(trade_ids), i.leg != "entry", o.state.in_([s.value for s in MAY_BE_AT_BROKER]))
+    query = query.where(i.trade_id.in_(trade_ids), ~is_entry(i.leg), o.state.in_([s.value for s in MAY_BE_AT_BROKER]))
     found: dict[str, list[tuple[str, float, float]]] = {}
     for row in connection.execute(query.order_by(i.leg)):
         price = row.stop_price if row.stop_price is not None else row.limit_price
@@ -159,7 +160,7 @@ def cancel(engine: Engine, name: str, *, who: str, reason: str, now_time: int) -
         if state.state in ENDED:
             raise PlanNotCancelled(f"plan {name} is {state.state} already ({state.reason})")
         i, o, h = t.intents.c, t.orders.c, t.positions.c
-        maybe = o.state.in_([s.value for s in MAY_BE_AT_BROKER]) & (i.strategy == name) & (i.leg == "entry")
+        maybe = o.state.in_([s.value for s in MAY_BE_AT_BROKER]) & (i.strategy == name) & is_entry(i.leg)
         working = connection.execute(select(o.id).join(t.intents, i.id == o.id).where(maybe)).first() is not None
         held = connection.execute(select(h.symbol).where(h.strategy == name, h.quantity != 0.0)).first() is not None
         if state.state != ARMED or working or held:

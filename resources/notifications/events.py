@@ -97,6 +97,7 @@ KINDS: Final[Mapping[str, tuple[Severity, str]]] = {
     "mismatch": (Severity.CRITICAL, "ledger and broker differ; or a difference is settled"),
     "failure.run": (Severity.CRITICAL, "a Dagster run failed"),
     "failure.check": (Severity.WARNING, "an asset check failed; critical when it blocks"),
+    "execution": (Severity.INFO, "an entry that is worked in slices started or ended"),
     "failure.broker": (Severity.CRITICAL, "the broker said something that cannot be true"),
     "failure.notification": (Severity.WARNING, "a channel does not take messages; told on the other channels"),
     "failure.desk": (Severity.CRITICAL, "the desk gives no sign of life, or is back"),
@@ -110,7 +111,8 @@ KINDS: Final[Mapping[str, tuple[Severity, str]]] = {
 """Kind -> (severity, when). Anything else in the audit is told as ``audit.<action>``."""
 
 _SILENT: Final = frozenset({
-    "intent", "order_sending", "order_denied", "exit_sent", "notification_test", "notification_retry",
+    "intent", "order_sending", "order_denied", "exit_sent", "slice_sending", "slice_denied", "algo_ending",
+    "notification_test", "notification_retry",
     "notification_discard", "cash_baseline", "replay_started", "api_call",
 })  # fmt: skip
 """Records that tell nothing a person is not told by another record of the same act."""
@@ -184,7 +186,10 @@ def _signal(record: Record, context: Context) -> Event:
         f"target {_number(content.get('target_price')) or 'none'}; "
         f"bar {row.get('timeframe')} {iso(int(row.get('close_time', 0)))}"
     )
-    return _event(record, context, "signal", title, body, strategy=str(row.get("strategy")), symbol=str(row.get("symbol")))
+    return _event(
+        record, context, "signal", title, body, strategy=str(row.get("strategy")), symbol=str(row.get("symbol")),
+        mode=str(content.get("mode") or ""),
+    )  # fmt: skip
 
 
 def _decision(record: Record, context: Context) -> Event:
@@ -235,11 +240,17 @@ def _order_event(record: Record, context: Context) -> Event | None:
     unchanged = row.get("state_before") == row.get("state_after")
     if found is None or (unchanged and name in ("ack", "accept", "trigger", "lost")):
         return None
+    if order.get("algo") and name in _OF_SLICES and not str(order.get("leg")).startswith("exit"):
+        return None  # the start and the end of the whole are told
     kind, word = found
     if kind == "order.denied" and text.startswith("MODE:"):
         kind, word = ("alert.entry", "ALERT") if known["mode"] == "alert" else ("order.shadow", "shadow")
     body = "\n".join(x for x in (text, f"order {row.get('order_id')} {order.get('leg', '')}".rstrip()) if x)
     return _event(record, context, kind, f"order {word}: {about}", body, None, **known)
+
+
+_OF_SLICES: Final = frozenset({"send", "ack", "accept", "partial_fill", "fill", "request_cancel", "canceled"})
+"""Order events that come with every slice of an entry and with its legs."""
 
 
 def _about(order: Content, order_id: str) -> str:
@@ -251,9 +262,11 @@ def _about(order: Content, order_id: str) -> str:
     return f"{said} {order.get('order_type')}{at} ({order.get('strategy')})"
 
 
-def _fill(record: Record, context: Context) -> Event:
+def _fill(record: Record, context: Context) -> Event | None:
     row = _row(record)
     order = context.orders.get(str(row.get("order_id")), {})
+    if order.get("algo") and str(order.get("leg")).startswith("entry"):
+        return None  # a slice: the end of the whole says what was bought
     whole = order.get("filled_quantity") is not None and order.get("filled_quantity") == order.get("quantity")
     title = (
         f"{'filled' if whole else 'fill'}: {str(row.get('side')).upper()} {_number(row.get('quantity'))} {row.get('symbol')} "
@@ -274,6 +287,8 @@ def _position(record: Record, context: Context) -> Event | None:
         kind, word = "position.closed", "closed"
     elif record.content.get("op") != "update" or row.get("opened_time") == row.get("updated_time"):
         kind, word = "position.opened", "opened"
+    elif context.orders.get(str(row.get("trade_id")), {}).get("algo"):
+        return None  # it grows slice by slice; what closes it is told by its fills
     else:
         kind, word = "position.changed", "now"
     held = f" {_number(quantity)} at {_number(row.get('average_price'))}" if quantity else ""
@@ -358,6 +373,8 @@ _MAKERS: Final[Mapping[str, Callable[[Record, Context], Event | None]]] = {
     "run_failed": _run_failed,
     "check_failed": _check,
     "check_passed": _check,
+    "algo_started": _as("execution", "{algo} started: {side} {quantity} {symbol} ({strategy})"),
+    "algo_ended": _as("execution", "{algo} ended: {filled} of {quantity} {symbol} at {average_price} ({strategy}): {reason}"),
     "exit_wanted": _as("exit", "exit {leg} of {symbol} ({strategy})"),
     "unknown_resolved": _as("order.resolved", "unknown order resolved"),
     "broker_event_refused": _as("failure.broker", "{kind} on {symbol}"),

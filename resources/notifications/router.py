@@ -73,10 +73,13 @@ def _record(row: Mapping[str, Any]) -> Record:
 
 
 def _orders(connection: Connection, records: Iterable[Record]) -> dict[str, Mapping[str, Any]]:
-    """The orders that records of order events and fills are about, with what their intents say."""
+    """The orders that records of order events and fills are about, with what their intents say; of positions, the entry."""
     ids = {str(r.content.get("row", {}).get("order_id")) for r in records if r.action in ("order_event", "fill")}
+    ids |= {str(r.content.get("row", {}).get("trade_id")) for r in records if r.action == "position"}
     if not ids:
         return {}
     i = t.intents.c
-    joined = select(t.orders, i.strategy, i.leg, i.trade_id).join(t.intents, i.id == t.orders.c.id).where(t.orders.c.id.in_(ids))
+    algo = i.content["meta"]["algo"].as_string().label("algo")
+    joined = select(t.orders, i.strategy, i.leg, i.trade_id, algo).join(t.intents, i.id == t.orders.c.id)
+    joined = joined.where(t.orders.c.id.in_(ids))
     return {row["id"]: dict(row) for row in connection.execute(joined).mappings()}

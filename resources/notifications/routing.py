@@ -89,6 +89,10 @@ class Email(_Channel):
 Channel = Annotated[Discord | Slack | Telegram | Email | Webhook, Field(discriminator="kind")]
 
 
+SHADOWED = frozenset({"signal", "order.shadow"})
+"""What a strategy in mode shadow would do: told by routes only that name the mode."""
+
+
 class Route(ConfigModel):
     """Events that match go to the channels named. An event goes to a channel once, however many routes say so."""
 
@@ -106,6 +110,7 @@ class Route(ConfigModel):
             and (not self.strategies or event.strategy in self.strategies)
             and (not self.symbols or event.symbol in self.symbols)
             and (not self.modes or event.mode in self.modes)
+            and (event.kind not in SHADOWED or event.mode != "shadow" or "shadow" in self.modes)
         )
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from assets import model_drift, model_drift_run, model_outcome, model_reference
+from assets import model_drift, model_drift_run, model_reference
 from assets.model_data import Traded
 from assets.model_drift_run import Rows
 from assets.model_policy import ModelPolicies
@@ -87,8 +87,8 @@ def rows(market: tuple[planted.Made, Any]) -> Rows:
 def trained(market: tuple[planted.Made, Any], rows: Rows) -> Registry:
     file: ForecasterFile = parsed(FILE)
     run = forecasting.train(market[1], file.config())
-    judged = model_outcome.judge_forecaster(file, market[1], run, rows.traded, 1e5, 1.0)
-    reference = model_reference.forecaster_reference(file, market[1], run, judged.judgement)
+    judged = replace(_judgement(), returns=np.random.default_rng(0).normal(0, 0.01, 200))
+    reference = model_reference.forecaster_reference(file, market[1], run, judged)
     return Registry({"model.safetensors": run.model.to_bytes()}, reference, market[1].matrix.schema_hash)
 
 
@@ -132,6 +132,8 @@ class Watch:
         patch.setattr(DeskResource, "client", lambda _: desk)
         patch.setattr(model_drift_run, "strategies_with", lambda config, model: ["by_model"])
         self.patch = patch
+        self.drawn = model_drift_run.pictures
+        patch.setattr(model_drift_run, "pictures", lambda *_: {})  # they take a second
 
     def __call__(self, on: Rows) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
         self.patch.setattr(model_drift_run, "rows_of", lambda *_: on)
@@ -157,6 +159,7 @@ def watch(place: Settings, monkeypatch: pytest.MonkeyPatch, trained: Registry, l
 def test_bars_like_the_training_part_are_no_drift_and_the_ledger_says_so(
     watch: Watch, rows: Rows, ledger: Ledger, desk: Desk
 ) -> None:
+    watch.patch.setattr(model_drift_run, "pictures", watch.drawn)
     told, checks = watch(rows)
     assert not told["drifted"], told["verdict"]
     assert all(c.passed for c in checks.values())
@@ -180,7 +183,7 @@ def test_a_drift_halts_its_strategies_once_and_is_audited_until_it_is_over(
     assert desk.halts == [("halted", "by_model")]  # a person may have resumed it
     assert again["event"] == told["event"] != ""
     watch(rows)
-    assert [r.action for r in audit_read.records(ledger.engine) if r.actor == model_verdicts.ACTOR] == [
+    assert [r["action"] for r in audit_read.read(ledger.engine, actor=model_verdicts.ACTOR)] == [
         "model_drifted", "drift_answered", "model_drift_over"
     ]  # fmt: skip
 
@@ -249,6 +252,7 @@ def test_an_agent_is_watched_by_what_it_does(
             return np.where(mask[:, 1], wish, leave).astype(np.int64), None
 
         def save(self, folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "follower.json").write_text("{}")
 
         @classmethod
@@ -291,8 +295,8 @@ class TestTheDecision:
         from tests.trading.test_decisions import SIGNAL
 
         class Rule:
-            class rules:  # noqa: N801
-                class model:  # noqa: N801
+            class rules:
+                class model:
                     name = "small"
 
         signal = replace(SIGNAL, model={"name": REGISTERED, "version": "1", "role": "champion"})
@@ -342,7 +346,7 @@ class TestTheSensor:
             }  # fmt: skip
             # Dagster did not start it: it is asked for again, and audited once.
             assert self.ask(instance, monkeypatch, ledger).run_requests
-            noted = [r for r in audit_read.records(ledger.engine) if r.action == "drift_answered"]
+            noted = audit_read.read(ledger.engine, action="drift_answered")
             assert len(noted) == 1
             run = instance.create_run_for_job(_nothing, tags=wish.tags, status=dg.DagsterRunStatus.SUCCESS)
             assert event in self.ask(instance, monkeypatch, ledger).skip_message

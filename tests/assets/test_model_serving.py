@@ -115,9 +115,11 @@ def run(desk: Desk, config: Config, ledger: Ledger, close_time: int, session: st
 def hold(ledger: Ledger, strategy: str, quantity: float) -> None:
     with ledger.engine.begin() as c:
         c.execute(t.positions.delete())
-        row = {col.name: 0 if "INT" in str(col.type).upper() or "DOUBLE" in str(col.type).upper() or "FLOAT" in str(col.type).upper()
-               else {} if "JSON" in str(col.type).upper() else "" for col in t.positions.columns if not col.nullable}  # fmt: skip
-        c.execute(t.positions.insert().values(**{**row, "strategy": strategy, "symbol": "SPX", "quantity": quantity}))
+        row = {
+            "trade_id": "t", "average_price": 1.0, "realized_pnl": 0.0, "commission": 0.0, "updated_time": 0, "bars_held": 0,
+            "exit_state": {},
+        }  # fmt: skip
+        c.execute(t.positions.insert().values(strategy=strategy, symbol="SPX", quantity=quantity, **row))
 
 
 def versions(signals: list[Signal]) -> set[str]:
@@ -131,7 +133,7 @@ class TestLiveIsTheReplay:
         prepared = research_run.prepare(config.strategies["follows"], config, desk.lake, 1e5)
         assert isinstance(prepared, research_run.Prepared), prepared
         own, compared = prepared.experiment, 0
-        for close_time, session in closes(desk, 60)[::3]:
+        for close_time, session in closes(desk, 60)[::6]:
             ran = run(desk, config, ledger, close_time, session)
             for evaluation, bars, instrument in zip(own.evaluations, own.bars, own.instruments, strict=True):
                 row = int(np.searchsorted(evaluation.close_time, close_time))
@@ -144,7 +146,7 @@ class TestLiveIsTheReplay:
                 wanted = [] if expected is None else [expected.to_dict()]
                 assert told == [{k: v for k, v in w.items() if k not in ("partitions", "features_version")} for w in wanted]
                 compared += expected is not None
-        assert compared >= 10
+        assert compared >= 5
 
     def test_nothing_is_wanted_of_the_bars_it_was_trained_on(self, desk: Desk) -> None:
         desk.name(champion="1")
@@ -161,7 +163,7 @@ class TestLiveIsTheReplay:
     def test_a_stored_signal_is_computed_again_by_the_version_that_made_it(self, desk: Desk, ledger: Ledger) -> None:
         desk.name(champion="1", challenger="3")
         config = desk.write("at_once")
-        chosen = closes(desk, 12)
+        chosen = closes(desk, 6)
         made = [s for close in chosen for s in run(desk, config, ledger, *close).signals]
         desk.name(champion="2", challenger="3", previous="1")  # another one serves when the check looks back
         config = load_config(desk.settings)
@@ -182,17 +184,17 @@ class TestTakingOver:
         desk.name(champion="1")
         config = desk.write()
         served: dict[int, set[str]] = {}
-        chosen = closes(desk, 40)
+        chosen = closes(desk, 15)
         for at, (close_time, session) in enumerate(chosen):
-            if at == 12:
+            if at == 4:
                 desk.name(champion="2", previous="1")
-            if at == 25:
+            if at == 9:
                 desk.name(champion="1", previous="2")
             ran = run(desk, config, ledger, close_time, session)
             served[at] = versions(ran.signals)
             assert len(served[at]) <= 1, "two versions at one bar"
-            assert [e.version for e in ran.swaps] == ({12: ["2"], 25: ["1"]}.get(at, []))
-        first, second, third = ({v for at in span for v in served[at]} for span in (range(13), range(13, 26), range(26, 40)))
+            assert [e.version for e in ran.swaps] == ({4: ["2"], 9: ["1"]}.get(at, []))
+        first, second, third = ({v for at in span for v in served[at]} for span in (range(5), range(5, 10), range(10, 15)))
         assert (first, second, third) == ({"1"}, {"2"}, {"1"})
         told = [
             (r["content"]["version"], r["content"]["before"], r["content"]["why"])
@@ -201,16 +203,16 @@ class TestTakingOver:
         assert told == [("1", "", "adopted"), ("2", "1", "promoted"), ("1", "2", "rolled back")]
         assert check(ledger.engine).problems == ()
         # The desk asks for the same closes and gets the same versions.
-        for at in (12, 13, 25, 26):
+        for at in (4, 5, 9, 10):
             known = model_serving.evaluables_at_close(config.evaluables(), chosen[at][0], ledger, desk.settings, "sample")
             follows = known["follows"]
             assert isinstance(follows, ModelStrategy)
-            assert follows.served.version == ("2" if at in (13, 25) else "1")
+            assert follows.served.version == ("2" if at in (5, 9) else "1")
 
     def test_a_close_that_is_run_again_is_answered_by_the_version_of_then(self, desk: Desk, ledger: Ledger) -> None:
         desk.name(champion="1")
         config = desk.write("at_once")
-        chosen = closes(desk, 6)
+        chosen = closes(desk, 3)
         first = run(desk, config, ledger, *chosen[0])
         desk.name(champion="2", previous="1")
         for close in chosen[1:]:
@@ -300,7 +302,7 @@ class TestTheChallenger:
         desk.name(champion="1", challenger="2")
         config = desk.write()
         seen: list[Decision] = []
-        for close in closes(desk, 15):
+        for close in closes(desk, 5):
             seen += run(desk, config, ledger, *close).decisions
         shadow = [d for d in seen if in_shadow_only(d.signal)]
         assert {d.signal.strategy for d in shadow} == {"follows_challenger"}
@@ -320,7 +322,7 @@ class TestTheChallenger:
         desk.name(champion="1", challenger="2")
         config = desk.write()
         opposite = 0
-        for close in closes(desk, 30):
+        for close in closes(desk, 8):
             ran = run(desk, config, ledger, *close)
             for decision in ran.decisions:
                 row = ledger.decisions(signal_ids=[decision.signal.id])[0]
@@ -336,7 +338,7 @@ class TestTheChallenger:
     def test_champion_and_challenger_are_compared_on_identical_bars(self, desk: Desk, ledger: Ledger) -> None:
         desk.name(champion="1", challenger="2")
         config = desk.write()
-        for close in closes(desk, 5):
+        for close in closes(desk, 2):
             run(desk, config, ledger, *close)
         (done,) = model_comparison.compare_all(config, desk.lake, ledger, desk.settings)
         assert done.sessions == 399

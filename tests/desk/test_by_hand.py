@@ -102,7 +102,7 @@ class TestReduce:
         with pytest.raises(NoPosition, match="nobody holds no EURUSD"):
             desk.router.by_hand.reduce(asked(strategy="nobody"), quantity=1.0)
         desk.router.exit_position("trend", "EURUSD", "rule", hour(1))
-        with pytest.raises(NotReduced, match="exit .* is under way"):
+        with pytest.raises(NotReduced, match=r"exit .* is under way"):
             desk.router.by_hand.reduce(asked(), quantity=400.0)
 
     def test_an_exit_goes_before_a_reduction_that_waits(self, ledger_engine: Engine) -> None:
@@ -199,7 +199,9 @@ class TestReverse:
         assert [who for who, _ in audited(ledger_engine, "reverse_wanted")] == ["ann"]
         (entry,) = [o for o in desk.store._orders() if o.leg == "entry" and o.side.value == "sell"]
         with ledger_engine.connect() as connection:
-            rules = connection.execute(text("SELECT jsonb_array_length(risk) FROM intents WHERE id = :i"), {"i": entry.id}).scalar()
+            rules = connection.execute(
+                text("SELECT jsonb_array_length(risk) FROM intents WHERE id = :i"), {"i": entry.id}
+            ).scalar()
         assert rules is not None
         assert rules > 10, "every rule judged it"
 
@@ -245,12 +247,16 @@ class TestReverse:
             if passed == name:
                 raise Killed(name)
 
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            for module in (reversals, by_hand, submission, exit_orders):
-                patch.setattr(module, "crash_point", crash_point)
+        def live() -> None:
             desk.router.by_hand.reverse(asked(), stop=1.21)
             desk.close(2)
             desk.router.continue_exits()
+
+        with monkeypatch.context() as patch:
+            for module in (reversals, by_hand, submission, exit_orders):
+                patch.setattr(module, "crash_point", crash_point)
+            with pytest.raises(Killed):
+                live()
         again = Desk(ledger_engine)
         again.clock.advance(desk.clock())
         submission.recover(ledger_engine, again.broker, again.clock)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from desk import algo_ledger
+from desk import algo_ledger, submission
 from desk.algo_ledger import Parent
 from desk.reconcile import reconcile
+from desk.risk_inputs import MarketView
 from desk.risk_state import HaltLevel
-from tests.desk.kit import Desk, bar, hour
+from resources.brokers.protocol import Modification
+from tests.desk.kit import CASH, INSTRUMENTS, Desk, bar, hour
+from tests.doubles.faulty_broker import FaultyBroker
+from trading.backtest import backtest
+from trading.bars import Bars
+from trading.calendars import calendar
+from trading.evaluation import Evaluation
+from trading.execution.spec import parse
 from trading.limits import OrderRate
+from trading.order_rules import OrderRules
+from trading.signals import Action
+from trading.timeframes import US_PER_HOUR, Timeframe, session_number
 
 TWAP: dict[str, Any] = {"algo": "twap", "minutes": 240, "slices": 4}
 ICEBERG: dict[str, Any] = {"algo": "iceberg", "minutes": 240, "visible": 400.0, "limit_ticks": 5}
@@ -132,8 +146,6 @@ class TestTwap:
         assert desk.position() == 0.0
 
     def test_a_new_slices_stop_is_where_the_trades_stop_rests_now(self, ledger_engine: Engine) -> None:
-        from resources.brokers.protocol import Modification
-
         desk = desk_of(ledger_engine)
         parent = start(desk, TWAP)
         step(desk, 1)
@@ -181,8 +193,6 @@ class TestWhatEndsIt:
         assert desk.position() == 0.0
 
     def test_an_exit_closes_the_whole_trade_beside_an_opposite_position_of_another_strategy(self, ledger_engine: Engine) -> None:
-        from trading.signals import Action
-
         desk = desk_of(ledger_engine)
         start(desk, TWAP)
         short = desk.submit(0, "revert", action=Action.ENTER_SHORT, stop=1.21, target=1.18, quantity=5000.0, valid_until=hour(4))
@@ -230,8 +240,6 @@ class TestWhatEndsIt:
         assert (now(desk, parent)["state"], now(desk, parent)["reason"]) == ("ended", "slice entry was cancelled")
 
     def test_a_strategy_that_is_paused_sends_no_more(self, ledger_engine: Engine) -> None:
-        from dataclasses import replace
-
         desk = desk_of(ledger_engine)
         parent = start(desk, TWAP)
         desk.config.strategies["trend"] = replace(desk.config.strategies["trend"], status="paused")
@@ -300,3 +308,101 @@ def audit_of(desk: Desk) -> list[dict[str, Any]]:
     with desk.engine.connect() as connection:
         rows = connection.execute(text("SELECT action FROM audit ORDER BY seq")).mappings()
         return [dict(row) for row in rows]
+
+
+class PastBars:
+    """Hourly bars of the weeks before: three times the volume in the hour after 08:00Z."""
+
+    def read_bars(self, dataset: str, symbol: str, start: Any = None, end: Any = None) -> Bars:
+        venue = calendar("FX")
+        row = int(venue.number.searchsorted(session_number(date(2017, 12, 6))))
+        times: list[int] = []
+        numbers: list[int] = []
+        for r in range(row, row + 16):
+            for at in range(int(venue.open_time[r]) + US_PER_HOUR, int(venue.close_time[r]) + 1, US_PER_HOUR):
+                times.append(at)
+                numbers.append(int(venue.number[r]))
+        price = np.full(len(times), 1.2)
+        volume = np.array([3000.0 if (at // US_PER_HOUR) % 24 == 9 else 1000.0 for at in times])
+        numbered = np.array(numbers, np.int32)
+        return Bars(symbol, Timeframe.H1, np.array(times, np.int64), numbered, price, price, price, price, volume)
+
+
+class TestVolume:
+    def test_vwap_follows_the_profile_of_past_sessions_and_the_backtest_does_too(self, ledger_engine: Engine) -> None:
+        desk = desk_of(ledger_engine)
+        desk.router.algos._market = MarketView(PastBars(), lambda symbol: ())
+        execution = {"algo": "vwap", "minutes": 240, "slices": 4, "sessions": 5}
+        parent = start(desk, execution, 1200.0)
+        for n in range(1, 5):
+            step(desk, n)
+        bought = [s["quantity"] for s in now(desk, parent)["slices"]]
+        assert bought == [600.0, 200.0, 200.0, 200.0]
+        bars = PastBars().read_bars("bars_1h", "EURUSD")
+        at = bars.close_time == hour(0)
+        nothing, never = np.full(len(bars), np.nan), np.zeros(len(bars), bool)
+        evaluation = Evaluation(
+            "EURUSD", Timeframe.H1, bars.close_time, ~never, at, never, never, never, np.full(len(bars), 1.19), nothing, nothing,
+            nothing, np.ones(len(bars)),
+        )  # fmt: skip
+        traded = replace(INSTRUMENTS["EURUSD"], has_volume=True)
+        result = backtest(
+            evaluation, bars, traded, cash=CASH, sizing={"kind": "fixed", "quantity": 1200},
+            orders=OrderRules(execution=parse(execution)),
+        )  # fmt: skip
+        assert [row["quantity"] for row in result.fill_rows()] == bought
+        short = bars.rows(bars.close_time >= hour(-50))
+        few = replace(
+            evaluation, close_time=short.close_time,
+            **{n: getattr(evaluation, n)[-len(short) :] for n in ("ready", "enter_long", "enter_short", "exit_long", "exit_short",
+               "stop_long", "stop_short", "target_long", "target_short", "strength")},
+        )  # fmt: skip
+        refused = backtest(
+            few,
+            short,
+            traded,
+            cash=CASH,
+            sizing={"kind": "fixed", "quantity": 1200},
+            orders=OrderRules(execution=parse(execution)),
+        )
+        assert (refused.refusals, refused.fill_rows()) == ({"EXECUTION": 1}, [])
+
+    def test_a_slice_takes_no_more_than_its_share_of_the_newest_bars_volume(self, ledger_engine: Engine) -> None:
+        desk = desk_of(ledger_engine)
+        desk.router.algos._market = MarketView(PastBars(), lambda symbol: ())
+        parent = start(desk, {**TWAP, "participation": 0.2})
+        for n in range(1, 5):
+            step(desk, n)
+        assert [s["quantity"] for s in now(desk, parent)["slices"]] == [200.0, 267.0, 200.0, 200.0]
+        assert now(desk, parent)["reason"] == "window over"
+
+    def test_without_volume_nothing_is_sent(self, ledger_engine: Engine) -> None:
+        desk = desk_of(ledger_engine)
+        parent = start(desk, {**TWAP, "participation": 0.2})
+        step(desk, 1)
+        assert (now(desk, parent)["sent"], desk.position()) == (0, 0.0)
+
+
+class TestAnOrderThatWasGivenUp:
+    def test_its_share_is_spread_and_when_it_comes_all_the_same_nothing_stays_above_what_was_approved(
+        self, ledger_engine: Engine
+    ) -> None:
+        desk = Desk(ledger_engine, wrap=FaultyBroker).open()
+        broker = desk.broker
+        assert isinstance(broker, FaultyBroker)
+        broker.submit_faults = ["late"]
+        parent = start(desk, TWAP)
+        for n in range(1, 5):
+            submission.resolve_unknown(desk.engine, broker, desk.clock)
+            step(desk, n)
+        assert [s["state"] for s in now(desk, parent)["slices"]] == ["rejected", "filled", "filled", "filled"]
+        assert (desk.position(), now(desk, parent)["reason"]) == (1000.0, "complete")
+        broker.deliver_late()
+        for n in range(5, 9):
+            desk.close(n)
+            desk.router.continue_exits()
+            desk.router.algos.work()
+            reconcile(desk.engine, desk.broker, desk.clock)
+            assert abs(desk.position()) in (1000.0, 1250.0, 0.0)
+        assert desk.position() in (0.0, 1000.0)
+        assert not [o for o in desk.store.orders_of_trade(parent.trade_id) if o.working and desk.position() == 0.0]

@@ -60,6 +60,8 @@ MANAGE: tuple[str, ...] = (
     "manage: [{kind: chandelier, period: 8, multiple: 2.0}]",
     "manage: [{kind: time_stop, bars: 9, unless_r: 0.5}, {kind: trailing_points, points: 0.0090}]",
     "manage: [{kind: session_end, minutes: 120}]",
+    "manage: [{kind: stop_on_close, percent: 0.15, timeframe: 4h}]",
+    "disaster_stop: {kind: atr, period: 6, multiple: 9}\ntarget: {kind: points, points: 0.0090}",
     "target: {kind: reward, ratio: 2.5}\n"
     "manage: [{kind: scale_out, share: 0.3, when: {kind: indicator_condition, condition: {'>': "
     "[{indicator: rsi, params: {period: 5}}, 60]}}}, {kind: break_even, after_r: 0.7}]",
@@ -183,4 +185,4 @@ def test_desk_and_backtest_fill_alike(ledger_engine: Engine) -> None:
             ends = {iso(int(r.fill_time)) for r in rows} | {iso(int(r.fill_time) + US_PER_HOUR) for r in rows}
             assert {r["time"] for r in told} <= ends, what
             legs |= {r["leg"] for r in told}
-    assert {"entry", "stop", "target", "scale_out", "time_stop", "session_end"} <= legs, "the comparison misses what it is about"
+    assert {"entry", "stop", "target", "scale_out", "time_stop", "session_end", "managed"} <= legs, "the comparison misses what it is about"

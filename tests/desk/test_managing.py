@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from desk import events, exit_orders, managing, submission
+from desk.by_hand import Asked
 from desk.managing import TradeManager
 from resources.feeds.protocol import BarClose
 from tests.desk.kit import CASH, INSTRUMENTS, Desk, Rule, bar, config, decision, hour
@@ -68,14 +69,14 @@ class Cache:
 class Life:
     """A desk that has entered the plan at hour 1 and looks after it at every close."""
 
-    def __init__(self, engine: Engine, rules: Plan, parts: Any = PARTS, first: bool = True) -> None:
+    def __init__(self, engine: Engine, rules: Plan, parts: Any = PARTS, first: bool = True, stop: float = 1.19) -> None:
         self.desk, self.plan, self.cache = Desk(engine), rules, Cache()
         self.desk.config.plans["idea"] = Rule("idea", once=True)
         self.manager = TradeManager(engine, self.desk.broker, self.desk.clock)
         if first:
             self.desk.open()
             values = {"strategy_revision": rules.revision, "targets": parts, "quantity": 1000.0}
-            self.result = self.desk.router.submit_decision(decision(0, "idea", stop=1.19, target=1.2166, **values))
+            self.result = self.desk.router.submit_decision(decision(0, "idea", stop=stop, target=1.2166, **values))
             assert self.result.accepted, self.result.refusal
 
     def close(self, n: int, made: BarClose) -> list[Any]:
@@ -294,3 +295,84 @@ def test_the_backtest_makes_the_same_fills_of_several_targets(
                 theirs[key] = theirs.get(key, 0.0) + float(trades.quantity[i])
     assert ours == theirs
     assert len(ours) >= levels_met
+
+
+DISASTER = """\
+name: idea
+status: active
+mode: paper
+symbol: EURUSD
+direction: long
+timeframe: 1h
+valid: {from: 2017-12-20, to: 2017-12-29}
+entry: 1.2000
+stop: 1.1950
+disaster_stop: {kind: percent, percent: 2}
+targets: [{share: 0.5, at: 1.2300}]
+sizing: {kind: fixed, quantity: 1000}
+"""
+
+
+class TestDisasterStop:
+    """The plan's stop is judged at the closes; a wider one rests at the broker for a desk that is dead."""
+
+    def entered(self, engine: Engine) -> Life:
+        life = Life(engine, plan(DISASTER), parts=((0.5, 1.23),), stop=1.176)
+        life.close(1, up(1, 1.2))
+        return life
+
+    def stops(self, life: Life) -> set[float | None]:
+        return {v[2] for k, v in life.legs().items() if k.startswith("stop")}
+
+    def test_what_rests_is_the_wider_one(self) -> None:
+        made, bars = plan(DISASTER), arrays([up(n, 1.2) for n in range(4)])
+        evaluation = made.evaluate({Timeframe.H1: bars}, INSTRUMENTS["EURUSD"])
+        assert set(evaluation.stop_long.tolist()) == {1.176}
+        near = plan(DISASTER.replace("percent: 2", "percent: 0.1"))
+        assert set(near.evaluate({Timeframe.H1: bars}, INSTRUMENTS["EURUSD"]).stop_long.tolist()) == {1.195}, "never the nearer"
+
+    def test_a_wick_beyond_the_stop_closes_nothing_and_a_close_does(self, ledger_engine: Engine) -> None:
+        life = self.entered(ledger_engine)
+        assert self.stops(life) == {1.176}
+        (looked,) = life.close(2, bar("EURUSD", 2, 1.2, 1.2, 1.1800, 1.1960))
+        assert (looked.leave, life.desk.position("idea")) == ("", 1000.0)
+        (looked,) = life.close(3, up(3, 1.1949))
+        assert (looked.leave, looked.trouble) == ("stop_on_close", "")
+        assert self.stops(life) == {1.176}, "the resting one stays where it is"
+
+    def test_it_closes_the_trade_of_a_dead_desk(self, ledger_engine: Engine) -> None:
+        life = self.entered(ledger_engine)
+        life.desk.paper.on_bars(hour(2), [bar("EURUSD", 2, 1.19, 1.19, 1.16, 1.165)])  # nobody looks
+        assert life.desk.paper.positions() == []
+
+    def test_it_shrinks_with_the_position(self, ledger_engine: Engine) -> None:
+        life = self.entered(ledger_engine)
+        life.desk.router.by_hand.reduce(Asked("idea", "EURUSD", "half-of-it", "too much", "ann"), share=0.5)
+        life.close(2, up(2, 1.2))
+        assert guarded(ledger_engine) == (500.0, 500.0, 500.0)
+        assert self.stops(life) == {1.176}
+
+    def test_an_edit_of_the_own_stop_leaves_the_resting_one(self, ledger_engine: Engine) -> None:
+        life = self.entered(ledger_engine)
+        life.plan = plan(DISASTER.replace("stop: 1.1950", "stop: 1.1990"))
+        (looked,) = life.close(2, up(2, 1.1995))
+        assert (looked.leave, looked.trouble) == ("", "")
+        assert self.stops(life) == {1.176}
+        (looked,) = life.close(3, up(3, 1.1985))
+        assert looked.leave == "stop_on_close"
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"stop: 1.1950": "stop: {kind: atr, period: 14, multiple: 2}"}, "a stop of kind level, points or percent"),
+            ({"{kind: percent, percent: 2}": "1.1960"}, "disaster_stop 1.196 is not beyond the stop 1.195"),
+            ({"sizing:": "manage: [{kind: break_even, after_r: 1}]\nsizing:"}, "disaster_stop stays where it is"),
+        ],
+    )
+    def test_what_cannot_work_is_a_mistake_of_the_file(self, change: dict[str, str], said: str) -> None:
+        written = DISASTER
+        for old, new in change.items():
+            written = written.replace(old, new)
+        made, problems = parse_plan(written, "idea.yaml", config().universe)
+        assert made is None
+        assert any(said in str(p) for p in problems), [str(p) for p in problems]

@@ -129,7 +129,9 @@ class TestLive:
         desk = Desk(engine, wrap=real)
         universe = desk.config.universe
         both = {
-            s: replace(i, tradable_in=frozenset({Mode.PAPER, Mode.LIVE})) for s, i in universe.instruments.items() if s in INSTRUMENTS
+            s: replace(i, tradable_in=frozenset({Mode.PAPER, Mode.LIVE}))
+            for s, i in universe.instruments.items()
+            if s in INSTRUMENTS
         }
         assert isinstance(universe, Universe)
         desk.config.universe = replace(universe, instruments=both)

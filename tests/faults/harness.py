@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,8 @@ from multiprocessing.process import BaseProcess
 import structlog
 
 from desk import faults, reconcile, store, submission
+from desk.by_hand import Asked
+from desk.reductions import NotReduced
 from resources.ledger.store import connect
 from tests.desk.kit import CASH, INSTRUMENTS, LIMITS, SESSION, Desk, bar, decision, good_verdicts, hour
 from trading.costs import Costs
@@ -66,6 +69,9 @@ def _live(desk: Desk, seed: int, closes: int) -> None:
         for held in desk.store.open_positions():
             if random.Random(f"{seed} exit {n} {held.strategy} {held.symbol}").random() < 0.25:
                 desk.router.exit_position(held.strategy, held.symbol, "rule", hour(n))
+            elif random.Random(f"{seed} reduce {n} {held.strategy} {held.symbol}").random() < 0.15:
+                with contextlib.suppress(NotReduced):  # it is being closed already
+                    desk.router.by_hand.reduce(Asked(held.strategy, held.symbol, f"reduce-{n}", "less", "torture"), share=0.4)
         if n % 9 == 0:
             reconcile.reconcile(desk.engine, desk.broker, desk.clock)
         with desk.engine.begin() as connection:

@@ -86,7 +86,7 @@ def test_a_column_that_went_missing_has_moved_and_one_of_another_definition_is_a
         dr.judge(reference, columns, {"p": output}, times[:0], np.empty(0), dr.Limits())
 
 
-def test_with_too_few_stretches_to_rank_among_the_index_alone_decides() -> None:
+def test_with_too_few_stretches_to_rank_among_it_must_be_twice_the_limit_and_further_than_any() -> None:
     columns, times, output = world(6, n=200)
     reference = dr.reference_of(columns, times, {"p": output}, times, np.array([0.01, -0.02]))
     moved = {k: v[-60:] + 3 for k, v in columns.items()}

@@ -125,6 +125,37 @@ def test_what_needs_the_desk_is_not_done_without_it(run: Run) -> None:
         assert "not done" in result.stderr
 
 
+def test_modes_are_listed_and_changed_one_step_at_a_time(run: Run, at: Installation) -> None:
+    (row,) = [r for r in json.loads(run("modes", "list", "--json", **no_desk()).stdout) if r["name"] == "often"]
+    assert (row["mode"], row["effective"], row["stated"], row["who"]) == ("paper", "paper", "paper", "file")
+    down = run("modes", "set", "often", "shadow", "--reason", "looks odd", "--who", "ann")
+    assert (down.exit_code, "often: paper -> shadow" in down.stdout, "still open" in down.stdout) == (0, True, True), down.output
+    too_far = run("modes", "set", "often", "paper", "--reason", "again")
+    assert (too_far.exit_code, "skips alert" in too_far.stderr) == (1, True)
+    assert run("modes", "set", "often", "paper", "--reason", "again", "--force").exit_code == 0
+    live = run("modes", "set", "often", "live", "--reason", "rich soon")
+    assert live.exit_code == 1
+    for missing in ("live_not_enabled", "broker_is_simulated", "live_account_not_set"):
+        assert missing in live.stderr
+    assert run("modes", "set", "nobody", "alert", "--reason", "x").exit_code == 1
+    shown = run("modes", "list")
+    assert "PAPER modes" in shown.stdout
+    assert "PAPER: simulated money" in shown.stderr
+
+
+def test_a_part_of_a_position_is_closed(run: Run, at: Installation) -> None:
+    (held,) = at.ledger.positions(open_only=True)
+    neither = run("reduce", held["strategy"], held["symbol"], "--reason", "x")
+    assert (neither.exit_code, "--quantity or --share" in neither.stderr) == (2, True)
+    done = run("reduce", held["strategy"], held["symbol"], "--share", "0.5", "--reason", "half of it")
+    assert done.exit_code == 0, done.output
+    assert f"{abs(held['quantity']) / 2:.10g} stay" in done.stdout
+    assert "PAPER" in done.stderr
+    again = run("reduce", held["strategy"], held["symbol"], "--share", "0.5", "--reason", "more")
+    assert (again.exit_code, "is under way" in again.stderr) == (1, True)
+    assert run("reverse", "nobody", "EURUSD", "--stop", "1.3", "--reason", "x").exit_code == 1
+
+
 def test_flatten_asks_for_the_exits(run: Run, at: Installation) -> None:
     result = run("flatten", "--reason", "going home")
     assert result.exit_code == 0, result.output

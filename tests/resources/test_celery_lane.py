@@ -180,3 +180,17 @@ def test_the_instance_takes_the_lane_when_a_broker_is_set_and_the_run_host_when_
             environment["TAPELINE_CELERY_BROKER_URL"] = broker
         said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         assert said.stdout.strip() == name
+
+
+def test_a_worker_whose_code_is_old_gives_the_run_back_as_it_was() -> None:
+    from types import SimpleNamespace
+
+    from resources.run_host import celery_worker
+
+    sent: list[dict[str, object]] = []
+    request = SimpleNamespace(id="task-1", delivery_info={"routing_key": "tapeline.trade"}, expires="2026-01-01T00:00:00Z")
+    celery_worker._give_back(SimpleNamespace(request=request, apply_async=lambda **named: sent.append(named)), {"run": "r"})
+    assert sent == [
+        {"kwargs": {"execute_job_args_packed": {"run": "r"}}, "task_id": "task-1", "queue": "tapeline.trade",
+         "expires": "2026-01-01T00:00:00Z"},
+    ]  # fmt: skip

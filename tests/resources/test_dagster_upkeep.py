@@ -95,7 +95,10 @@ def one_log(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         f"  config:\n    base_dir: {logs}\n"
     )
     own = Settings(
-        _env_file=None, data_dir=tmp_path / "data", postgres_url=postgres_url, dagster_database=name  # type: ignore[call-arg, arg-type]
+        _env_file=None,
+        data_dir=tmp_path / "data",
+        postgres_url=postgres_url,
+        dagster_database=name,  # type: ignore[call-arg, arg-type]
     )
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         made = Log(instance, url, own)
@@ -139,9 +142,8 @@ def test_old_minutes_go_and_the_newest_of_each_partition_and_check_stays(log: Lo
         [dg.AssetCheckKey(AssetKey("orders"), "sound")]
     )
     assert next(iter(summary.values())).run_id == young
-    assert log.rows("SELECT count(*) FROM asset_event_tags t WHERE NOT EXISTS (SELECT 1 FROM event_logs e WHERE e.id = t.event_id)")[
-        0
-    ] == (0,)
+    orphans = "SELECT count(*) FROM asset_event_tags t WHERE NOT EXISTS (SELECT 1 FROM event_logs e WHERE e.id = t.event_id)"
+    assert log.rows(orphans) == [(0,)]
     again = plan(log.own, LIMITS, log.now)
     assert not again.anything, again
 

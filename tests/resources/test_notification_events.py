@@ -43,7 +43,37 @@ def item(number: int, title: str, body: str = "", parts_sent: int = 0) -> Item:
     return Item(number, f"audit-{number}", "halt", "info", title, body, 1_700_000_000_000_000, parts_sent)
 
 
+SAMPLES = {
+    "signal": {"row": {"action": "enter_long", "symbol": "SPX", "strategy": "a", "content": {"mode": "paper"}, "close_time": 1}},
+    "halt": {"level": "HALTED", "scope": "desk", "reason": "x"},
+    "position": {"op": "insert", "row": {"quantity": 1.0, "symbol": "SPX", "strategy": "a"}},
+    "fill": {"row": {"side": "buy", "quantity": 1.0, "symbol": "SPX", "price": 1.0, "strategy": "a"}},
+    "mode_set": {"strategy": "a", "before": "shadow", "mode": "alert"},
+    "reduce_wanted": {"strategy": "a", "symbol": "SPX", "quantity": 1.0},
+    "kill_broker_only": {"run": "kill-1"},
+}
+
+
+def test_everything_that_is_told_says_in_which_mode() -> None:
+    told = [event_of(Record(1, 1, "tapeline:ann", action, content), Context("paper")) for action, content in SAMPLES.items()]
+    assert [e.title.split()[0] for e in told if e is not None] == ["PAPER"] * len(SAMPLES)
+
+
 class TestRoutes:
+    def test_what_a_shadow_strategy_would_do_is_told_only_where_the_route_names_the_mode(self) -> None:
+        everything = FILE + '  - {events: ["*"], channels: [phone]}\n'
+        settings = routing.parse(everything, "f").settings
+        named = routing.parse(
+            everything.replace('["*"], channels: [phone]', '["*"], channels: [phone], modes: [shadow]'), "f"
+        ).settings
+        assert settings is not None
+        assert named is not None
+        for kind in ("signal", "order.shadow"):
+            assert settings.channels_for(event(kind, mode="shadow")) == []
+            assert named.channels_for(event(kind, mode="shadow")) == ["phone"]
+        assert settings.channels_for(event("alert.entry", mode="alert")) == ["phone"]
+        assert settings.channels_for(event("halt", Severity.CRITICAL, mode="shadow")) == ["ops", "phone"]
+
     def test_an_event_goes_once_to_every_channel_that_a_route_names(self) -> None:
         settings = routing.parse(FILE, "f").settings
         assert settings is not None
@@ -117,6 +147,21 @@ class TestEvents:
             told = event_of(Record(1, 1, "ana", action, {}), Context("paper"))
             assert told is not None
             assert told.kind in KINDS
+
+    def test_of_an_entry_in_slices_start_and_end_are_told_and_no_slice(self) -> None:
+        order = {"side": "buy", "quantity": 5.0, "symbol": "SPX", "strategy": "trend", "leg": "entry.2", "algo": "alg-1"}
+        about = Context("paper", {"int-1": order})
+        row = {"order_id": "int-1", "state_before": "a", "state_after": "b", "trade_id": "int-1", "quantity": 5.0}
+        row["opened_time"] = 1
+        for action, more in (("order_event", {"event": "accept"}), ("fill", {"side": "buy"}), ("position", {})):
+            assert event_of(Record(1, 1, "desk", action, {"op": "update", "row": {**row, **more}}), about) is None
+        told = event_of(Record(1, 1, "desk", "order_event", {"row": {**row, "event": "lost"}}), about)
+        assert told is not None
+        for action in ("algo_started", "algo_ended"):
+            told = event_of(Record(1, 1, "desk", action, {"algo": "twap", "symbol": "SPX"}), about)
+            assert told is not None
+            assert told.kind == "execution"
+        assert event_of(Record(1, 1, "desk", "slice_sending", {}), about) is None
 
     @pytest.mark.parametrize(
         ("event", "kind"),

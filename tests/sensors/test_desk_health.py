@@ -10,7 +10,17 @@ import pytest
 
 from assets.common import configured_universe
 from assets.desk_health import (
-    BROKER, DESCRIPTIONS, DESK, HEARTBEAT, LAST_BAR, NEW_RISK, QUEUES, desk, desk_health_checks, judge, look,
+    BROKER,
+    DESCRIPTIONS,
+    DESK,
+    HEARTBEAT,
+    LAST_BAR,
+    NEW_RISK,
+    QUEUES,
+    desk,
+    desk_health_checks,
+    judge,
+    look,
 )  # fmt: skip
 from resources.ledger.store import Ledger
 from resources.settings import Settings

@@ -7,9 +7,19 @@ import time
 
 import dagster as dg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resources.ledger.store import Ledger
-from sensors.fresh_bars import evaluate, next_close
+from sensors.fresh_bars import (
+    LAG_SECONDS,
+    LONG_POLL_SECONDS,
+    LONGEST_SECONDS,
+    ROUND_SECONDS,
+    evaluate,
+    next_close,
+    patience,
+)  # fmt: skip
 
 HOUR = 3_600_000_000
 T0 = 1_514_500_000_000_000
@@ -85,3 +95,24 @@ def test_the_joint_is_stamped_when_the_sensor_asks(ledger: Ledger) -> None:
     row = ledger.close(first)
     assert row is not None
     assert row["sensed_wall"] > 0
+
+
+@given(
+    st.integers(1_500_000_000_000_000, 1_500_000_000_000_000 + 120_000_000),
+    st.floats(1.0, LONG_POLL_SECONDS), st.floats(0.1, 20.0), st.floats(0.0, 10.0),
+)  # fmt: skip
+def test_no_whole_minute_falls_into_the_time_between_two_evaluations(now: int, seconds: float, loop: float, grace: float) -> None:
+    waited = patience(now, seconds, loop, grace)
+    assert 0 <= waited <= LONGEST_SECONDS
+    if waited == 0:  # a minute comes while the daemon's pause is: it may not wait long enough to get past, nor end before
+        return
+    deaf_from = (now / 1e6 + waited) % 60
+    deaf_until = deaf_from + loop + ROUND_SECONDS
+    assert deaf_until <= 60 + 1e-3, "deaf over a whole minute"
+    assert deaf_from >= grace + LAG_SECONDS - 1e-3, "gone while the bars of a close come in"
+
+
+def test_the_usual_wait_is_always_long_enough_to_get_past_a_minute() -> None:
+    for second in range(60):
+        waited = patience(1_500_000_000_000_000 + second * 1_000_000, LONG_POLL_SECONDS, 1.0, 2.0)
+        assert LONG_POLL_SECONDS <= waited <= LONGEST_SECONDS

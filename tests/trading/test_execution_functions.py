@@ -51,6 +51,7 @@ ALL: dict[str, dict[str, Any]] = {
     "break_even": {"after_r": 1.0}, "trailing_points": {"points": 0.003}, "trailing_percent": {"percent": 0.4},
     "trailing_atr": {"multiple": 2.5, "timeframe": "4h"}, "trailing_structure": {"left": 2, "right": 2, "buffer": 0.0002},
     "chandelier": {"period": 22}, "time_stop": {"bars": 30}, "session_end": {"minutes": 60},
+    "stop_on_close": {"points": 0.002, "timeframe": "4h"},
     "scale_out": {"share": 0.5, "when": {"kind": "close_above", "level": 1.18}},
 }  # fmt: skip
 

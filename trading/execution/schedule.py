@@ -70,8 +70,7 @@ class Slice:
 
 def units(lots: int, lot: float) -> float:
     """`lots` in units, as the decimal quantity would be: 3 lots of 0.1 are 0.3."""
-    inverse = round(1.0 / lot)
-    return lots / inverse if inverse >= 1 and abs(1.0 / lot - inverse) <= 1e-9 * inverse else lots * lot
+    return float(slicing.units(lots, lot))
 
 
 def lots_in(quantity: float, lot: float) -> int:

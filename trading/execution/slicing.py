@@ -69,6 +69,14 @@ def share(rest: int, weight: float, weight_left: float, minimum: int, last: bool
 
 
 @_compiled
+def units(lots: int, lot: float) -> float:
+    """`lots` in units, as the decimal quantity would be: 3 lots of 0.1 are 0.3."""
+    inverse = 1.0 / lot
+    scale = float(round(inverse))
+    return lots / scale if scale >= 1.0 and abs(inverse - scale) <= 1e-9 * scale else lots * lot
+
+
+@_compiled
 def capped(lots: int, participation: float, volume: float, lot: float) -> int:
     """`lots`, at most a share of the `volume` of the newest closed bar; 0 where that is not known. participation 0: no cap."""
     if participation <= 0.0:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
-from trading.calendars import calendar
 from trading.config_text import Whole
 from trading.execution_functions.base import Bools, Frame, register
 from trading.execution_functions.managing import Trade, TradeExit
 from trading.instruments import Instrument
-from trading.timeframes import US_PER_MINUTE
+from trading.session_flat import near_end
 
 
 @register
@@ -25,8 +23,5 @@ class SessionEnd(TradeExit):
     minutes: Whole | None = Field(None, ge=0, le=1440)
 
     def leaves(self, frame: Frame, trade: Trade, instrument: Instrument) -> Bools:
-        bars, venue = frame.series(), calendar(instrument.calendar)
-        step = (frame.primary.minutes if self.minutes is None else self.minutes) * US_PER_MINUTE
-        row = np.minimum(np.searchsorted(venue.number, bars.session), len(venue.number) - 1)
-        known = venue.number[row] == bars.session
-        return np.asarray(known & (venue.close_time[row] - bars.close_time <= step), np.bool_) & trade.held(frame)
+        minutes = frame.primary.minutes if self.minutes is None else self.minutes
+        return near_end(frame.series(), instrument, minutes) & trade.held(frame)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.desk.kit import config
+from tests.paths import ROOT
+from tests.trading.samples import universe
+from trading.execution.spec import parse
 from trading.plans import parse_plan
 from trading.strategy import parse_strategy
 from trading.universe import Universe
@@ -78,3 +83,12 @@ def test_what_is_closed_in_parts_cannot_be_entered_in_slices() -> None:
     plan, found = parse_plan(PLAN.format(more="targets: [{share: 0.5, at: 1.3}, {share: 0.5, at: 1.4}]"), "slow.yaml", UNIVERSE)
     assert plan is None
     assert "cannot be closed in parts" in str(found[0])
+
+
+def test_the_pages_example_is_a_strategy() -> None:
+    page = (ROOT / "docs" / "execution-algorithms.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml\n(name: .*?)^```", page, re.MULTILINE | re.DOTALL)
+    strategy, found = parse_strategy(text, "strategies/slow_trend.yaml", universe())
+    assert strategy is not None, [str(p) for p in found]
+    assert found == []
+    assert parse(strategy.execution).rest == "market"
