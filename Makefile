@@ -19,7 +19,7 @@ help:
 	@echo 'make run MODE=shadow     the same with a setting; see docs/settings.md'
 	@echo 'make test                run the tests'
 	@echo 'make check               ruff, mypy, import-linter'
-	@echo 'make bench NAME=lake     run one benchmark: backtest lake resample features latency rl'
+	@echo 'make bench NAME=lake     run one benchmark: backtest lake resample features latency paced event_log rl'
 	@echo 'make torture N=20        kill the desk N times over a misbehaving broker: nothing lost, nothing sent twice'
 	@echo 'make torture-matrix      every boundary with every fault of the broker'
 	@echo 'make risk-million        a million random intents against random limits'

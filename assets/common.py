@@ -47,6 +47,12 @@ INSTRUMENTS_SCHEMA = dg.TableSchema(
 )
 
 
+def table_schema(*columns: tuple[str, str] | tuple[str, str, str]) -> dg.TableSchema:
+    """A column schema of (name, type) or (name, type, description)."""
+    made = [dg.TableColumn(c[0], c[1], c[2] if len(c) == 3 else None) for c in columns]
+    return dg.TableSchema(columns=made)
+
+
 def features_schema() -> dg.TableSchema:
     """symbol, session, close_time and every feature, described by the kernel's catalogue."""
     from trading.features import definitions

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.common import markdown_table
+from assets.common import markdown_table, table_schema
 from assets.research import strategies
 from resources.config import Config
 from resources.dagster_resources import ConfigFilesResource, LedgerResource
@@ -19,28 +19,26 @@ from trading.timeframes import iso
 
 NEWEST_EVENTS = 60
 
-_SCHEMA = dg.TableSchema(
-    columns=[
-        dg.TableColumn("plan", "string", "name of the file's plan"),
-        dg.TableColumn("state", "string", "new, armed, entered, managing, closed, expired or cancelled"),
-        dg.TableColumn("direction", "string"),
-        dg.TableColumn("symbol", "string"),
-        dg.TableColumn("status", "string", "of the file: active, paused or stopped"),
-        dg.TableColumn("mode", "string"),
-        dg.TableColumn("valid", "string", "sessions in which it may enter"),
-        dg.TableColumn("entry", "string"),
-        dg.TableColumn("stop", "string", "level of the file"),
-        dg.TableColumn("targets", "string"),
-        dg.TableColumn("manage", "string", "what is done with the open trade"),
-        dg.TableColumn("invalidation", "string"),
-        dg.TableColumn("resting", "string", "orders that may rest at the broker now"),
-        dg.TableColumn("since", "timestamp", "in this state, market time"),
-        dg.TableColumn("revision", "string", "of the file in force"),
-        dg.TableColumn("last", "string", "newest event"),
-        dg.TableColumn("trade", "string", "id of the entry's intent"),
-        dg.TableColumn("reason", "string"),
-        dg.TableColumn("problem", "string", "what of the newest file is not in force"),
-    ]
+_SCHEMA = table_schema(
+    ("plan", "string", "name of the file's plan"),
+    ("state", "string", "new, armed, entered, managing, closed, expired or cancelled"),
+    ("direction", "string"),
+    ("symbol", "string"),
+    ("status", "string", "of the file: active, paused or stopped"),
+    ("mode", "string"),
+    ("valid", "string", "sessions in which it may enter"),
+    ("entry", "string"),
+    ("stop", "string", "level of the file"),
+    ("targets", "string"),
+    ("manage", "string", "what is done with the open trade"),
+    ("invalidation", "string"),
+    ("resting", "string", "orders that may rest at the broker now"),
+    ("since", "timestamp", "in this state, market time"),
+    ("revision", "string", "of the file in force"),
+    ("last", "string", "newest event"),
+    ("trade", "string", "id of the entry's intent"),
+    ("reason", "string"),
+    ("problem", "string", "what of the newest file is not in force"),
 )
 
 _SHOWN = ("plan", "state", "direction", "symbol", "entry", "stop", "targets", "resting", "last", "revision", "reason", "problem")

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets import research_run
-from assets.common import configured_universe, image, markdown_table
+from assets.common import configured_universe, image, markdown_table, table_schema
 from assets.market_data import timeframes_of
 from resources.config import Config
 from resources.dagster_resources import ConfigFilesResource, LakeResource
@@ -17,30 +17,26 @@ from trading.ids import content_hash
 from trading.strategy import Evaluable
 from trading.timeframes import iso
 
-_STRATEGIES_SCHEMA = dg.TableSchema(
-    columns=[
-        dg.TableColumn("file", "string", "path below the config folder"),
-        dg.TableColumn("name", "string"),
-        dg.TableColumn("revision", "string", "hash of the file's text; every signal carries it"),
-        dg.TableColumn("status", "string", "active, paused or stopped"),
-        dg.TableColumn("mode", "string"),
-    ]
+_STRATEGIES_SCHEMA = table_schema(
+    ("file", "string", "path below the config folder"),
+    ("name", "string"),
+    ("revision", "string", "hash of the file's text; every signal carries it"),
+    ("status", "string", "active, paused or stopped"),
+    ("mode", "string"),
 )
 
-_TRADES_SCHEMA = dg.TableSchema(
-    columns=[
-        dg.TableColumn("strategy", "string"),
-        dg.TableColumn("symbol", "string"),
-        dg.TableColumn("side", "string"),
-        dg.TableColumn("quantity", "float64"),
-        dg.TableColumn("signal_time", "timestamp", "close of the bar that decided the entry"),
-        dg.TableColumn("entry_time", "timestamp"),
-        dg.TableColumn("entry_price", "float64", "after slippage"),
-        dg.TableColumn("exit_time", "timestamp"),
-        dg.TableColumn("exit_price", "float64", "after slippage"),
-        dg.TableColumn("reason", "string", "stop, target, rule, max_bars, or open at the end"),
-        dg.TableColumn("pnl", "float64", "account currency, after commission"),
-    ]
+_TRADES_SCHEMA = table_schema(
+    ("strategy", "string"),
+    ("symbol", "string"),
+    ("side", "string"),
+    ("quantity", "float64"),
+    ("signal_time", "timestamp", "close of the bar that decided the entry"),
+    ("entry_time", "timestamp"),
+    ("entry_price", "float64", "after slippage"),
+    ("exit_time", "timestamp"),
+    ("exit_price", "float64", "after slippage"),
+    ("reason", "string", "stop, target, rule, max_bars, or open at the end"),
+    ("pnl", "float64", "account currency, after commission"),
 )
 
 

@@ -6,6 +6,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterable, Mapping
@@ -155,7 +156,8 @@ def _ask_together(evaluable: Evaluable, config: Any, bars: KnownBars, day: date,
     read = [(window(None, evaluable, instrument, day, close_time, bars), instrument) for instrument in instruments]
     closed = [(w, i) for w, i in read if len(w[evaluable.timeframe]) and w[evaluable.timeframe].close_time[-1] == close_time]
     if closed:
-        ask(closed)
+        with contextlib.suppress(PluginError):  # said where each is asked alone
+            ask(closed)
 
 
 def _signal_of(

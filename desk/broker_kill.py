@@ -53,7 +53,8 @@ class Close:
 class RawOutcome:
     """What was done. flat: the broker holds no working order and no position. run: names the pull; wall: when, UTC us.
 
-    cancelled: client ids whose cancel was asked for. closes: what was sent. orders, positions: what is left.
+    cancelled: client ids whose cancel was asked for. closes: what was sent. orders, positions: what is left. pid: of the process
+    that does it; finished: it does no more.
     """
 
     run: str
@@ -70,6 +71,8 @@ class RawOutcome:
     trouble: tuple[str, ...] = ()
     ended_desks: tuple[int, ...] = ()
     seconds: float = 0.0
+    pid: int = 0
+    finished: bool = False
 
 
 @dataclass
@@ -91,7 +94,7 @@ class RawKill:
         account = self.broker.account()
         self._done = RawOutcome(
             ids.make_id("kill", wall, account.account_id), wall, self.reason, self.who, self.broker.name, account.account_id,
-            ended_desks=self.ended_desks,
+            ended_desks=self.ended_desks, pid=os.getpid(),
         )  # fmt: skip
         self._note()
         deadline = time.monotonic() + self.patience
@@ -104,6 +107,7 @@ class RawKill:
                 self._note(flat=False, trouble=(*self._done.trouble, trouble)[-20:])
             self._note(seconds=round(time.monotonic() - self._start, 3))
             if self._done.flat or time.monotonic() > deadline:
+                self._note(finished=True)
                 return self._done
             time.sleep(PAUSE_SECONDS)
 
@@ -170,6 +174,17 @@ def pending(where: Path) -> list[Path]:
     """Files of pulls that no desk has booked, oldest first."""
     found = [p for p in where.glob(f"*{PENDING}") if not p.name.endswith(BOOKED) and not p.name.startswith(".")]
     return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name))
+
+
+def at_work(told: Mapping[str, Any]) -> bool:
+    """Is the process that wrote this file still at it?"""
+    if told.get("finished"):
+        return False
+    try:
+        arguments = Path(f"/proc/{int(told['pid'])}/cmdline").read_bytes()
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+    return b"--broker-only" in arguments
 
 
 def kill_broker_only(settings: Settings, reason: str, who: str, patience: float) -> RawOutcome:

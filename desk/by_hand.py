@@ -106,7 +106,7 @@ class ByHand:
             done = self._reversals().get(asked.request)
             with self._engine.connect() as connection:
                 known = reversals.standing(connection).get(f"{asked.strategy}/{asked.symbol}")
-            told = {"trade_id": known.trade_id if known is not None else "", "state": "closing"}
+            told: dict[str, Any] = {"trade_id": known.trade_id if known is not None else "", "state": "closing"}
             if done is not None:
                 told |= {
                     "state": "entered" if done.accepted else "refused",

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from desk import events, exit_orders, external, journal, risk_state, store
-from desk.broker_kill import BOOKED, PENDING, pending, write
+from desk.broker_kill import BOOKED, PENDING, at_work, pending, write
 from desk.journal import NewEvent, NewOrder
 from desk.store import OrderRecord, PositionRecord
 from resources.brokers.protocol import Broker, BrokerError, Execution
@@ -60,6 +60,10 @@ def book(engine: Engine, broker: Broker, clock: Callable[[], int], where: Path) 
                 f"{path} cannot be read ({type(error).__name__}): it says what the kill switch closed without the ledger. "
                 f"Compare the broker's statement with `tapeline positions`, then rename it to {path.stem}{BOOKED}"
             ) from error
+        if at_work(told):
+            raise BrokerError(
+                f"process {told['pid']} cancels and closes at the broker (tapeline kill --broker-only): wait for it"
+            )
         with store.routing_lock:
             _latch(engine, told, clock())
             _end_orders(engine, broker, clock, [c for c, _ in closes])

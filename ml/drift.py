@@ -288,7 +288,10 @@ def watch(
         adwin.update(value)
     limit = page_hinkley_limit(reference, max(1, len(stream)), slack * deviation, level, block=block, seed=seed)
     tester = PageHinkley(mean, slack * deviation, limit)
-    falls, rises, alarms, height = [], [], [], np.zeros(len(stream))
+    falls: list[int] = []
+    rises: list[int] = []
+    alarms: list[int] = []
+    height = np.zeros(len(stream))
     for i, value in enumerate(np.asarray(stream, np.float64).tolist()):
         moved = adwin.update(min(max(value, low), high))
         (falls if moved < 0 else rises if moved > 0 else []).append(i)

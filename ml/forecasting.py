@@ -132,7 +132,7 @@ def fold_of(
 
 
 def weights_of(skill: Mapping[str, float]) -> dict[str, float]:
-    """Weights in proportion to the skill above nothing; equal where none has any: those all say the prior, which trades nothing."""
+    """Weights in proportion to the skill above nothing; equal where none has any: those all say the prior."""
     above = {k: max(0.0, s) for k, s in skill.items()}
     total = sum(above.values())
     return {k: (s / total if total > 0 else 1.0 / len(above)) for k, s in above.items()}

@@ -37,6 +37,7 @@ from trading.bars import Bars
 from trading.costs import Costs
 from trading.instruments import Instrument
 from trading.models import Wanted
+from trading.plugins import PluginError
 from trading.timeframes import Timeframe
 
 FILE: Final = "serving.json"
@@ -45,6 +46,7 @@ BLOCK: Final = 128
 """Rows computed together; the last block of a question is filled up."""
 REPLAYED: Final = 64
 """Bars an agent's memory is rebuilt from, where its training episodes were not shorter."""
+_UNITS: Final = {f.name: f.unit for f in features.FEATURES}
 Asked = Sequence[tuple[Bars, Instrument, int]]
 _Values = NDArray[np.float32]
 
@@ -56,17 +58,15 @@ class NotServable(ValueError):
 @lru_cache(maxsize=16)
 def schema_of(timeframe: Timeframe) -> tuple[tuple[str, ...], str, str]:
     """(names, version, schema hash) of the features that this code computes from bars; as FeatureMatrix.schema_hash."""
-    units = {f.name: f.unit for f in features.FEATURES}
-    names, _ = relative_features(features.NAMES, units, np.empty((0, len(features.NAMES))), np.empty(0))
+    names, _ = relative_features(features.NAMES, _UNITS, np.empty((0, len(features.NAMES))), np.empty(0))
     version = relative_version(features.FEATURES_VERSION)
     return names, version, ids.content_hash([list(names), version, str(timeframe)])
 
 
-def market_features(bars: Bars) -> _Values:
-    """float32 (T, F) over exactly the bars given, the columns of `schema_of`."""
-    units = {f.name: f.unit for f in features.FEATURES}
-    names, values = features.compute(bars)
-    return np.asarray(relative_features(names, units, values, bars.close)[1], np.float32)
+def market_features(bars: Bars, first: int = 0) -> _Values:
+    """float32 (T - first, F) over exactly the bars given, the columns of `schema_of`."""
+    values = features.compute_from(bars, first)
+    return np.asarray(relative_features(features.NAMES, _UNITS, values, bars.close[first:])[1], np.float32)
 
 
 def about(
@@ -123,14 +123,17 @@ class Served:
             raise NotServable(f"{self.registered} version {self.version} was trained on features {self.features_version}")
         if all(first >= len(bars) for bars, _, first in windows):
             return [_nothing(0) for _ in windows]
-        # A question without rows needs no features.
-        width = len(schema_of(self.timeframe)[0])
-        asked = [
-            (market_features(bars) if first < len(bars) else np.empty((len(bars), width), np.float32), bars, its, first)
-            for bars, its, first in windows
-        ]
+        asked = [self._seen(*window) for window in windows]
         with blas_threads(), torch_threads():
             return self.answer(asked, margin)
+
+    def _seen(self, bars: Bars, instrument: Instrument, first: int) -> tuple[_Values, Bars, Instrument, int]:
+        """(features, bars, instrument, first row) of the part that the answers are made of; features know all of `bars`."""
+        start = min(max(0, first - self.memory + 1), len(bars))
+        # A question without rows needs no features.
+        nothing = np.empty((len(bars) - start, len(schema_of(self.timeframe)[0])), np.float32)
+        values = market_features(bars, start) if first < len(bars) else nothing
+        return values, bars.rows(slice(start, None)), instrument, first - start
 
 
 def load(files: Mapping[str, bytes], *, registered: str, version: str, run_id: str) -> Served:
@@ -325,16 +328,38 @@ def _play(
     return np.where((actions == CLOSE_LONG) | (actions == CLOSE_SHORT), 0, held), alive
 
 
+class _Guarded:
+    """A plug-in's agent whose mistakes are its author's: they silence its strategy and stop no other."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    def start(self, lanes: int) -> Any:
+        return self._guarded(self._agent.start, lanes)
+
+    def act(self, *given: Any) -> Any:
+        return self._guarded(self._agent.act, *given)
+
+    @staticmethod
+    def _guarded(ask: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return ask(*given)
+        except Exception as error:
+            raise PluginError(f"the served agent: {type(error).__name__}: {error}") from error
+
+
 def _plugin(files: Mapping[str, bytes]) -> Any:
     """A plug-in's agent from the source and files that were kept with it, as it was trained."""
     kept = json.loads(files["plugin.json"])
     module = ModuleType("tapeline_served_plugin_agent")
     sys.modules[module.__name__] = module
-    exec(compile(files["agent_source.py"].decode(), "agent_source.py", "exec"), module.__dict__)  # noqa: S102 - the operator's own plug-in
     folder = Path(tempfile.mkdtemp(prefix="tapeline-agent-"))
     try:
+        exec(compile(files["agent_source.py"].decode(), "agent_source.py", "exec"), module.__dict__)  # noqa: S102 - the operator's own plug-in
         for name in kept["files"].values():
             (folder / name).write_bytes(files[name])
-        return getattr(module, kept["class"]).load(folder)
+        return _Guarded(getattr(module, kept["class"]).load(folder))
+    except Exception as error:
+        raise NotServable(f"its plug-in: {type(error).__name__}: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -55,12 +55,12 @@ def algos(
     table("worked in slices", columns, [_row(a) for a in found])
 
 
-def _row(a: dict[str, Any]) -> list[Any]:
+def _row(a: dict[str, Any]) -> list[str]:
     average = "" if a["average_price"] is None else f"{a['average_price']:.8g}"
     slices = f"{a['sent']}/{a['slots']}" if a["slots"] else str(a["sent"])
     return [
         a["id"], a["strategy"], a["symbol"], str(a["mode"]).upper(), a["algo"], a["side"], f"{a['filled']:g}",
-        f"{a['quantity']:g}", average, slices, a["refused"], iso(a["end_time"]), a["state"], a["reason"],
+        f"{a['quantity']:g}", average, slices, str(a["refused"]), iso(a["end_time"]), a["state"], a["reason"],
     ]  # fmt: skip
 
 
@@ -98,9 +98,9 @@ def show(
     ]
     table("worked in slices", columns, [_row(found)])
     rows = [
-        [s["number"], "rest" if s["slot"] < 0 else s["slot"] + 1, iso(s["wanted_time"]), f"{s['quantity']:g}", s["state"],
-         f"{s['filled_quantity']:g}", "" if s["average_price"] is None else f"{s['average_price']:.8g}", s["order"] or "",
-         s["refusal"]]
+        [str(s["number"]), "rest" if s["slot"] < 0 else str(s["slot"] + 1), iso(s["wanted_time"]), f"{s['quantity']:g}",
+         s["state"], f"{s['filled_quantity']:g}", "" if s["average_price"] is None else f"{s['average_price']:.8g}",
+         s["order"] or "", s["refusal"]]
         for s in found["slices"]
     ]  # fmt: skip
     table("slices", ["slice", "slot", "sent", "quantity", "state", "filled", "at", "order", "refusal"], rows)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 def data_files(own: Settings) -> tuple[list[str], list[Problem]]:
     """(files that are good, every problem of the others): calendars, quality thresholds, the universe, feed profiles,
-    corporate actions, retention."""
+    corporate actions, retention, models."""
     from resources.config import define_calendars
     from resources.corporate_actions import read_config
     from resources.feeds._profiles import load_profiles
     from resources.lake.retention import FILE, parse_retention
+    from resources.model_files import read_model_files
     from trading.calendar_files import parse_calendar
     from trading.quality_thresholds import parse_quality
     from trading.universe import parse_universe
@@ -45,7 +46,10 @@ def data_files(own: Settings) -> tuple[list[str], list[Problem]]:
     problems += read_config(folder / "actions", universe.instruments if universe is not None else {})[1]
     if (text := _text(folder / FILE, FILE, problems)) is not None:
         problems += parse_retention(text, FILE)[1]
+    models = read_model_files(folder / "models")
+    problems += models.problems
     good = [f"{p.path} (feed profile {name})" for name, p in sorted(profiles.items())]
+    good += [f"model {name} ({file.kind})" for name, file in sorted(models.trainings.items())]
     bad = {p.file for p in problems}
     for kind in ("actions", "lake", "quality"):
         found = sorted(p for p in (folder / kind).glob("*") if p.suffix in (".yaml", ".yml", ".csv"))

@@ -123,7 +123,7 @@ weekly_training = dg.ScheduleDefinition(
     job_name="train",
     cron_schedule="0 6 * * 6",
     execution_timezone="America/New_York",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Retrain on Saturday morning; the promotion gate decides as always.",
 )
 

@@ -111,7 +111,7 @@ class ModelStore:
         for record in (self.folder / registered).glob(f"*/{RECORD}"):
             try:
                 found.append(_kept(record.parent))
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return sorted(found, key=lambda kept: int(kept.version))
 
@@ -124,7 +124,10 @@ class ModelStore:
         kept = self.kept(registered, version)
         if kept is None:
             raise ModelRefused(_refusal(RefusalCode.MODEL_MISSING, registered, version, "not fetched"))
-        key = str(kept.folder), (kept.folder / RECORD).stat().st_mtime_ns
+        try:
+            key = str(kept.folder), (kept.folder / RECORD).stat().st_mtime_ns
+        except OSError as error:
+            raise ModelRefused(_refusal(RefusalCode.MODEL_MISSING, registered, version, "not fetched")) from error
         with _lock:
             found = _loaded.get(key)
             if found is None:
@@ -219,7 +222,7 @@ def _refusal(code: RefusalCode, model: str, version: str, reason: str, **more: A
 def _kept(folder: Path) -> Kept:
     said = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     tags = {str(k): str(v) for k, v in said["tags"].items()}
-    return Kept(str(said["registered"]), str(said["version"]), str(said["run_id"]), tags["files_hash"], tags, folder)
+    return Kept(str(said["registered"]), str(int(said["version"])), str(said["run_id"]), tags["files_hash"], tags, folder)
 
 
 def _intact(kept: Kept) -> dict[str, bytes] | None:

@@ -128,7 +128,9 @@ class Settings(BaseSettings):
     dagster_trade_run_days: int = Field(
         30, ge=1, description="Days Dagster keeps finished runs of single bar closes; the ledger keeps what they decided for ever"
     )
-    dagster_run_days: int = Field(180, ge=1, description="Days Dagster keeps all other finished runs, and failed ones of any kind")
+    dagster_run_days: int = Field(
+        180, ge=1, description="Days Dagster keeps all other finished runs, and failed ones of any kind"
+    )
     dagster_event_days: int = Field(
         30, ge=1, description="Days Dagster keeps what the desk reports of bars, fills and checks; the newest of each stays"
     )

@@ -211,6 +211,8 @@ def _chain_markdown(chain: Chain) -> Iterable[str]:
     )
     yield ""
     yield f"**Signal** `{s['id']}` {s['action']} {s['symbol']} by {s['strategy']}@{s['strategy_revision']}"
+    if model := content.get("model"):
+        yield f"*{_model(model)}*"
     target = f"{content['target_price']:g}" if content["target_price"] is not None else "none"
     yield (
         f"at {iso(s['close_time'])} ({s['timeframe']}), reference {content['reference_price']:g}, "
@@ -254,6 +256,14 @@ def _order_cells(chain: Chain, intent: Row) -> list[Any]:
     ]  # fmt: skip
 
 
+def _model(model: Mapping[str, str]) -> str:
+    """The model behind a signal, its run in MLflow and the data it was trained on."""
+    return (
+        f"model {model['name']} version {model['version']} ({model['role']}, {model['hash'][:16]})  MLflow run {model['run']}  "
+        f"training data {model['data'][:16]}"
+    )
+
+
 def _chain_lines(chain: Chain) -> Iterable[str]:
     s = chain.signal
     for p in chain.partitions:
@@ -263,6 +273,8 @@ def _chain_lines(chain: Chain) -> Iterable[str]:
     yield f"signal    {s['id']}  {s['strategy']}@{s['strategy_revision']}  {s['action']} {s['symbol']}  {iso(s['close_time'])}"
     if s["content"].get("reason"):
         yield f"          {s['content']['reason']}"
+    if model := s["content"].get("model"):
+        yield "          " + _model(model)
     d = chain.decision
     if d is None:
         yield "decision  none"

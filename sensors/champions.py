@@ -44,9 +44,10 @@ def champions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
         config = current_config(own)
     except ConfigInvalid:
         return dg.SkipReason("The configuration cannot be used.")
-    asked = {registered_of(s, config.universe.name) for s in model_strategies(config.strategies).values()}
+    active = [s for s in model_strategies(config.strategies).values() if s.status == "active"]
+    asked = {registered_of(s, config.universe.name) for s in active}
     if not asked:
-        return dg.SkipReason("No strategy asks for a model.")
+        return dg.SkipReason("No active strategy asks for a model.")
     try:
         found = changed(own.mlflow_url, ModelStore.of(own), sorted(asked))
     except (httpx.HTTPError, ModelRefused) as error:

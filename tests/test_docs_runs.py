@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ml.training_files import parse_training
+from resources.feeds.identity import tickers
 from resources.lake import Lake
 from resources.lake.retention import parse_retention
 from resources.notifications import routing
@@ -27,7 +28,6 @@ from trading.calendars import calendar
 from trading.config_text import Problem
 from trading.limits import parse_limits
 from trading.news import parse_news
-from trading.quality_thresholds import parse_quality
 from trading.resample import resample
 from trading.sample_bars import sample_bars
 from trading.timeframes import Timeframe, session_date
@@ -38,6 +38,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r"^```((?:python|yaml|json)[^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ELSEWHERE = {
     "backtest": "tests/trading/test_backtest_docs.py",
+    "execution-algorithms": "tests/trading/execution/test_checks.py",
     "execution-functions": "tests/test_docs_examples.py",
     "gates": "tests/trading/test_gates_docs.py",
     "lake": "tests/resources/test_read.py",
@@ -48,6 +49,9 @@ ELSEWHERE = {
     "strategies": "tests/test_docs_strategies.py",
 }
 """Pages whose Python and YAML have tests of their own."""
+
+
+STOCK = "  X: {asset_class: equity, calendar: XNYS, tick_size: 0.01, currency: USD, feed: files, native_timeframe: 1d}\n"
 
 
 def fenced(page: str, kind: str) -> list[str]:
@@ -121,15 +125,13 @@ class TestFiles:
         assert read(parse_calendar, indented("calendars-and-timeframes", "name: FAIR")).name == "FAIR"
 
     def test_corporate_actions(self) -> None:
-        known = {s: universe().instruments["SPX"] for s in ("AAPL", "KO", "ABC", "XYZ", "NEWCO")}
-        text = indented("corporate-actions", "actions:")
-        actions, problems = parse_actions(text, "docs.yaml", known)
+        actions, problems = parse_actions(indented("corporate-actions", "actions:"), "docs.yaml", lambda _: calendar("XNYS"))
         assert (len(actions), problems) == (4, [])
 
     def test_instruments(self) -> None:
         rest = "  asset_class: equity\n  calendar: XNYS\n  tick_size: 0.01\n  currency: USD\n  native_timeframe: 1d\n"
         meta = with_instruments(indented("corporate-actions", "META:") + rest)
-        assert meta.instruments["META"].former_symbols
+        assert tickers(meta.instruments["META"]) == {"FB", "META"}
         future = "  tick_size: 0.25\n  currency: USD\n  feed: lean\n  native_timeframe: 1m\n"
         assert with_instruments(indented("corporate-actions", "ES:") + future).instruments["ES"].future is not None
         assert with_instruments(indented("feeds", "AAPL:")).instruments["AAPL"].feed == "files"
@@ -148,9 +150,9 @@ class TestFiles:
 
     def test_quality_models_retention_and_notifications(self) -> None:
         (thresholds,) = fenced("quality", "yaml")
-        assert read(parse_quality, thresholds)
-        (model,) = fenced("models", "yaml")
-        assert read(parse_training, model)
+        assert read(parse_universe, thresholds + "name: docs\nhistory_start: 2024-01-02\ninstruments:\n" + STOCK)
+        model, drift = fenced("models", "yaml")
+        assert read(parse_training, model + drift)
         (policy,) = fenced("lake", "yaml")
         assert read(parse_retention, policy)
         (channels,) = fenced("notifications", "yaml")
@@ -169,8 +171,9 @@ class TestFiles:
 class TestPython:
     def test_bars_that_are_still_forming(self) -> None:
         (text,) = fenced("calendars-and-timeframes", "python")
-        names = {"minutes": eurusd(), "Timeframe": Timeframe, "calendar": calendar, "now": int(eurusd().close_time[-2])}
-        exec(compile(text.replace("Timeframe.H1", "Timeframe.H4"), "docs/calendars-and-timeframes.md", "exec"), names)
+        minutes = sample_bars(universe().instruments["SPX"], Timeframe.M1, 500)
+        names = {"minutes": minutes, "Timeframe": Timeframe, "calendar": calendar, "now": int(minutes.close_time[450])}
+        exec(compile(text, "docs/calendars-and-timeframes.md", "exec"), names)
         forming: Any = names["forming"]
         assert len(forming) == 1
         assert forming.close_time[0] > names["now"]
@@ -214,7 +217,7 @@ HERE = Counter(
         ("scanners", "python"): 1, ("pairs", "python"): 1, ("ensembles", "python"): 1, ("conflicts", "python"): 1,
         ("scanners", "yaml strategy"): 1, ("pairs", "yaml strategy"): 1, ("ensembles", "yaml strategy"): 1,
         ("conflicts", "yaml universe"): 1, ("feeds", "yaml"): 1, ("risk", "yaml"): 1, ("orders", "yaml"): 1,
-        ("quality", "yaml"): 1, ("models", "yaml"): 1, ("models", "python"): 2, ("notifications", "yaml"): 1, ("api", "json"): 1,
+        ("quality", "yaml"): 1, ("models", "yaml"): 2, ("models", "python"): 2, ("notifications", "yaml"): 1, ("api", "json"): 1,
         ("calendars-and-timeframes", "python"): 1, ("corrections", "python"): 1,
     }
 )  # fmt: skip

@@ -259,6 +259,13 @@ def compute(bars: Bars) -> tuple[list[str], Floats]:
     return list(NAMES), columns.T
 
 
+def compute_from(bars: Bars, first: int) -> Floats:
+    """Rows `first` and later of `compute`, float64 (T - first, F): the same numbers, the others not written."""
+    columns = np.empty((len(FEATURES), len(bars) - first))
+    _fill(bars, first, columns)
+    return columns.T
+
+
 def compute_anchored(bars: Bars, calendar: Calendar) -> tuple[list[str], Floats]:
     """As `compute`, each row from its anchored window: equal, bit for bit, to computing it live (see trading.windows)."""
     columns = np.empty((len(FEATURES), len(bars)))

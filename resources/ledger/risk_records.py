@@ -147,7 +147,8 @@ def _multiple(fills: list[Any], trade_id: str, content: Mapping[str, Any] | None
     if content is None or content.get("meta", {}).get("stop_price") is None:
         return None
     signed = [f.quantity if f.side == "buy" else -f.quantity for f in fills]
-    entered = [f for f in fills if f.side == content.get("side")]  # the entry, or all its slices
+    side = content.get("side") or next((f.side for f in fills if f.order_id == trade_id), None)
+    entered = [f for f in fills if f.side == side]  # of the entry, or of all its slices
     quantity = sum(f.quantity for f in entered)
     if not quantity > 0 or abs(sum(signed)) > _NOISE * quantity:
         return None

@@ -54,6 +54,7 @@ def app_config() -> dict[str, Any]:
     return {
         "task_publish_retry": False,  # a message that may have gone out is not sent again: it could run twice
         "task_ignore_result": True,
+        "worker_redirect_stdouts": False,  # what a step prints belongs to its run's own log
         "task_acks_late": False,
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,

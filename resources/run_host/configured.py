@@ -13,10 +13,13 @@ from resources.settings import settings
 
 
 class ConfiguredRunLauncher(WarmRunLauncher):
-    """Same configuration as WarmRunLauncher; with TAPELINE_CELERY_BROKER_URL it becomes a CeleryLane."""
+    """Same configuration as WarmRunLauncher; with TAPELINE_CELERY_BROKER_URL it becomes a CeleryLane.
+
+    What is made need not be of this class: Dagster only asks for a RunLauncher.
+    """
 
     @classmethod
-    def from_config_value(  # type: ignore[override] - Dagster only asks for a RunLauncher
+    def from_config_value(  # type: ignore[override]
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> RunLauncher:
         if settings().celery_broker_url is None:

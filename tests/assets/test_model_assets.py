@@ -18,6 +18,7 @@ from ml.canaries import Canary
 from ml.forecasters import ForecastModel
 from resources.dagster_resources import resource_definitions
 from resources.model_files import read_model_files
+from resources.model_store import ModelRefused, ModelStore, named_by
 from resources.settings import Settings
 from resources.tracking import CHALLENGER, CHAMPION, PREVIOUS, Tracking
 from tests.assets.sample_lake import installation
@@ -114,6 +115,23 @@ class TestAPromotedModel:
         served = tracking.load(NAME, CHAMPION).predict(pd.DataFrame(rows, columns=list(model.features)))
         windows = np.lib.stride_tricks.sliding_window_view(rows, model.window, axis=0).transpose(0, 2, 1)
         assert np.array_equal(served["probability"].to_numpy()[model.window - 1 :], model.forecast(windows).probability)
+
+    def test_is_fetched_with_all_that_serving_needs_and_refused_on_bars_that_have_not_its_features(
+        self, desk: Settings, first: dg.ExecuteInProcessResult, tmp_path: Path
+    ) -> None:
+        store, tracking = ModelStore(tmp_path), Tracking(desk.mlflow_url)
+        aliases = store.fetch(tracking, NAME)
+        assert aliases.champion == tracking.version_of(NAME, CHAMPION)
+        assert named_by(desk.mlflow_url, NAME)["champion"] == aliases.champion
+        assert named_by(desk.mlflow_url, "tapeline-none-such") == {}
+        kept = store.kept(NAME, aliases.champion)
+        assert kept is not None
+        assert kept.run_id == shown(first, "model_small")["mlflow_run_id"]
+        said = json.loads((kept.folder / "serving.json").read_text())
+        assert said["symbols"] == ["PLANTED1", "PLANTED2", "PLANTED3", "PLANTED4"]
+        assert said["data_hash"] == shown(first, "model_small")["data_hash"]
+        with pytest.raises(ModelRefused, match=r"MODEL_SCHEMA.*reason=features"):
+            store.load(NAME, aliases.champion)
 
     def test_is_in_the_report_with_its_verdicts_and_plots(self, desk: Settings, first: dg.ExecuteInProcessResult) -> None:
         report = shown(first, "model_report")

@@ -11,7 +11,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from assets import model_drift, model_drift_run, model_reference
+from assets import model_drift, model_drift_run, model_explanation, model_reference
 from assets.model_data import Traded
 from assets.model_drift_run import Rows
 from assets.model_policy import ModelPolicies
@@ -64,6 +64,9 @@ class Registry:
 
     def model_bytes(self, name: str, version: str, file: str) -> bytes:
         return self.files[file]
+
+    def run_page(self, name: str, version: str) -> str:
+        return f"http://mlflow/run-of-{version}"
 
     def run_file(self, name: str, version: str, file: str) -> bytes:
         if file != model_reference.DRIFT_FILE or not self.reference:
@@ -282,6 +285,24 @@ def _judgement() -> Any:
 
     empty = {name: None for name in Judgement.__dataclass_fields__}
     return Judgement(**empty)  # type: ignore[arg-type]
+
+
+def test_decisions_are_explained_on_demand_with_a_link_to_the_run(
+    watch: Watch, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_drift_run, "rows_of", lambda *_: rows)
+    config = {"ops": {"model_explanation_small": {"config": {"samples": 2, "symbol": "PLANTED2"}}}}
+    result = dg.materialize(
+        [model_explanation.explanation_asset("small")], resources=resource_definitions(), run_config=config,
+        instance=dg.DagsterInstance.ephemeral(),
+    )  # fmt: skip
+    (made,) = result.asset_materializations_for_node("model_explanation_small")
+    told: dict[str, Any] = {k: v.value for k, v in made.metadata.items()}
+    assert told["mlflow_run"] == "http://mlflow/run-of-1"
+    assert told["dagster/row_count"] == 2
+    assert told["explained"].count("| PLANTED2 |") == 2
+    assert "PLANTED1" not in told["explained"]
+    assert "data:image/png" in told["decision_02"]
 
 
 def test_the_position_an_agent_wants_follows_from_its_actions() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +133,28 @@ def test_what_does_not_come_out_even_is_left_to_a_person_and_sends_nothing(ledge
     assert positions["revert/EURUSD"] == -400.0
 
 
+def test_a_pull_that_is_still_at_work_is_waited_for(ledger_engine: Engine, tmp_path: Path) -> None:
+    desk = held(ledger_engine)
+    outcome = pull(desk, tmp_path)
+    (path,) = pending(tmp_path)
+    wait = "import sys, time; print('here', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", wait, "--broker-only"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "here\n"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "finished": False, "pid": other.pid}))
+        with pytest.raises(BrokerError, match="wait for it"):
+            kill_booking.book(ledger_engine, desk.broker, desk.clock, tmp_path)
+        assert [o.client_id for o in desk.paper.open_orders()] == [c.client_id for c in outcome.closes]
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    match(desk, 2)
+    start(ledger_engine, tmp_path, 2)
+    assert books(ledger_engine)[0] == {}
+
+
 def test_a_file_that_cannot_be_read_keeps_the_desk_from_beginning(ledger_engine: Engine, tmp_path: Path) -> None:
     desk = held(ledger_engine)
     (tmp_path / "kill-1.json").write_text("{")
@@ -142,8 +167,12 @@ def test_an_unclear_answer_closes_once(ledger_engine: Engine, tmp_path: Path, fa
     desk = held(ledger_engine)
     broker = FaultyBroker(desk.paper, submit_faults=[fault], cancel_faults=["timeout_before", "timeout_after"])
     desk.broker = broker
-    outcome = RawKill(broker, tmp_path, "gone", "ann", patience=0.6).pull()
-    assert [(c.side, c.quantity) for c in outcome.closes] == [("sell", 600.0)]
+    switch = RawKill(broker, tmp_path, "gone", "ann", patience=0.0)
+    switch.pull()
+    for _ in range(4):  # what a longer patience does
+        with contextlib.suppress(BrokerError, TimeoutError):
+            switch._look()
+    assert [(c.side, c.quantity) for c in switch._done.closes] == [("sell", 600.0)]
     match(desk, 2)
     assert desk.paper.positions() == []
     assert desk.paper.open_orders() == []

@@ -20,6 +20,8 @@ from trading.plans import Plan, parse_plan
 from trading.signals import Decision, PartitionRef
 from trading.timeframes import US_PER_HOUR, Timeframe, iso
 
+LAST = BEFORE + 50
+
 HEAD = """\
 name: {name}
 status: active
@@ -44,7 +46,7 @@ WORKED: tuple[tuple[str, str, int, float], ...] = (
     ("algo: iceberg, minutes: 420, visible: 300", "target: {kind: reward, ratio: 2}", 1000, 0.0080),
     ("algo: iceberg, minutes: 300, visible: 250, limit_ticks: -12", "target: {kind: reward, ratio: 0.6}", 1000, 0.0040),
     ("algo: iceberg, minutes: 240, visible: 200, limit_ticks: -6, rest: market", "max_bars: 9", 1000, 0.0150),
-    ("algo: iceberg, minutes: 300, visible: 250, limit_ticks: 40", "manage: [{kind: trailing_points, points: 0.005}]", 900, 0.007),
+    ("algo: iceberg, minutes: 300, visible: 250, limit_ticks: 9", "manage: [{kind: trailing_points, points: 0.005}]", 900, 0.007),
 )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def live(engine: Engine, plans: dict[str, Plan], made: list[BarClose], series: d
     desk.config.plans, desk.config.limits = dict(plans), WIDE
     manager = TradeManager(engine, desk.broker, desk.clock)
     known: Any = plans
-    for n, one in zip(HOURS[BEFORE:], made[BEFORE:], strict=True):
+    for n, one in zip(HOURS[BEFORE:LAST], made[BEFORE:], strict=True):
         desk.close(n, one)
         desk.router.continue_exits()
         positions = desk.store.open_positions()
@@ -99,7 +101,7 @@ def live(engine: Engine, plans: dict[str, Plan], made: list[BarClose], series: d
 
 def test_desk_and_backtest_fill_alike(ledger_engine: Engine) -> None:
     plans = {f"idea_{i}": plan_of(f"idea_{i}", i, worked) for i, worked in enumerate(WORKED)}
-    made = jumpy()
+    made = jumpy()[:LAST]
     hours = arrays(made)
     series = {Timeframe.H1: hours}
     live(ledger_engine, plans, made, series)

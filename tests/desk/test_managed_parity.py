@@ -185,4 +185,5 @@ def test_desk_and_backtest_fill_alike(ledger_engine: Engine) -> None:
             ends = {iso(int(r.fill_time)) for r in rows} | {iso(int(r.fill_time) + US_PER_HOUR) for r in rows}
             assert {r["time"] for r in told} <= ends, what
             legs |= {r["leg"] for r in told}
-    assert {"entry", "stop", "target", "scale_out", "time_stop", "session_end", "managed"} <= legs, "the comparison misses what it is about"
+    wanted = {"entry", "stop", "target", "scale_out", "time_stop", "session_end", "managed"}
+    assert wanted <= legs, "the comparison misses what it is about"

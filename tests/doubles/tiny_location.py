@@ -12,6 +12,7 @@ import dagster as dg
 def write_pid(context: dg.OpExecutionContext) -> None:
     with Path(os.environ["TINY_OUT"]).open("a") as out:
         out.write(f"{context.run.run_id} {os.getpid()}\n")
+    print("written by", os.getpid())
 
 
 @dg.op

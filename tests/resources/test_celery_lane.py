@@ -109,6 +109,9 @@ def test_trade_runs_execute_in_the_warm_processes_of_one_worker(lane: Lane) -> N
     lines = dict(line.split() for line in (lane.home / "out.txt").read_text().splitlines())
     assert len({lines[r] for r in runs}) <= 2, "processes are used again"
     assert all(lane.tags(r)[CELERY_HOST_TAG] == socket.gethostname() for r in runs)
+    for run_id in runs:
+        printed = "".join(path.read_text() for path in (lane.home / "storage" / run_id / "compute_logs").glob("*.out"))
+        assert f"written by {lines[run_id]}" in printed, "what a step prints is in its run's own log"
 
 
 def test_other_runs_wait_in_a_queue_of_their_own(lane: Lane) -> None:

@@ -48,6 +48,7 @@ name: sample
 history_start: {start}
 history_end: {end}
 simulated: true
+conflicts: {{policy: allow}}
 quality: {{max_gap_share: 0.9, max_gap_bars: 5000, jump_minimum: 0.5, stale_repeats: 500, volume_ratio: 100000}}
 instruments:
 """
@@ -163,6 +164,7 @@ def replay(month: Month, server: str, room: Path, say: object = None) -> Outcome
     create_databases(f"{server}/postgres", [name])
     upgrade(f"{server}/{name}")
     overrides = {"TAPELINE_REPLAY_SESSIONS": str(month.sessions), "TAPELINE_REPLAY_BARRIER_SECONDS": "120"}
+    overrides["MALLOC_ARENA_MAX"] = "2"  # as the supervisor sets it
     if month.lean:
         overrides["TAPELINE_LEAN_DATA"] = str(lean_data())
     installation = Installation(room / "at", server, f"{server}/{name}", None, overrides, month.strategies())
@@ -308,7 +310,7 @@ def main() -> int:
                 (room / name).mkdir()
                 outcomes.append(replay(months[name], server, room / name, print))
                 print(f"{HEADER}\n{_row(outcomes[-1])}")
-                for line in outcomes[-1].different[:20]:
+                for line in (*outcomes[-1].different[:10], *outcomes[-1].different[-10:]):
                     print(f"  {line}", flush=True)
     finally:
         shutil.rmtree(room, ignore_errors=True)

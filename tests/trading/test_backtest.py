@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.trading.backtest_kit import TEN, make, run, wishes
 from trading.backtest import EXIT_REASONS, BacktestResult, backtest
 from trading.bars import Bars
 from trading.costs import Costs
-from trading.evaluation import Evaluation
-from trading.instruments import AssetClass, Instrument, Mode
 from trading.limits import DailyLoss, Limits, StrategyLimits
 from trading.timeframes import US_PER_DAY, Timeframe
 
-FIXED = {"kind": "fixed", "quantity": 10}
 RISK = {"kind": "risk_percent", "percent": 1}
-
-
-def make(symbol: str = "X", tick: str = "0.01", lot: str = "1", multiplier: str = "1") -> Instrument:
-    return Instrument(
-        symbol, AssetClass.EQUITY, "XNYS", Decimal(tick), "USD", "f", symbol, Timeframe.D1, lot_size=Decimal(lot),
-        multiplier=Decimal(multiplier), tradable_in=frozenset({Mode.BACKTEST}),
-    )  # fmt: skip
 
 
 def bars_of(rows: list[tuple[float, float, float, float]], symbol: str = "X", start: int = 0, step: int = 1) -> Bars:
     o, h, l, c = (np.array(column, np.float64) for column in zip(*rows, strict=True))  # noqa: E741
     at = start + step * np.arange(len(rows), dtype=np.int64) + 1
     return Bars(symbol, Timeframe.D1, at * US_PER_DAY, at.astype(np.int32), o, h, l, c, np.full(len(rows), 1000.0))
-
-
-def wishes(bars: Bars, max_bars: int = 0, **columns: dict[int, Any]) -> Evaluation:
-    """An evaluation that wishes nothing but what is given: enter_long={2: True}, stop_long={2: 95.0}, ..."""
-    n = len(bars)
-    values: dict[str, Any] = {}
-    for name in ("enter_long", "enter_short", "exit_long", "exit_short"):
-        values[name] = np.zeros(n, np.bool_)
-    for name in ("stop_long", "stop_short", "target_long", "target_short"):
-        values[name] = np.full(n, math.nan)
-    for name, rows in columns.items():
-        for row, value in rows.items():
-            values[name][row] = value
-    return Evaluation(
-        bars.symbol, bars.timeframe, bars.close_time, np.ones(n, np.bool_), strength=np.ones(n), max_bars=max_bars, **values
-    )
 
 
 def flat(price: float, count: int) -> list[tuple[float, float, float, float]]:
@@ -60,10 +34,6 @@ def fills(result: BacktestResult) -> list[tuple[float, float, float, str]]:
     return [
         (float(t.quantity[i]), float(t.entry_price[i]), float(t.exit_price[i]), EXIT_REASONS[t.reason[i]]) for i in range(len(t))
     ]
-
-
-def run(bars: Bars, evaluation: Evaluation, **changes: Any) -> BacktestResult:
-    return backtest(evaluation, bars, changes.pop("instrument", make()), **{"cash": 10_000.0, "sizing": FIXED, **changes})
 
 
 ROWS = [
@@ -252,7 +222,7 @@ def test_the_day_that_lost_its_limit_ends_new_risk_and_the_next_day_begins_again
 def test_concurrent_positions_are_counted_over_the_portfolio_in_the_order_given() -> None:
     bars = [bars_of(ROWS, s) for s in "ABC"]
     evaluations = [wishes(b, enter_long={0: True}) for b in bars]
-    result = backtest(evaluations, bars, [make(s) for s in "ABC"], cash=10_000.0, sizing=FIXED, limits=LIMITS)
+    result = backtest(evaluations, bars, [make(s) for s in "ABC"], cash=10_000.0, sizing=TEN, limits=LIMITS)
     assert result.refusals == {"CONCURRENT_POSITIONS": 1}
     assert result.trades.slot.tolist() == [0, 1]
 
@@ -264,7 +234,7 @@ def test_an_entry_decided_at_the_same_close_counts_before_it_fills(change: dict[
     bars = bars_of(ROWS)
     evaluation = wishes(bars, enter_long={0: True})
     limits = LIMITS.model_copy(update=change)
-    result = backtest([evaluation] * 2, [bars] * 2, [make()] * 2, cash=10_000.0, sizing=FIXED, limits=limits, strategy=["a", "b"])
+    result = backtest([evaluation] * 2, [bars] * 2, [make()] * 2, cash=10_000.0, sizing=TEN, limits=limits, strategy=["a", "b"])
     assert result.refusals == {code: 1}
     assert result.trades.slot.tolist() == [0]
 
@@ -311,7 +281,7 @@ def test_an_evaluation_of_other_bars_is_refused() -> None:
     with pytest.raises(ValueError, match="X: bars and evaluation have different close times"):
         run(bars, wishes(other))
     with pytest.raises(ValueError, match="nothing to test"):
-        backtest([], [], [], cash=1.0, sizing=FIXED)
+        backtest([], [], [], cash=1.0, sizing=TEN)
 
 
 def test_no_bars_give_no_trades() -> None:

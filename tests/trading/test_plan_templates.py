@@ -7,9 +7,10 @@ from datetime import date
 import numpy as np
 import pytest
 
+from tests.trading.plan_files import TEMPLATE, parsed, problems_of
 from tests.trading.samples import CONFIG, eurusd, universe
 from trading.calendars import calendar
-from trading.config_text import Problem, errors
+from trading.config_text import errors
 from trading.plans import Plan, parse_plan
 from trading.signals import Signal
 from trading.strategy import evaluate_anchored, signal_at
@@ -33,19 +34,6 @@ manage:
   - {kind: scale_out, share: 0.25, when: {kind: close_below, level: 1.1950}}
 sizing: {kind: fixed, quantity: 10000}
 """
-TEMPLATE = """\
-name: breakout
-parameters:
-  level: {description: must break}
-  stop: {description: wrong}
-  target: {description: first, default: 1.2030}
-plan:
-  direction: long
-  timeframe: 1h
-  entry: {kind: close_above, level: $level}
-  stop: $stop
-  target: $target
-"""
 FILLED = """\
 name: idea
 status: active
@@ -59,19 +47,6 @@ sizing: {kind: fixed, quantity: 10000}
 TEMPLATES = {"breakout": ("plans/templates/breakout.yaml", TEMPLATE)}
 
 
-def plan(text: str, template: str = TEMPLATE) -> Plan:
-    made, problems = parse_plan(text, "idea.yaml", universe(), {"breakout": ("plans/templates/breakout.yaml", template)})
-    assert made is not None, [str(p) for p in problems]
-    return made
-
-
-def problems_of(text: str, template: str = TEMPLATE) -> list[Problem]:
-    templates = {"breakout": ("plans/templates/breakout.yaml", template)}
-    made, problems = parse_plan(text, "idea.yaml", universe(), templates)
-    assert made is None
-    return problems
-
-
 def signal(of: Plan) -> Signal:
     instrument, bars = universe().instruments["EURUSD"], {t: eurusd() for t in of.timeframes}
     evaluation = evaluate_anchored(of, bars, instrument, calendar("FX"))
@@ -82,25 +57,25 @@ def signal(of: Plan) -> Signal:
 
 
 def test_a_signal_carries_the_parts_the_position_is_closed_in() -> None:
-    made = signal(plan(PARTS))
+    made = signal(parsed(PARTS))
     risk = made.reference_price - made.stop_price
     third = round(made.reference_price + 3 * risk, 5)
     assert made.targets == ((0.5, 1.2), (0.25, pytest.approx(third, abs=1.1e-5)), (0.25, None))
     assert made.target_price == pytest.approx((0.5 * 1.2 + 0.25 * third) / 0.75, abs=1.1e-5)
     assert Signal.from_dict(made.to_dict()) == made
-    assert "targets" not in signal(plan(FILLED)).to_dict(), "signals of one target read as they always did"
+    assert "targets" not in signal(parsed(FILLED)).to_dict(), "signals of one target read as they always did"
 
 
 def test_a_target_and_a_scale_out_share_the_position() -> None:
     text = PARTS.split("targets:")[0] + "target: 1.2100\n" + "manage:" + PARTS.split("manage:")[1]
-    assert signal(plan(text)).targets == ((0.75, 1.21), (0.25, 1.21))
+    assert signal(parsed(text)).targets == ((0.75, 1.21), (0.25, 1.21))
 
 
 def test_after_its_invalidation_a_plan_wants_nothing() -> None:
     bars, instrument = {Timeframe.H1: eurusd()}, universe().instruments["EURUSD"]
     text = PARTS.replace("1.1950}\nstop", "1.1950}\ninvalidation: {kind: close_above, level: 1.1958}\nstop")
-    before = plan(PARTS).evaluate(bars, instrument)
-    after = plan(text).evaluate(bars, instrument)
+    before = parsed(PARTS).evaluate(bars, instrument)
+    after = parsed(text).evaluate(bars, instrument)
     first = int(np.flatnonzero((eurusd().close > 1.1958) & (eurusd().session >= np.datetime64("2017-12-27").astype(int)))[0])
     np.testing.assert_array_equal(after.enter_long[:first], before.enter_long[:first])
     assert before.enter_long[first:].any()
@@ -134,11 +109,11 @@ def test_a_plan_whose_sessions_are_over_is_warned_of() -> None:
 
 
 def test_a_template_is_filled_in_and_the_plans_own_keys_count_first() -> None:
-    made = plan(FILLED)
+    made = parsed(FILLED)
     assert (made.rules.entry.level, made.rules.stop.price, made.rules.target.price) == (1.195, 1.1915, 1.203)
-    assert plan(FILLED + "target: 1.2100\n").rules.target.price == 1.21
-    assert plan(FILLED, TEMPLATE + "  max_bars: 5\n").max_bars == 5
-    assert made.revision != plan(FILLED, TEMPLATE + "  max_bars: 5\n").revision, "the template is part of the revision"
+    assert parsed(FILLED + "target: 1.2100\n").rules.target.price == 1.21
+    assert parsed(FILLED, TEMPLATE + "  max_bars: 5\n").max_bars == 5
+    assert made.revision != parsed(FILLED, TEMPLATE + "  max_bars: 5\n").revision, "the template is part of the revision"
     again, _ = parse_plan(made.resolved, "stored", universe())
     assert again is not None
     assert again.rules == made.rules

@@ -7,11 +7,11 @@ from datetime import date
 import numpy as np
 import pytest
 
+from tests.trading.plan_files import parsed, problems_of
 from tests.trading.samples import CONFIG, eurusd, spx, universe
 from trading.calendars import calendar
-from trading.config_text import Problem
 from trading.execution_functions import get, levels, triggers
-from trading.plans import Plan, json_schema, parse_plan
+from trading.plans import json_schema, parse_plan
 from trading.resample import resample
 from trading.signals import Action
 from trading.strategy import Evaluable, evaluate_anchored, live_window, signal_at
@@ -30,18 +30,6 @@ stop: 1.1915
 target: 1.2030
 sizing: {kind: fixed, quantity: 10000}
 """
-
-
-def parsed(text: str) -> Plan:
-    plan, problems = parse_plan(text, "idea.yaml", universe())
-    assert plan is not None, [str(p) for p in problems]
-    return plan
-
-
-def problems_of(text: str) -> list[Problem]:
-    plan, problems = parse_plan(text, "idea.yaml", universe())
-    assert plan is None
-    return problems
 
 
 def entries(text: str) -> list[str]:

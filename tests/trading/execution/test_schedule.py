@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.desk.kit import instrument
@@ -57,6 +57,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
 
 
 class TestWhatIsPlanned:
+    @settings(max_examples=40)
     @given(schedules())
     def test_adds_up_to_the_parent_in_whole_lots_inside_window_and_validity(self, schedule: Schedule) -> None:
         slices = planned(schedule)
@@ -66,6 +67,7 @@ class TestWhatIsPlanned:
         assert times == sorted(times)
         assert all(schedule.start_time <= at < schedule.end_time <= schedule.valid_until for at in times)
 
+    @settings(max_examples=40)
     @given(schedules())
     def test_is_the_same_on_every_machine_and_after_storage(self, schedule: Schedule) -> None:
         assert planned(Schedule.from_dict(schedule.to_dict())) == planned(schedule)
@@ -94,6 +96,7 @@ class TestWhatIsPlanned:
 
 
 class TestWhatHappens:
+    @settings(max_examples=40)
     @given(schedules(), st.data())
     def test_whatever_is_missed_refused_or_comes_back_never_more_than_the_parent(
         self, schedule: Schedule, data: st.DataObject
