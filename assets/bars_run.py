@@ -250,7 +250,7 @@ class BarsRun:
             f"read {outcome.read_seconds:.2f} s, written {outcome.write_seconds:.2f} s"
         )
         # Shared by every session's event of the run: kept small. The hash of one session is its data version.
-        shared = {
+        shared: dict[str, Any] = {
             "sessions": f"{keys[0]} to {keys[-1]}", "universe_revision": self.universe.revision,
             "simulated": self.universe.simulated,
         }  # fmt: skip

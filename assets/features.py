@@ -137,7 +137,7 @@ def features_asset(universe: Universe, timeframe: Timeframe, partitions_def: dg.
         context.add_asset_metadata(_run_metadata(store, dataset, frames, made, seconds), partition_key=keys[-1])
         context.log.info(f"{dataset}: {sum(counts.values())} rows of {len(made)} symbols in {seconds:.2f} s")
         version = dg.DataVersion(partitions_hash(partitions)) if len(keys) == 1 else None
-        shared = {
+        shared: dict[str, Any] = {
             "features_version": FEATURES_VERSION, "sessions": f"{keys[0]} to {keys[-1]}", "simulated": now_universe.simulated
         }  # fmt: skip
         return dg.MaterializeResult(metadata=shared, data_version=version)

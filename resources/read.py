@@ -16,7 +16,7 @@ prices from both sides of a split: raw ones are as traded, adjusted ones are mad
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import lru_cache
@@ -136,7 +136,7 @@ class _Asked:
     form: Form
 
     @classmethod
-    def of(cls, symbol: str, timeframe: str | Timeframe, start: Day, end: Day, view: _BarView) -> _Asked:
+    def of(cls, symbol: str, timeframe: str | Timeframe, start: Day, end: Day, view: Mapping[str, Any]) -> _Asked:
         return cls(
             symbol, _timeframe(timeframe), _day(start, "start"), _day(end, "end"), view.get("adjusted", False),
             view.get("dividends", False), _moment(view.get("as_of"), "as_of"), _moment(view.get("known"), "known"),

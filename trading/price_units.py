@@ -166,8 +166,10 @@ def _sessions_of(bars: Bars, row: int, held: Iterable[Bars], finer: Finer | None
     for part in parts:
         if _folds_to(part, bars, row):
             return part
-    part = finer(bars.symbol, first, last) if finer is not None else None
-    return part if part is not None and _folds_to(part, bars, row) else None
+    if finer is None:
+        return None
+    read = finer(bars.symbol, first, last)
+    return read if _folds_to(read, bars, row) else None
 
 
 def _folds_to(part: Bars, bars: Bars, row: int) -> bool:

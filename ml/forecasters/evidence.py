@@ -61,4 +61,5 @@ def luck(
     best = float((np.trace(result, axis1=1, axis2=2) - cost).max())
     order = np.random.default_rng(seed).permuted(np.tile(np.arange(count), (ORDERS, 1)), axis=1)
     others = (result[:, np.arange(count), order].sum(axis=2) - cost[:, None]).max(axis=0)
-    return (1.0 + float(np.sum(others >= best))) / (1.0 + ORDERS)
+    # Sums of the same numbers in another order differ in their last digits: those are ties, not wins.
+    return (1.0 + float(np.sum(others >= best - 1e-9 * abs(best)))) / (1.0 + ORDERS)

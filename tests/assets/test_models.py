@@ -119,7 +119,7 @@ def test_a_feature_that_looks_ahead_blocks_training(desk: Settings) -> None:
     result = materialise(raise_on_error=False)
     _, audit = result.get_asset_check_evaluations()
     assert not audit.passed
-    assert "rsi_14 is" in audit.metadata["audit"].value
+    assert "rsi_14 is" in str(audit.metadata["audit"].value)
     assert not result.asset_materializations_for_node("baseline_model")
 
 

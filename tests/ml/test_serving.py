@@ -88,23 +88,27 @@ def test_a_forecaster_wants_what_it_was_judged_by() -> None:
 
 def test_an_agent_wants_the_position_it_plays_itself_into_from_flat() -> None:
     served = served_models.loaded(KINDS["agent"])
-    row = 700
-    start = row - served_models.MEMORY + 1
     scaler = json.loads(KINDS["agent"]["scaler.json"])
     values = (serving.market_features(BARS) - np.float32(scaler["mean"])) / np.float32(scaler["scale"])
     values = np.clip(values, -5, 5).astype(np.float32)
-    segment = Segment(SPX, BARS.rows(slice(start, row + 3)), values[start : row + 3], served_models.COSTS)
-    market = VectorMarket(MarketData.of([segment]), EnvironmentConfig(size=0.95, ruin=0.0), 1, 0)
-    market.place(0, 0)
     policy = serving.NumpyPolicy(KINDS["agent"]["weights.safetensors"])
-    memory, begins = policy.start(1), np.array([True])
-    for _ in range(served_models.MEMORY):
-        action, memory = policy.act(market.observation, market.mask, memory, begins)
-        begins = np.array([False])
-        market.step(action)  # what it wants is what it then holds at the next open
-    said = wanted(served, BARS, row)
-    held = float(market.position[0])
-    assert (bool(said.long[0]), bool(said.short[0])) == (held > 0, held < 0)
+    rows = range(400, 700, 5)
+    held = []
+    for row in rows:
+        start = row - served_models.MEMORY + 1
+        segment = Segment(SPX, BARS.rows(slice(start, row + 3)), values[start : row + 3], served_models.COSTS)
+        market = VectorMarket(MarketData.of([segment]), EnvironmentConfig(size=0.95, ruin=0.0), 1, 0)
+        market.place(0, 0)
+        memory, begins = policy.start(1), np.array([True])
+        for _ in range(served_models.MEMORY):
+            action, memory = policy.act(market.observation, market.mask, memory, begins)
+            begins = np.array([False])
+            market.step(action)  # what it wants is what it then holds at the next open
+        held.append(float(np.sign(market.position[0])))
+    said = wanted(served, BARS, 400)
+    at = np.array(rows) - 400
+    assert np.array_equal(said.long[at].astype(float) - said.short[at], held)
+    assert set(held) == {-1.0, 0.0, 1.0}
 
 
 def test_the_numpy_policy_acts_as_the_agent_that_was_trained() -> None:
