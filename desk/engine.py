@@ -137,17 +137,15 @@ class DeskEngine:
         if isinstance(self._broker, BarDriven):
             self._broker.on_bars(group.close_time, [bar for bar in bars if bar.symbol not in held])
         result.fills = self._router.drain().fills
-        trouble: Exception | None = None
-        try:
-            self._store_bars(bars, group.close_time, result)
-        except (LakeWriteFailed, OSError) as error:
-            trouble = error  # exits come first, then the close is repeated
+        self._take_bars(bars, group.close_time, result)
         # The price of a held instrument may be of another unit than its position.
         self._store.mark(group.close_time, session, {bar.symbol: bar.close for bar in bars if bar.symbol not in held})
         self._router.check_daily_loss()
-        self._exits(result)
-        if trouble is not None:
-            raise CloseIncomplete(f"bar close {iso(group.close_time)} is not stored: {trouble}") from trouble
+        self._exits(result)  # no exit waits for the lake; a close that is repeated asks for the same exits again
+        try:
+            self._store_bars(group.close_time, result)
+        except (LakeWriteFailed, OSError) as error:
+            raise CloseIncomplete(f"bar close {iso(group.close_time)} is not stored: {error}") from error
         self._router.algos.work()  # new risk comes last, and only where the bars are stored
         self._commit(group, session, result, emitted_wall)
         log.info(
@@ -251,11 +249,8 @@ class DeskEngine:
                 continue
         return found
 
-    def _store_bars(self, bars: Sequence[BarClose], close_time: int, result: CloseResult) -> None:
-        """Native bars and the higher timeframes that are complete now: into memory, then into the lake, judged.
-
-        Memory comes first and whole: exits see the new bars even when the lake refuses them.
-        """
+    def _take_bars(self, bars: Sequence[BarClose], close_time: int, result: CloseResult) -> None:
+        """Native bars and the higher timeframes that are complete now, in memory: what exits are decided on."""
         universe = self._config().universe
         for native in hot_bars.to_bars(bars):
             self._cache.extend(native)
@@ -265,6 +260,10 @@ class DeskEngine:
                 self._derive(symbol, instrument, close_time, result)
             except (LakeError, ValueError) as error:  # its higher timeframes stay behind, the other symbols go on
                 log.error("not_derived", symbol=symbol, close=iso(close_time), error=f"{type(error).__name__}: {error}")
+
+    def _store_bars(self, close_time: int, result: CloseResult) -> None:
+        """The new bars of every timeframe into the lake, judged. Raises what the lake raises when it cannot be written."""
+        universe = self._config().universe
         verdicts: list[VerdictRow] = []
         together: dict[tuple[str, int], list[Bars]] = {}
         for symbol in sorted(result.closed):
