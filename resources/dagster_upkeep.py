@@ -1,7 +1,7 @@
 """Keeping Dagster's own tables small: what is older than the limits goes, what the UI shows of each asset stays.
 
 Dagster purges its ticks and nothing else. A minute of trading leaves a run, some forty rows of its log and a file of what
-it printed: a year of them slows the pages. Here old runs, their rows and files are deleted, in small transactions that
+it printed, gigabytes in a year. Here old runs, their rows and files are deleted, in small transactions that
 trading does not feel. Kept whatever their age:
 
 - the newest event of each kind per asset and partition (materialisation, observation), and what its check said last;
