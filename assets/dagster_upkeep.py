@@ -14,6 +14,7 @@ class UpkeepConfig(dg.Config):
     """What a run of the upkeep may do."""
 
     apply: bool = Field(default=False, description="Delete what is beyond the limits; false: only show it")
+    nightly: bool = Field(default=False, description="As every night: what TAPELINE_DAGSTER_UPKEEP says")
 
 
 @dg.asset(
@@ -22,7 +23,8 @@ class UpkeepConfig(dg.Config):
     kinds={"postgres"},
     tags={"lane": "maintenance"},
     description="Runs, events, check evaluations, ticks and printed lines beyond TAPELINE_DAGSTER_*_DAYS. The newest event of "
-    "every asset partition and check stays. A dry run unless started with apply: true, as every night; audited.",
+    "every asset partition and check stays. A dry run unless started with apply: true; every night what TAPELINE_DAGSTER_UPKEEP "
+    "says, by default a deletion only after an earlier night has shown what these limits delete. Audited.",
 )
 def dagster_upkeep(context: dg.AssetExecutionContext, config: UpkeepConfig, ledger: LedgerResource) -> dg.MaterializeResult:
     from resources import dagster_upkeep as upkeep
@@ -30,16 +32,23 @@ def dagster_upkeep(context: dg.AssetExecutionContext, config: UpkeepConfig, ledg
     own = settings()
     try:
         limits = upkeep.Limits.of(own)
-        would = upkeep.plan(own, limits)
-        done = None
-        if config.apply:
-            done = upkeep.apply(own, limits, ledger.ledger().engine, who=f"dagster:{context.run.run_id}")
+        who = f"dagster:{context.run.run_id}"
+        if config.nightly and not config.apply:
+            night = upkeep.nightly(own, limits, ledger.ledger().engine, who=who)
+        else:
+            would = upkeep.plan(own, limits)
+            done = upkeep.apply(own, limits, ledger.ledger().engine, who=who) if config.apply else None
+            night = upkeep.Night(would, done, "" if config.apply else "a dry run: apply: true deletes it")
     except upkeep.UpkeepRefused as error:
         raise dg.Failure(str(error), allow_retries=False) from error
+    would, done = night.would, night.done
     shown = would.to_dict()
     rows = [[name, value, getattr(done, name) if done else ""] for name, value in shown.items() if isinstance(value, int)]
+    if night.why and would.anything:
+        context.log.warning(f"Nothing was deleted. {night.why}")
     metadata: dict[str, Any] = {
-        "applied": config.apply,
+        "applied": done is not None,
+        "nothing_deleted_because": night.why,
         "counts": dg.MetadataValue.md(markdown_table(["what", "beyond the limits", "deleted"], rows)),
         "trade_run_days": limits.trade_run_days,
         "run_days": limits.run_days,
@@ -64,9 +73,10 @@ nightly_upkeep = dg.ScheduleDefinition(
     job=upkeep_job,
     cron_schedule="40 21 * * *",
     execution_timezone="America/New_York",
-    run_config={"ops": {"dagster_upkeep": {"config": {"apply": True}}}},
+    run_config={"ops": {"dagster_upkeep": {"config": {"nightly": True}}}},
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Deletes what is beyond the limits, between the US and the Asian session.",
+    description="Deletes what is beyond the limits, between the US and the Asian session; limits that no night has shown yet are "
+    "shown first (TAPELINE_DAGSTER_UPKEEP).",
 )
 
 ASSETS: list[Any] = [dagster_upkeep]

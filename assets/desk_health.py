@@ -5,20 +5,22 @@ quarter of an hour so that their age says somebody is looking. Everything is rea
 died stops writing. The checks stop nothing by themselves; the desk and the kill switch do.
 """
 
+import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 from sqlalchemy import func, select
 
-from assets.common import configured_universe
+from assets.common import configured_universe, markdown_table
 from resources.dagster_resources import LedgerResource
 from resources.ledger import tables as t
 from resources.ledger.notification_tables import notifications
 from resources.ledger.store import Ledger
 from resources.settings import Settings, settings
+from trading.orders import MAY_BE_AT_BROKER, OrderState
 from trading.timeframes import Timeframe, iso
 from trading.universe import Universe
 
@@ -170,6 +172,59 @@ def _answer(name: str, passed: bool, said: str, metadata: Mapping[str, Any]) -> 
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What the asset's page shows of the desk. halts: scope -> level and why, ``desk`` for the whole desk.
+
+    working: orders that may be at the broker, in_doubt: those of them whose fate is not known.
+    """
+
+    mode: str
+    broker: str
+    state: str
+    last_close: str
+    halts: Mapping[str, str]
+    positions: Sequence[Mapping[str, Any]]
+    working: int
+    in_doubt: int
+
+    @property
+    def news(self) -> str:
+        """Changes when a person should look again: mode, halts, orders in doubt. Positions change too often for that."""
+        told = "|".join((self.mode, str(self.in_doubt), *sorted(self.halts)))
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+    def metadata(self) -> dict[str, Any]:
+        rows = [[p["symbol"], p["strategy"], f"{p['quantity']:g}", f"{p['average_price']:g}"] for p in self.positions]
+        return {
+            "mode": self.mode, "broker": self.broker, "state": self.state, "last_close": self.last_close or "none yet",
+            "halts": dg.MetadataValue.md(markdown_table(["scope", "level and reason"], self.halts.items())),
+            "open_positions": len(rows), "working_orders": self.working, "orders_in_doubt": self.in_doubt,
+            "positions": dg.MetadataValue.md(markdown_table(["symbol", "strategy", "quantity", "average price"], rows)),
+        }  # fmt: skip
+
+
+def face(ledger: Ledger, seen: Seen) -> Face | None:
+    """The desk as it is now; None before its first start. Raises what the ledger raises."""
+    from desk import risk_state  # compiled rules: nothing the code server should load at its start
+
+    beat = seen.heartbeat
+    if beat is None:
+        return None
+    with ledger.engine.connect() as c:
+        halt = risk_state.read_halt(c)
+        o = t.orders.c.state
+        known = (s.value for s in MAY_BE_AT_BROKER)
+        counted = {state: int(n) for state, n in c.execute(select(o, func.count()).where(o.in_(known)).group_by(o))}
+    halts = {"desk": f"{halt.level.value}: {halt.reason}"} if halt.level else {}
+    halts |= {scope: f"{own['level']}: {own.get('reason', '')}" for scope, own in halt.strategies.items()}
+    close = iso(int(seen.last_close["close_time"])) if seen.last_close else ""
+    return Face(
+        str(beat["mode"]), str(beat.get("broker") or ""), str(beat["state"]), close, halts, ledger.positions(open_only=True),
+        sum(counted.values()), counted.get(OrderState.UNKNOWN.value, 0),
+    )  # fmt: skip
+
+
 desk = dg.AssetSpec(
     DESK,
     group_name="desk",
@@ -177,7 +232,7 @@ desk = dg.AssetSpec(
     kinds={"python", "postgres"},
     tags={"lane": "operation"},
     description="The execution process: holds positions, sends orders, runs whether or not Dagster does. Its checks are told by "
-    "the sensor desk_health. External: nothing here makes it.",
+    "the sensor desk_health, which also shows mode, halts, positions and orders of that moment. External: nothing here makes it.",
 )
 
 

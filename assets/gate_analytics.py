@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from assets import gate_run
-from assets.common import markdown_table
+from assets.common import image, markdown_table
 from assets.research import strategy_backtests
 from assets.research_run import prepare_once
 from resources.dagster_resources import ConfigFilesResource, LakeResource
@@ -31,15 +31,21 @@ class GatesOf(dg.Config):
 def gate_analytics(
     context: dg.AssetExecutionContext, config: GatesOf, config_files: ConfigFilesResource, lake: LakeResource
 ) -> dg.MaterializeResult:
+    from resources import gate_plots
+
     loaded = config_files.load()
     prepared, failed = prepare_once(context.run_id, loaded, lake.lake(), settings().paper_cash, config.strategies)
     found = gate_run.reports(prepared, failed)
     for failure in failed:
         context.log.warning(f"{failure.kind} {failure.name}: {failure.reason}")
+    header, rows = gate_run.HISTORY_HEADER, gate_run.history_rows(found)
+    # Two narrow tables: one of fifteen columns leaves its cell.
+    count, earn = gate_run.REFUSED_COLUMNS, gate_run.EARNED_COLUMNS
     metadata: dict[str, Any] = {
-        "gates": dg.MetadataValue.md(
-            markdown_table(list(gate_run.HISTORY_HEADER), gate_run.history_rows(found), 200) + "\n\n" + gate_run.HISTORY_NOTE
-        ),
+        "earned": image(gate_plots.earned(found), "what the refused signals would have earned, by gate"),
+        "refused": dg.MetadataValue.md(markdown_table([header[c] for c in count], gate_run.part(rows, count))),
+        "results": dg.MetadataValue.md(markdown_table([header[c] for c in earn], gate_run.part(rows, earn))),
+        "reading": dg.MetadataValue.md(markdown_table(["word", "means"], gate_run.READING)),
         "dagster/row_count": sum(len(r.lines) for r in found),
         "not_computed": dg.MetadataValue.md(markdown_table(["strategy", "why"], [[f.name, f.reason] for f in failed])),
         "simulated_data": loaded.universe.simulated,

@@ -21,6 +21,7 @@ from trading.calendars import calendar
 from trading.gates.settings import OptionalGates, gates_of
 from trading.instruments import Instrument
 from trading.news import NewsCalendar
+from trading.price_units import Finer
 from trading.quotes import QuoteBars
 from trading.signals import PartitionRef, Signal
 from trading.sizing import KELLY
@@ -39,10 +40,14 @@ class Reader(Protocol):
 
 
 class GateMarket:
-    """Reads for the signals of a run; series are read once. lake None: nothing of the market can be measured."""
+    """Reads for the signals of a run; series are read once. lake None: nothing of the market can be measured. finer: what
+    weekly bars across a split are made of."""
 
-    def __init__(self, lake: Reader | None, ledger: Ledger, news: NewsCalendar | None, now_time: int) -> None:
+    def __init__(
+        self, lake: Reader | None, ledger: Ledger, news: NewsCalendar | None, now_time: int, finer: Finer | None = None
+    ) -> None:
         self._lake = lake
+        self._finer = finer
         self._news = news
         self._now_time = now_time
         self._bars: dict[tuple[str, Timeframe, int, int], Bars] = {}
@@ -87,13 +92,15 @@ class GateMarket:
             quotes = self._quotes(instrument, session, signal.close_time) if reads.quotes else None
             symbols = {b.symbol for b in bars.values()}
             actions = {symbol: read_actions(self._lake, symbol) for symbol in symbols}  # type: ignore[arg-type]
+            own = bars[signal.timeframe]
+            if not len(own) or int(own.close_time[-1]) != signal.close_time:
+                return {}, ()
+            measures = gate_inputs.measure_last(
+                gates, signal.sizing, bars, signal.timeframe, instrument, venue, quotes, actions, self._finer
+            )
         except (LakeError, ValueError) as error:
             log.error("%s: gate inputs of %s cannot be read: %s", signal.strategy, signal.symbol, error)
             return {}, ()
-        own = bars[signal.timeframe]
-        if not len(own) or int(own.close_time[-1]) != signal.close_time:
-            return {}, ()
-        measures = gate_inputs.measure_last(gates, signal.sizing, bars, signal.timeframe, instrument, venue, quotes, actions)
         return measures.at(len(own) - 1, signal.action.side.sign), _newest(bars.values())
 
     def _series(self, reads: gate_inputs.Reads, symbol: str, session: int, close_time: int, venue: Any) -> dict[Any, Bars]:

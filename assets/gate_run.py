@@ -22,12 +22,25 @@ HISTORY_HEADER: Final = (
 RECORD_HEADER: Final = (
     "strategy", "gate", "code", "refused", "traded alone", "open", "winners", "mean R", "sum R", "not computed",
 )  # fmt: skip
-HISTORY_NOTE: Final = (
-    "first: this gate was the first to refuse; alone: no other gate refused. each: every refused signal by itself, overlapping "
-    "ones included, so that the sums count the same move twice; free: those that could have been taken one after the other "
-    "beside what was traded. without: what the whole backtest had made more with only this gate off. R: profit over the "
-    "distance to the stop, costs included; ± is one standard error, too small where trades overlap."
+REFUSED_COLUMNS: Final = (0, 1, 2, 3, 4, 5)
+"""Columns of HISTORY_HEADER that count, for a narrow table."""
+EARNED_COLUMNS: Final = (0, 1, 6, 7, 8, 10, 11, 13, 14)
+"""Columns that say what was earned."""
+READING: Final = (
+    ("first", "this gate was the first to refuse"),
+    ("alone", "no other gate refused"),
+    ("each", "every refused signal by itself, overlapping ones included: sums count the same move twice"),
+    ("free", "those that could have been taken one after the other beside what was traded"),
+    ("without", "what the whole backtest had made more with only this gate off"),
+    ("R", "profit over the distance to the stop, costs included"),
+    ("±", "one standard error, too small where trades overlap"),
 )
+"""How the columns are read."""
+
+
+def part(rows: Iterable[Sequence[Any]], columns: Sequence[int]) -> list[list[Any]]:
+    """Some columns of rows."""
+    return [[row[c] for c in columns] for row in rows]
 
 
 def reports(prepared: Sequence[Prepared], failed: list[NotRun]) -> list[GateReport]:

@@ -24,7 +24,8 @@ def read_revision(kept: Revision, config: Config) -> tuple[Evaluable | None, str
         return None, "a Python strategy is compared only in the revision that is in use"
     problems: list[Problem]
     if kept.path.startswith("plans/"):
-        plan, problems = parse_plan(kept.resolved or kept.text, kept.path, config.universe)
+        known = replace(config.universe, disaster_stop=None)  # the text has the one of its time
+        plan, problems = parse_plan(kept.resolved or kept.text, kept.path, known)
         if plan is not None:
             return replace(plan, revision=kept.revision), ""
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ def write_report(found: ModelFiles, universe: str, tracking: Tracking, settings:
         said = "✅ promoted" if passed else "❌ **rejected**: " + ", ".join(promotion.failed(metrics))
         data = f"**synthetic**: {kept['synthetic']}" if kept.get("synthetic") else "market"
         rows.append(
-            [name, file.kind, data, said, f"version {version}", champion, f"{metrics.get('sharpe', float('nan')):.2f}",
+            [name, file.kind, data, said, f"version {version}", champion, _known(metrics.get("sharpe")),
              f"{metrics.get('trades', 0):.0f}"]
         )  # fmt: skip
         table = markdown_table(model_outcome.KPI_HEADER, kept["kpis"])
         gate = model_run.criteria_table(criteria)
         shown = "\n\n".join(markdown_image(pictures[p], p) for p in ("targets.png", "equity.png") if p in pictures)
-        details[f"model_{name}"] = f"{said}, {data}\n\n{table}\n\n{gate}\n\n{shown}"
+        details[f"model_{name}"] = f"{said}\n\nData: {data}\n\n{table}\n\n{gate}\n\n{shown}"
         blocks.append(_block(name, data, said, registered, version, champion, kept, table, gate, pictures))
     header = ["model", "kind", "data", "gate", "newest", "champion", "Sharpe ratio a year", "trades"]
     overview = markdown_table(header, rows)
@@ -71,12 +72,16 @@ def _pictures(tracking: Tracking, registered: str, version: str) -> dict[str, by
     return found
 
 
+def _known(value: float | None) -> str:
+    return "not known" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
 def _block(
     name: str, data: str, said: str, registered: str, version: str, champion: str, kept: dict[str, Any], table: str, gate: str,
     pictures: dict[str, bytes],
 ) -> str:  # fmt: skip
     parts = [
-        f"<h2>{html.escape(name)}</h2>", f"<p>{html.escape(kept.get('description', ''))}</p>", _html(f"{said}, {data}"),
+        f"<h2>{html.escape(name)}</h2>", f"<p>{html.escape(kept.get('description', ''))}</p>", _html(f"{said}\n\nData: {data}"),
         f"<p>{html.escape(registered)} version {html.escape(version)}, champion: {html.escape(champion)}</p>", _html(table),
     ]  # fmt: skip
     parts += [f'<img alt="{p}" src="{data_uri(pictures[p])}">' for p in PICTURES if p in pictures]

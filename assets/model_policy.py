@@ -1,10 +1,10 @@
-"""What a model's file wants done about drift, and the newest verdict on the version that made a signal, for its decision."""
+"""What a model's file wants done about drift, and the last verdict on the version that made a signal, for its decision."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resources.ledger.model_verdicts import DriftVerdict, verdicts_of
+from resources.ledger.model_verdicts import DriftVerdict, verdict_at
 from resources.ledger.store import Ledger
 from resources.model_files import ModelFiles, read_model_files
 from resources.settings import settings
@@ -22,7 +22,7 @@ class ModelPolicies:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._files: ModelFiles | None = None
-        self._verdicts: dict[str, dict[str, DriftVerdict]] = {}
+        self._verdicts: dict[tuple[str, str, int], DriftVerdict | None] = {}
 
     def gates(self, evaluable: Evaluable | None, signal: Signal) -> dict[str, Any]:
         """The policy of the model file that the strategy names now, as settings of the gate; {} when no model made the signal."""
@@ -35,11 +35,12 @@ class ModelPolicies:
         return {} if file is None else {GATE: {"then": file.drift.then, "max_age_days": float(file.drift.max_age_days)}}
 
     def measured(self, signal: Signal) -> dict[str, Any]:
-        """The newest verdict on the version that made the signal; {} when there is none."""
+        """The last verdict on the version that made the signal which saw no bar after its close; {} when there is none."""
         name = signal.model.get("name", "")
         if not name:
             return {}
-        if name not in self._verdicts:
-            self._verdicts[name] = verdicts_of(self._ledger, name)
-        found = self._verdicts[name].get(signal.model.get("version", ""))
+        key = name, signal.model.get("version", ""), signal.close_time
+        if key not in self._verdicts:
+            self._verdicts[key] = verdict_at(self._ledger, *key)
+        found = self._verdicts[key]
         return {} if found is None else {GATE: found.measured()}

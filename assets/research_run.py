@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -196,7 +196,7 @@ def prepare(
         evaluable.name, tuple(evaluations), tuple(bars), tuple(instruments), cash, evaluable.sizing, costs, config.limits,
         evaluable.min_reward_to_risk, require_stop=True, once=evaluable.once,
         actions=carried(actions, zip(instruments, bars, strict=True)), managed=tuple(managed), currency=currency, fx=fx,
-        risk_budget=budget_of(evaluable),
+        risk_budget=budget_of(evaluable), of=evaluable,
     )  # fmt: skip
     return Prepared(evaluable, experiment, read, ignored, doubts)
 
@@ -242,7 +242,14 @@ def metrics_row(run: StrategyRun) -> list[Any]:
     ]  # fmt: skip
 
 
-def trade_rows(runs: Sequence[StrategyRun], newest: int) -> list[list[Any]]:
+class Ran(Protocol):
+    """Whatever has the result of a backtest."""
+
+    @property
+    def result(self) -> BacktestResult: ...
+
+
+def trade_rows(runs: Sequence[Ran], newest: int) -> list[list[Any]]:
     """The newest trades of every run, newest first, for a table."""
     rows = [row for run in runs for row in run.result.trades.rows()[-newest:]]
     rows.sort(key=lambda r: (r["exit_time"], r["strategy"], r["symbol"]), reverse=True)

@@ -15,30 +15,28 @@ from datetime import date
 from typing import Any
 
 from assets.gate_measures import GateMarket, risk_of, with_more
+from assets.known_bars import KnownBars, Series, needed_partitions, series_of, window
 from assets.model_policy import ModelPolicies
+from assets.verdict_book import VerdictBook
 from resources.desk_client import DecisionReceipt, DeskClient, DeskError
 from resources.ledger import modes as ledger_modes
 from resources.ledger.actions import in_todays_units
 from resources.ledger.base import now_us
-from resources.ledger.plans import has_entered
+from resources.ledger.plans import entered
 from resources.ledger.store import DecisionRow, Ledger
 from resources.ledger.tables import intents
 from resources.price_view import native_bars
 from trading import decisions as kernel
-from trading.bars import Bars
 from trading.calendars import calendar
 from trading.conflict_policy import Verdict, resolve
 from trading.features import FEATURES_VERSION
-from trading.frame import BarWindow, SeriesCache
 from trading.freshness import freshness_of
 from trading.gates.settings import gates_of
 from trading.instruments import Instrument, Mode
 from trading.models import champion_of, in_shadow_only
 from trading.plugins import PluginError
-from trading.signals import Decision, PartitionRef, Signal
-from trading.strategy import Evaluable, context_of, legs_of, signal_at
-from trading.timeframes import Timeframe, session_date, session_number
-from trading.windows import window_start
+from trading.signals import Decision, Signal
+from trading.strategy import Evaluable, legs_of, signal_at
 
 
 @dataclass
@@ -54,67 +52,6 @@ def evaluables(config: Any) -> list[Evaluable]:
     return [item for _, item in sorted({**config.strategies, **config.plans}.items())]
 
 
-class KnownBars:
-    """What the lake knows at one bar close: every series is read once, and what strategies compute on it is kept for the
-    next strategy that asks for the same."""
-
-    def __init__(self, lake: Any, session: date, known_at: int) -> None:
-        self._lake, self._session, self._known_at = lake, session, known_at
-        self._bars: dict[tuple[str, Timeframe, int], Bars] = {}
-        self._refs: dict[tuple[int, int], tuple[Bars, tuple[PartitionRef, ...]]] = {}
-        self.cache = SeriesCache()
-
-    def bars(self, symbol: str, timeframe: Timeframe, start: int) -> Bars:
-        """Bars from session number `start` on."""
-        key = (symbol, timeframe, start)
-        if key not in self._bars:
-            read = self._lake.read_bars(f"bars_{timeframe}", symbol, session_date(start), self._session)
-            self._bars[key] = read.known_at(self._known_at)
-        return self._bars[key]
-
-    def partitions(self, bars: Bars, sessions: int) -> tuple[PartitionRef, ...]:
-        """The newest `sessions` partitions of `bars`, with the content hash of the rows known now."""
-        key = (id(bars), sessions)
-        if key not in self._refs:
-            self._refs[key] = (bars, _partitions(bars, sessions))
-        return self._refs[key][1]
-
-
-def window(
-    lake: Any, evaluable: Evaluable, instrument: Instrument, session: date, known_at: int, known: KnownBars | None = None
-) -> BarWindow:
-    """The anchored windows of every series `evaluable` reads, ending with the bars known at `known_at`: its timeframes, and
-    other instruments' under (symbol, timeframe). known: shares what was read for other strategies of the same close."""
-    known = known or KnownBars(lake, session, known_at)
-    number, venue = session_number(session), calendar(instrument.calendar)
-    starts = {t: window_start(number, t, evaluable.warm_up.get(t, 0), venue) for t in evaluable.timeframes}
-    windows: dict[Any, Bars] = {t: known.bars(instrument.symbol, t, start) for t, start in starts.items()}
-    for symbol, timeframe in context_of(evaluable, instrument.symbol):
-        windows[symbol, timeframe] = known.bars(symbol, timeframe, starts[timeframe])
-    read = BarWindow(windows, known.cache)
-    read.tail = 1  # a close asks about its own bar
-    return read
-
-
-def needed_partitions(
-    windows: Mapping[Any, Bars], quality_sessions: int, known: KnownBars | None = None
-) -> tuple[PartitionRef, ...]:
-    """The newest `quality_sessions` partitions of each series, with the content hash of the rows known now."""
-    ask = known.partitions if known is not None else _partitions
-    return tuple(ref for bars in windows.values() for ref in ask(bars, quality_sessions))
-
-
-def _partitions(bars: Bars, quality_sessions: int) -> tuple[PartitionRef, ...]:
-    sessions = sorted({int(n) for n in bars.session[-quality_sessions * 1440 :]}, reverse=True)[:quality_sessions]
-    return tuple(
-        PartitionRef(
-            f"bars_{bars.timeframe}", session_date(number).isoformat(), bars.symbol,
-            bars.rows(bars.session == number).content_hash(),
-        )
-        for number in sessions
-    )  # fmt: skip
-
-
 def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger: Ledger, highest_mode: str) -> Evaluated:
     """Signals of every active strategy and plan whose primary timeframe closed a bar at `close_time` (UTC us)."""
     outcome = Evaluated()
@@ -123,6 +60,8 @@ def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger
     with ledger.engine.connect() as connection:
         kept = ledger_modes.read(connection)
         known = in_todays_units({e.name: e for e in evaluables(config)}, connection, native_bars(lake, config.universe))
+        gone = entered(connection, [e.name for e in known.values() if e.once])
+    asked: list[tuple[Evaluable, Mode]] = []
     for evaluable in known.values():
         if evaluable.status != "active":
             outcome.silent[evaluable.name] = f"status {evaluable.status}"
@@ -131,9 +70,12 @@ def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger
         if mode is Mode.BACKTEST:
             outcome.silent[evaluable.name] = "mode backtest: for research only"
             continue
-        if evaluable.once and has_entered(ledger.engine, evaluable.name):
+        if evaluable.name in gone:
             outcome.silent[evaluable.name] = "the plan has entered already"
             continue
+        asked.append((evaluable, mode))
+    _read_together([evaluable for evaluable, _ in asked], config, bars, day, close_time)
+    for evaluable, mode in asked:
         _ask_together(evaluable, config, bars, day, close_time)
         for symbol in evaluable.symbols:
             try:
@@ -145,6 +87,22 @@ def evaluate_close(close_time: int, session: str, config: Any, lake: Any, ledger
             elif said:
                 outcome.silent[f"{evaluable.name}/{symbol}"] = said
     return outcome
+
+
+def _read_together(asked: list[Evaluable], config: Any, bars: KnownBars, day: date, close_time: int) -> None:
+    """Read what they will ask for in few scans: first their own timeframe, then the rest of those whose bar closed now."""
+    own: dict[Series, list[Series]] = {}
+    for evaluable in asked:
+        for symbol in evaluable.symbols:
+            with contextlib.suppress(PluginError):  # said where it is asked alone
+                series = series_of(evaluable, config.universe.instruments[symbol], day)
+                own.setdefault(series[evaluable.timeframe], []).extend(series.values())
+    bars.read_ahead(own)
+    for first, rest in own.items():
+        primary = bars.bars(*first)
+        if not len(primary) or int(primary.close_time[-1]) != close_time:
+            rest.clear()
+    bars.read_ahead([series for rest in own.values() for series in rest])
 
 
 def _ask_together(evaluable: Evaluable, config: Any, bars: KnownBars, day: date, close_time: int) -> None:
@@ -164,10 +122,10 @@ def _signal_of(
     evaluable: Evaluable, instrument: Instrument, bars: KnownBars, day: date, close_time: int, mode: Mode
 ) -> Signal | str:
     """The signal of one instrument at the close, or why there is none; empty when no bar of it closed."""
-    windows = window(None, evaluable, instrument, day, close_time, bars)
-    primary = windows[evaluable.timeframe]
+    primary = bars.bars(*series_of(evaluable, instrument, day)[evaluable.timeframe])
     if len(primary) == 0 or int(primary.close_time[-1]) != close_time:
         return ""
+    windows = window(None, evaluable, instrument, day, close_time, bars)
     refused = getattr(evaluable, "refused", None)  # a model strategy without a model that may answer
     if refused is not None and (why := refused(instrument.symbol)):
         return str(why)
@@ -214,9 +172,11 @@ def decide(
     peers = _peers(signals, ledger)
     conflicts = _conflicts(peers, config.universe.conflicts, _held(ledger))
     now_wall = now_us()
-    market = GateMarket(lake, ledger, getattr(config, "news", None), now_time)
+    finer = native_bars(lake, config.universe) if lake is not None else None
+    market = GateMarket(lake, ledger, getattr(config, "news", None), now_time, finer)
     accepted = _Accepted(ledger, {s.close_time for s in signals})
     policies = ModelPolicies(ledger)
+    verdicts = VerdictBook(ledger, signals)
 
     def judged(signal: Signal, legs: dict[str, str] | None, beside: Iterable[float | None] = ()) -> DecisionRow | None:
         evaluable = by_name.get(signal.strategy)
@@ -230,7 +190,7 @@ def decide(
             signal,
             instrument=instrument,
             mode=signal.mode,
-            verdicts=[v.snapshot() for v in ledger.verdicts(required)],
+            verdicts=verdicts.of(required),
             required=required,
             warm=True,
             now_time=now_time,

@@ -6,9 +6,12 @@ nothing.
 """
 
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from sqlalchemy import text
 
 from assets import trade_lane
 from assets.common import markdown_table, session_partitions_def
@@ -20,6 +23,7 @@ from resources.ledger import modes as ledger_modes
 from resources.ledger.store import Ledger
 from resources.revision import code_revision
 from resources.settings import settings
+from trading import decisions as kernel
 from trading.instruments import Mode
 from trading.modes import capped
 from trading.signals import Decision, Signal
@@ -27,16 +31,21 @@ from trading.timeframes import iso
 
 CLOSE_TIME_TAG = "tapeline/close_time"
 NOTHING_IN_DOUBT = "nothing_in_doubt"
+SIGNALS, DECISIONS, ORDERS = "signals", "decisions", "orders"
 
 _PARTITIONS = session_partitions_def()
 _COMMON: dict[str, Any] = {
-    # Before the checks of the same run, which inform: what refuses is the gate, by the verdicts in the ledger.
-    "op_tags": {"dagster/priority": "1"},
     "group_name": "trading",
     "owners": ["team:trading"],
     "partitions_def": _PARTITIONS,
-    "backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    "kinds": {"python", "postgres"},
+    "tags": {"lane": "trade"},
 }
+SO_FAR = 200
+"""Newest rows of a session that a page shows."""
+
+Report = Callable[[], dg.MaterializeResult]
+"""What is told of a stage that is done."""
 
 
 def _bar_datasets() -> list[dg.AssetKey]:
@@ -94,10 +103,6 @@ def _signal_rows(made: list[Signal]) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-def _stored(store: Ledger, session: str) -> list[Signal]:
-    return [Signal.from_dict(row["content"]) for row in store.signals(session=session)]
-
-
 def _decision_row(d: Decision) -> list[Any]:
     said = d.refusal or " ".join(f"{v.gate}={v.value}" for v in d.verdicts)
     yes = "yes" if d.approved else "no"
@@ -112,87 +117,99 @@ def _order_rows(store: Ledger, session: str) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-@dg.asset(
-    **_COMMON,
-    deps=_bar_datasets(),
-    kinds={"python", "postgres"},
-    tags={"lane": "trade"},
-    metadata={"dagster/column_schema": _SIGNAL_COLUMNS},
-    description="What every active strategy and plan wants at a bar close, computed on anchored windows of known bars only.",
-)
-def signals(
-    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
-) -> dg.MaterializeResult:
-    started_wall = _wall()
-    config, store, bars = config_files.load(), ledger.ledger(), lake.lake()
-    made: list[Signal] = []
-    silent: dict[str, str] = {}
-    closes = _closes(context, config, bars, store)
-    for close_time in closes:
-        store.stamp_close(close_time, run_started_wall=started_wall, run_id=context.run.run_id)
-        serving = model_serving.at_close(config, close_time, store, settings())
-        outcome = trade_lane.evaluate_close(close_time, context.partition_key, serving, bars, store, settings().mode)
-        store.insert_signals(
-            outcome.signals, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id
-        )
-        store.stamp_close(close_time, signals_wall=_wall())
+def _newest(rows: list[list[Any]], count: int) -> list[list[Any]]:
+    """`rows`, with a line in front for those of the `count` that are not among them."""
+    return rows if count <= len(rows) else [[f"{count - len(rows)} earlier ones", *[""] * (len(rows[0]) - 1)], *rows]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the three stages of a run work with. closes: UTC us, ascending."""
+
+    run_id: str
+    session: str
+    closes: list[int]
+    config: Any
+    store: Ledger
+    lake: Any
+    log: Any
+    started_wall: int
+
+
+def _signals(run: _Run) -> Report:
+    store, made, silent = run.store, [], dict[str, str]()
+    for close_time in run.closes:
+        with store.transaction() as c:
+            # How long the stages took is not worth waiting for the disk: the next commit brings it there.
+            c.execute(text("SET LOCAL synchronous_commit = off"))
+            store.stamp_close(close_time, run_started_wall=run.started_wall, run_id=run.run_id, connection=c)
+        serving = model_serving.at_close(run.config, close_time, store, settings())
+        outcome = trade_lane.evaluate_close(close_time, run.session, serving, run.lake, store, settings().mode)
+        with store.transaction() as c:
+            revision = code_revision()
+            store.insert_signals(outcome.signals, session=run.session, code_revision=revision, run_id=run.run_id, connection=c)
+            store.stamp_close(close_time, signals_wall=_wall(), connection=c)
         silent.update(outcome.silent)
         made += outcome.signals
-    rows = _signal_rows(made)
-    context.log.info(f"{len(rows)} signals at {len(closes)} bar close(s)")
+    run.log.info(f"{len(made)} signals at {len(run.closes)} bar close(s)")
     header = ["strategy", "symbol", "bar close", "action", "reference", "stop", "target", "signal", "revision", "bars (hash)"]
-    return dg.MaterializeResult(
-        metadata={
-            "mode": _mode(),
-            "closes": dg.MetadataValue.md(", ".join(iso(t) for t in closes[:24]) or "none"),
-            "dagster/row_count": len(rows),
-            "signals": dg.MetadataValue.md(markdown_table(header, rows)),
-            "session_so_far": dg.MetadataValue.md(markdown_table(header, _signal_rows(_stored(store, context.partition_key)))),
-            "silent": dg.MetadataValue.md(markdown_table(["strategy / instrument", "why"], sorted(silent.items()))),
-            "modes": dg.MetadataValue.md(_modes(store)),
-            "config_problems": len(config.problems),
-        }
-    )
+
+    def report() -> dg.MaterializeResult:
+        rows = _signal_rows(made)
+        newest, count = store.newest_signals(run.session, SO_FAR)
+        so_far = _newest(_signal_rows([Signal.from_dict(row["content"]) for row in newest]), count)
+        return dg.MaterializeResult(
+            asset_key=SIGNALS,
+            metadata={
+                "mode": _mode(),
+                "closes": dg.MetadataValue.md(", ".join(iso(t) for t in run.closes[:24]) or "none"),
+                "dagster/row_count": len(rows),
+                "signals": dg.MetadataValue.md(markdown_table(header, rows)),
+                "session_so_far": dg.MetadataValue.md(markdown_table(header, so_far, SO_FAR + 1)),
+                "silent": dg.MetadataValue.md(markdown_table(["strategy / instrument", "why"], sorted(silent.items()))),
+                "modes": dg.MetadataValue.md(_modes(store)),
+                "config_problems": len(run.config.problems),
+            },
+        )
+
+    return report
 
 
-@dg.asset(
-    **_COMMON,
-    deps=[signals],
-    kinds={"python", "postgres"},
-    tags={"lane": "trade"},
-    description="Signals after the gates: every gate's verdict, yes or no, and the stored snapshot from which it replays.",
-)
-def decisions(
-    context: dg.AssetExecutionContext, config_files: ConfigFilesResource, lake: LakeResource, ledger: LedgerResource
-) -> dg.MaterializeResult:
-    config, store = config_files.load(), ledger.ledger()
-    rows: list[list[Any]] = []
-    approved = 0
-    for close_time in _closes(context, config, lake.lake(), store):
+def _decisions(run: _Run) -> Report:
+    store, rows, approved = run.store, list[list[Any]](), 0
+    for close_time in run.closes:
         undecided = trade_lane.undecided(store, close_time)
         latest = store.latest_close()
         now_time = max(close_time, int(latest["close_time"])) if latest is not None else close_time
-        serving = model_serving.at_close(config, close_time, store, settings())
-        made = trade_lane.decide(undecided, serving, store, now_time, lake.lake())
-        store.insert_decisions(made, session=context.partition_key, code_revision=code_revision(), run_id=context.run.run_id)
-        for taken in model_serving.swap(config, close_time, context.partition_key, store, settings()):
-            context.log.info(f"{taken.registered} version {taken.version} serves from the next bar on ({taken.why})")
-        store.stamp_close(close_time, decisions_wall=_wall())
+        serving = model_serving.at_close(run.config, close_time, store, settings())
+        made = trade_lane.decide(undecided, serving, store, now_time, run.lake)
+        with store.transaction() as c:
+            store.insert_decisions(made, session=run.session, code_revision=code_revision(), run_id=run.run_id, connection=c)
+            store.stamp_close(close_time, decisions_wall=_wall(), connection=c)
+        for taken in model_serving.swap(run.config, close_time, run.session, store, settings()):
+            run.log.info(f"{taken.registered} version {taken.version} serves from the next bar on ({taken.why})")
         approved += sum(row.decision.approved for row in made)
         rows += [_decision_row(row.decision) for row in made]
-    so_far = [_decision_row(d) for d in trade_lane.decisions_of(store, session=context.partition_key)]
     header = ["strategy", "symbol", "bar close", "action", "approved", "refusal or gate values", "decision", "signal"]
-    return dg.MaterializeResult(
-        metadata={
-            "mode": _mode(),
-            "dagster/row_count": len(rows),
-            "approved": approved,
-            "refused": len(rows) - approved,
-            "decisions": dg.MetadataValue.md(markdown_table(header, rows)),
-            "conflicts": dg.MetadataValue.md(markdown_table(header, [r for r in so_far if r[5].startswith("CONFLICT")])),
-            "session_so_far": dg.MetadataValue.md(markdown_table(header, so_far)),
-        }
-    )
+
+    def report() -> dg.MaterializeResult:
+        newest, count = store.newest_decisions(run.session, SO_FAR)
+        found = [_decision_row(kernel.decision_of(bytes(row["snapshot"]), bytes(row["outcome"]))) for row in newest]
+        conflicts = [r for r in found if r[5].startswith("CONFLICT")]
+        return dg.MaterializeResult(
+            asset_key=DECISIONS,
+            metadata={
+                "mode": _mode(),
+                "dagster/row_count": len(rows),
+                "approved": approved,
+                "refused": len(rows) - approved,
+                "decisions": dg.MetadataValue.md(markdown_table(header, rows)),
+                "conflicts": dg.MetadataValue.md(markdown_table(header, conflicts)),
+                "session_so_far": dg.MetadataValue.md(markdown_table(header, _newest(found, count), SO_FAR + 1)),
+            },
+        )
+
+    return report
 
 
 def _doubts(store: Ledger) -> list[Doubt]:
@@ -205,32 +222,13 @@ def _doubts_table(doubts: list[Doubt]) -> str:
     return markdown_table(["what", "symbol", "strategy", "leg", "since", "blocks", "awaits", "heard", "order"], rows)
 
 
-@dg.asset(
-    **_COMMON,
-    deps=[decisions],
-    kinds={"python", "postgres"},
-    tags={"lane": "trade"},
-    description="Approved decisions handed to the desk, which sizes, checks risk, records the intent and sends the order.",
-    check_specs=[
-        dg.AssetCheckSpec(
-            NOTHING_IN_DOUBT, asset="orders", description="No order in doubt, no exit waiting, no difference with the broker."
-        )
-    ],
-)
-def orders(
-    context: dg.AssetExecutionContext,
-    config_files: ConfigFilesResource,
-    lake: LakeResource,
-    ledger: LedgerResource,
-    desk: DeskResource,
-) -> dg.MaterializeResult:
-    config, store, client = config_files.load(), ledger.ledger(), desk.client()
-    rows: list[list[Any]] = []
-    for close_time in _closes(context, config, lake.lake(), store):
+def _orders(run: _Run, desk: DeskResource, *, checked: bool) -> Report:
+    store, rows, client = run.store, list[list[Any]](), desk.client()
+    for close_time in run.closes:
         approved = [d for d in trade_lane.decisions_of(store, close_time=close_time) if d.approved]
         try:
-            posted = trade_lane.post(approved, client, close_time, trade_lane.legs(config))
-            client.close_done(close_time, run_id=context.run.run_id, outcome="done")
+            posted = trade_lane.post(approved, client, close_time, trade_lane.legs(run.config))
+            client.close_done(close_time, run_id=run.run_id, outcome="done")
         except DeskUnavailable as error:
             raise dg.Failure(
                 f"The desk did not take the decisions of {iso(close_time)}: {error}. Nothing is lost: start this run again; "
@@ -243,31 +241,110 @@ def orders(
             command = f"`tapeline trace {answer.intent_ids[0]}`" if answer.intent_ids else ""
             result = "accepted" if answer.accepted else answer.refusal
             rows.append([signal.strategy, signal.symbol, result, ids, command, answer.decision_id, signal.id])
-    doubts = _doubts(store)
     header = ["strategy", "symbol", "desk", "order ids", "chain", "decision", "signal"]
-    return dg.MaterializeResult(
-        metadata={
-            "mode": _mode(),
-            "dagster/row_count": len(rows),
-            "accepted": sum(row[2] == "accepted" for row in rows),
-            "in_doubt": dg.MetadataValue.md(_doubts_table(doubts)),
-            "orders": dg.MetadataValue.md(markdown_table(header, rows)),
-            "session_so_far": dg.MetadataValue.md(markdown_table(_ORDER_HEADER, _order_rows(store, context.partition_key))),
-        },
-        check_results=[
-            dg.AssetCheckResult(
-                check_name=NOTHING_IN_DOUBT,
-                passed=not doubts,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={"in_doubt": dg.MetadataValue.md(_doubts_table(doubts)), "count": len(doubts)},
-            )
-        ],
-    )
+
+    def report() -> dg.MaterializeResult:
+        doubts = _doubts(store)
+        return dg.MaterializeResult(
+            asset_key=ORDERS,
+            metadata={
+                "mode": _mode(),
+                "dagster/row_count": len(rows),
+                "accepted": sum(row[2] == "accepted" for row in rows),
+                "in_doubt": dg.MetadataValue.md(_doubts_table(doubts)),
+                "orders": dg.MetadataValue.md(markdown_table(header, rows)),
+                "session_so_far": dg.MetadataValue.md(markdown_table(_ORDER_HEADER, _order_rows(store, run.session))),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=NOTHING_IN_DOUBT,
+                    passed=not doubts,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={"in_doubt": dg.MetadataValue.md(_doubts_table(doubts)), "count": len(doubts)},
+                )
+            ]
+            if checked
+            else [],
+        )
+
+    return report
+
+
+@dg.multi_asset(
+    name="trade_close",
+    specs=[
+        dg.AssetSpec(
+            SIGNALS,
+            **_COMMON,
+            deps=_bar_datasets(),
+            metadata={"dagster/column_schema": _SIGNAL_COLUMNS},
+            description="What every active strategy and plan wants at a bar close, computed on anchored windows of known bars "
+            "only.",
+        ),
+        dg.AssetSpec(
+            DECISIONS,
+            **_COMMON,
+            deps=[SIGNALS],
+            description="Signals after the gates: every gate's verdict, yes or no, and the stored snapshot from which it "
+            "replays.",
+        ),
+        dg.AssetSpec(
+            ORDERS,
+            **_COMMON,
+            deps=[DECISIONS],
+            description="Approved decisions handed to the desk, which sizes, checks risk, records the intent and sends the "
+            "order.",
+        ),
+    ],
+    check_specs=[
+        dg.AssetCheckSpec(
+            NOTHING_IN_DOUBT, asset=ORDERS, description="No order in doubt, no exit waiting, no difference with the broker."
+        )
+    ],
+    # Before the checks of the same run, which inform: what refuses is the gate, by the verdicts in the ledger.
+    op_tags={"dagster/priority": "1"},
+    can_subset=True,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+)
+def trade_close(
+    context: dg.AssetExecutionContext,
+    config_files: ConfigFilesResource,
+    lake: LakeResource,
+    ledger: LedgerResource,
+    desk: DeskResource,
+) -> Iterator[dg.MaterializeResult]:
+    """The three stages one after the other; what people look at is written when the desk has its decisions.
+
+    One step: the close waits for no book-keeping between them. A stage that fails leaves those before it materialised.
+    """
+    started_wall = _wall()
+    config, store, bars = config_files.load(), ledger.ledger(), lake.lake()
+    closes = _closes(context, config, bars, store)
+    run = _Run(context.run.run_id, context.partition_key, closes, config, store, bars, context.log, started_wall)
+    checked = bool(context.selected_asset_check_keys)
+    stages = {
+        SIGNALS: lambda: _signals(run),
+        DECISIONS: lambda: _decisions(run),
+        ORDERS: lambda: _orders(run, desk, checked=checked),
+    }
+    reports: list[Report] = []
+    problem: Exception | None = None
+    for name, stage in stages.items():
+        if dg.AssetKey(name) in context.selected_asset_keys:
+            try:
+                reports.append(stage())
+            except Exception as error:  # noqa: BLE001 - raised below, once the stages before it are told
+                problem = error
+                break
+    for report in reports:
+        yield report()
+    if problem is not None:
+        raise problem
 
 
 fills = dg.AssetSpec(
     "fills",
-    deps=[orders],
+    deps=[ORDERS],
     group_name="trading",
     owners=["team:trading"],
     kinds={"postgres"},
@@ -284,5 +361,5 @@ positions = dg.AssetSpec(
     description="Open positions per strategy and instrument after the session's fills. External: the desk reports it.",
 )
 
-ASSETS: list[Any] = [signals, decisions, orders, fills, positions]
+ASSETS: list[Any] = [trade_close, fills, positions]
 CHECKS: list[Any] = []

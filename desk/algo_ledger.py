@@ -24,6 +24,8 @@ ENTRY = "entry"
 REST_SLOT = -1
 """Slot of the order for what was left when the window was over."""
 _TINY = 1e-9
+NEVER = "0.0.0.0.0"
+"""`newest_change` where nothing was ever worked in slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,18 @@ def unsent(connection: Connection, skip: str = "") -> list[OrderRecord]:
             )
         )  # fmt: skip
     return found
+
+
+def newest_change(connection: Connection) -> str:
+    """Names the newest step of any parent: another one means that one began, sent, was refused, filled or ended."""
+    p, c = g.algo_parents.c, g.algo_slices.c
+    states = dict(connection.execute(select(p.state, func.count()).group_by(p.state)).tuples().all())
+    slices = connection.execute(select(func.count()).select_from(g.algo_slices)).scalar() or 0
+    at_work = select(c.intent_id).join(g.algo_parents, p.id == c.parent_id).where(p.state.in_(RUNNING))
+    events = select(func.max(t.order_events.c.seq)).where(t.order_events.c.order_id.in_(at_work))
+    return ".".join(
+        str(n) for n in (*(states.get(s, 0) for s in (*RUNNING, ENDED)), slices, connection.execute(events).scalar() or 0)
+    )
 
 
 def told(connection: Connection, parent: Parent) -> dict[str, Any]:

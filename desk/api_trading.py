@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from desk.api_base import (
@@ -83,6 +83,14 @@ class ReverseBody(Asked):
     quantity: Price = Field(None, description="Units of the new side; default: as many as are open now")
 
 
+def _which(session: QueryDay = None, strategy: QueryText = None, symbol: QueryText = None) -> dict[str, Any]:
+    return {"session": session, "strategy": strategy, "symbol": symbol}
+
+
+Which = Annotated[dict[str, Any], Depends(_which)]
+"""The rows a list is asked for."""
+
+
 def router(desk: Desk) -> APIRouter:
     router = APIRouter(responses=errors())
     _decided(router, desk)
@@ -95,10 +103,8 @@ def router(desk: Desk) -> APIRouter:
 
 def _decided(router: APIRouter, desk: Desk) -> None:
     @router.get("/v1/signals", tags=["trading"], summary="Signals, newest first, with what became of each")
-    async def signals(
-        session: QueryDay = None, strategy: QueryText = None, symbol: QueryText = None, limit: Limit = 100
-    ) -> dict[str, Any]:
-        return {"signals": await desk.signals(session=session, strategy=strategy, symbol=symbol, limit=limit)}
+    async def signals(which: Which, limit: Limit = 100) -> dict[str, Any]:
+        return {"signals": await desk.signals(**which, limit=limit)}
 
     @router.post("/v1/decisions", response_model=DecisionAnswer, tags=["trading"], summary="Hand over a decision")
     async def submit(body: DecisionBody) -> Any:
@@ -111,16 +117,8 @@ def _decided(router: APIRouter, desk: Desk) -> None:
         return await desk.submit_decision(decision)
 
     @router.get("/v1/decisions", tags=["trading"], summary="Decisions with every gate's verdict, newest first")
-    async def decisions(
-        session: QueryDay = None,
-        strategy: QueryText = None,
-        symbol: QueryText = None,
-        approved: bool | None = None,
-        limit: Limit = 100,
-    ) -> dict[str, Any]:
-        return {
-            "decisions": await desk.decisions(session=session, strategy=strategy, symbol=symbol, approved=approved, limit=limit)
-        }
+    async def decisions(which: Which, approved: bool | None = None, limit: Limit = 100) -> dict[str, Any]:
+        return {"decisions": await desk.decisions(**which, approved=approved, limit=limit)}
 
     @router.get(
         "/v1/decisions/{decision_id}", tags=["trading"], responses=errors(404),
@@ -147,14 +145,8 @@ def _closes(router: APIRouter, desk: Desk) -> None:
 
 def _orders(router: APIRouter, desk: Desk) -> None:
     @router.get("/v1/orders", tags=["trading"], summary="Orders, newest first")
-    async def orders(
-        session: QueryDay = None,
-        state: QueryText = None,
-        strategy: QueryText = None,
-        symbol: QueryText = None,
-        limit: Limit = 1000,
-    ) -> dict[str, Any]:
-        return {"orders": await desk.orders(session, state, limit, strategy=strategy, symbol=symbol)}
+    async def orders(which: Which, state: QueryText = None, limit: Limit = 1000) -> dict[str, Any]:
+        return {"orders": await desk.orders(state=state, limit=limit, **which)}
 
     @router.get(
         "/v1/orders/{order_id}", tags=["trading"], summary="One order: intent, every event, fills", responses=errors(404)
@@ -180,23 +172,18 @@ def _orders(router: APIRouter, desk: Desk) -> None:
         return await desk.modify(order_id, change, body.reason, body.who)
 
     @router.get("/v1/fills", tags=["trading"], summary="Fills, newest first")
-    async def fills(
-        session: QueryDay = None, strategy: QueryText = None, symbol: QueryText = None, limit: Limit = 1000
-    ) -> dict[str, Any]:
-        return {"fills": await desk.fills(session=session, strategy=strategy, symbol=symbol, limit=limit)}
+    async def fills(which: Which, limit: Limit = 1000) -> dict[str, Any]:
+        return {"fills": await desk.fills(**which, limit=limit)}
 
 
 def _algos(router: APIRouter, desk: Desk) -> None:
     @router.get("/v1/algos", tags=["trading"], summary="Entries worked in slices, newest first, with their progress and slices")
     async def algos(
+        which: Which,
         state: Annotated[Literal["running", "working", "ending", "ended"] | None, Query()] = None,
-        session: QueryDay = None,
-        strategy: QueryText = None,
-        symbol: QueryText = None,
         limit: Limit = 100,
     ) -> dict[str, Any]:
-        chosen = {"state": state, "session": session, "strategy": strategy, "symbol": symbol, "limit": limit}
-        return {"algos": await desk.algos(**chosen)}
+        return {"algos": await desk.algos(**which, state=state, limit=limit)}
 
     @router.get("/v1/algos/{algo_id}", tags=["trading"], summary="One entry worked in slices", responses=errors(404))
     async def algo(algo_id: PathName) -> dict[str, Any]:

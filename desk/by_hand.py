@@ -65,18 +65,24 @@ class ByHand:
     def reduce(self, asked: Asked, *, quantity: float | None = None, share: float | None = None) -> Reduced:
         """Close `quantity` units or `share` (0..1) of a position; all of it or more closes it. Never refused by risk or a halt.
 
-        Raises NoPosition, reductions.NotReduced.
+        A request that is repeated says what came of the first one: it never meets what is open by then. Raises NoPosition,
+        reductions.NotReduced.
         """
         if (quantity is None) is (share is None):
             raise reductions.NotReduced("exactly one of quantity and share says how much to close")
         wish = reductions.Wish(asked.strategy, asked.symbol, asked.request, asked.reason, asked.who, quantity, share)
         with store.routing_lock:
+            if (before := self._reduced_before(asked)) is not None:
+                return before
             position = self._held(asked)
             instrument = self._instrument_of(asked.symbol)
             if instrument is None:
                 raise reductions.NotReduced(f"{asked.symbol} is not in the universe: its lot size is not known; close it instead")
             units = reductions.units(wish, position.quantity, float(instrument.lot_size))
             if units >= abs(position.quantity):
+                with self._engine.begin() as connection:
+                    store.lock(connection)
+                    reductions.note_whole(connection, wish, position, self._clock())
                 done = self._router.exit_position(asked.strategy, asked.symbol, "manual", self._clock(), asked.who)
                 return Reduced(position.trade_id, units, 0.0, next(iter(done.intent_ids), ""), done.refusal or "closing")
             with self._engine.begin() as connection:
@@ -88,6 +94,27 @@ class ByHand:
                 order = store.find_order(connection, order_id)
             assert order is not None
             return Reduced(order.trade_id, order.quantity, abs(position.quantity) - order.quantity, order_id, str(order.state))
+
+    def _reduced_before(self, asked: Asked) -> Reduced | None:
+        """What came of a request that was made before, going on with it where it stands; None for a new one."""
+        with self._engine.connect() as connection:
+            order = reductions.ordered(connection, asked)
+            whole = reductions.closed_whole(connection, asked)
+            held = store.find_positions(connection, asked.strategy, asked.symbol)
+        if order is not None:
+            self._reductions()
+            with self._engine.connect() as connection:
+                order = store.find_order(connection, order.id)
+                assert order is not None
+                left = abs(store.trade_quantity(connection, order.trade_id))
+            closing = order.quantity - order.filled_quantity if order.working else 0.0
+            return Reduced(order.trade_id, order.quantity, max(0.0, left - closing), order.id, str(order.state))
+        if whole is None:
+            return None
+        if not held or held[0].trade_id != whole.trade_id:
+            return Reduced(whole.trade_id, whole.quantity, 0.0, "", "closed")
+        done = self._router.exit_position(asked.strategy, asked.symbol, "manual", self._clock(), asked.who)
+        return Reduced(whole.trade_id, whole.quantity, 0.0, next(iter(done.intent_ids), ""), done.refusal or "closing")
 
     def reverse(self, asked: Asked, *, stop: float, target: float | None = None, quantity: float | None = None) -> dict[str, Any]:
         """Close a position, then enter the other side with `stop` through the whole risk path. quantity: default as much.

@@ -29,7 +29,7 @@ from desk.managing import TradeManager
 from desk.plan_book import PlanBook
 from desk.replay import NO_STRATEGY, SKIPPED, CloseGroup
 from desk.router import Router
-from desk.store import DeskStore, PositionRecord
+from desk.store import DeskStore
 from resources.brokers.protocol import Account, Broker
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
@@ -300,28 +300,21 @@ class DeskEngine:
         for check in result.exits:
             if check.trouble:
                 self.unmanaged[f"{check.strategy}/{check.symbol}"] = check.trouble
-                continue
-            self.unmanaged.pop(f"{check.strategy}/{check.symbol}", None)
-            state = positions[check.strategy, check.symbol].exit_state
-            self._store.set_exit_state(check.strategy, check.symbol, bars_held=check.bars_held, exit_state=state)
-            if check.reason:
-                self._router.exit_position(check.strategy, check.symbol, check.reason, result.close_time)
-        self._manage_plans([p for p in judged if not self._leaves(result, p)], evaluables, result)
-
-    @staticmethod
-    def _leaves(result: CloseResult, position: PositionRecord) -> bool:
-        return any((e.strategy, e.symbol) == (position.strategy, position.symbol) and e.reason for e in result.exits)
-
-    def _manage_plans(
-        self, positions: Sequence[PositionRecord], evaluables: Mapping[str, Evaluable], result: CloseResult
-    ) -> None:
-        """Stops, parts and exits of the plans' open trades; then where every plan stands."""
-        instruments = self._config().universe.instruments
-        for done in self._manager.at_close(positions, evaluables, instruments, self._cache, result.closed, result.close_time):
+            else:
+                self.unmanaged.pop(f"{check.strategy}/{check.symbol}", None)
+        leaving = {(check.strategy, check.symbol): check.reason for check in result.exits if check.reason}
+        stay = [p for p in judged if (p.strategy, p.symbol) not in leaving]
+        managed = self._manager.judge(stay, evaluables, instruments, self._cache, result.closed, result.close_time)
+        leaving |= {(m.position.strategy, m.position.symbol): m.wanted.leave for m in managed if m.wanted and m.wanted.leave}
+        self._router.exit_positions([(*key, reason) for key, reason in leaving.items()], result.close_time)
+        for done in self._manager.align(managed, result.close_time):
             if done.trouble:
                 self.unmanaged[f"{done.strategy}/{done.symbol}"] = done.trouble
-            if done.leave:
-                self._router.exit_position(done.strategy, done.symbol, done.leave, result.close_time)
+        self._store.set_bars_held({
+            (c.strategy, c.symbol): c.bars_held
+            for c in result.exits
+            if not c.trouble and c.bars_held != positions[c.strategy, c.symbol].bars_held
+        })  # fmt: skip
         self._plans.at_close(self._config(), evaluables, self._cache, result.closed, result.close_time)
 
     def _commit(self, group: CloseGroup, session: str, result: CloseResult, emitted_wall: int) -> None:

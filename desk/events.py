@@ -7,7 +7,7 @@ nothing real is dropped. What cannot be true is kept as anomalous and blocks new
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -74,22 +74,56 @@ def drain(engine: Engine, broker: Broker, clock: Callable[[], int]) -> DrainResu
 
 
 def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerEvent], now_time: int) -> DrainResult:
-    """Apply events in their order; runs of plain ones (no fill, order known) are written together."""
-    ids = {e.client_id for e in batch}
-    known = {o.id for o in store.find_orders(connection, t.orders.c.id.in_(ids))}
-    total = DrainResult()
+    """Apply events in their order: the fills of known orders first, together; then what every event says, together, too."""
+    known = {o.id: o for o in store.find_orders(connection, t.orders.c.id.in_({e.client_id for e in batch}))}
+    filled = _apply_fills(connection, known, batch)
+    total = DrainResult(0, sum(new for _, new in filled.values()))
     plain: list[NewEvent] = []
-    for event in batch:
-        if event.execution is None and event.client_id in known:
+    for number, event in enumerate(batch):
+        if number in filled:
+            quantity, _ = filled[number]
+            plain.append(_told_fill(known[event.client_id], _plain(broker, event), event, quantity))
+        elif event.execution is None and event.client_id in known:
             plain.append(_plain(broker, event))
-        else:
+        else:  # of an order not known here, or one that cannot be true
             total += DrainResult(journal.record_events(connection, plain).new)
             plain = []
             total += apply_event(connection, broker, event, now_time)
-            if event.event is OrderEvent.PARTIAL_FILL:
-                crash_point("between_partial_fills")
+        if event.event is OrderEvent.PARTIAL_FILL:
+            crash_point("between_partial_fills")
         crash_point("between_fill_events")
     return total + DrainResult(journal.record_events(connection, plain).new)
+
+
+def _apply_fills(
+    connection: Connection, known: Mapping[str, OrderRecord], batch: Sequence[BrokerEvent]
+) -> dict[int, tuple[float, int]]:
+    """Write the executions of known orders; by the event's number (filled quantity of its order, 1 when it was new else 0)."""
+    told: dict[int, journal.NewFill] = {}
+    for number, event in enumerate(batch):
+        order, execution = known.get(event.client_id), event.execution
+        if order is not None and execution is not None and not execution_problem(order, execution):
+            told[number] = journal.NewFill(order, execution, session_of(order, execution.fill_time))
+    answers = zip(told.items(), journal.record_fills(connection, list(told.values())), strict=True)
+    return {number: _after(connection, new.order, new.execution, filled) for (number, new), filled in answers}
+
+
+def _after(connection: Connection, order: OrderRecord, execution: Execution, filled: float | None) -> tuple[float, int]:
+    """(filled quantity of the order, 1 when the execution was new else 0), said aloud when it was."""
+    if filled is None:
+        now = store.find_order(connection, order.id)
+        return (now.filled_quantity if now else 0.0), 0
+    log.info(
+        "fill", order=order.id, strategy=order.strategy, symbol=order.symbol, side=execution.side.value,
+        quantity=execution.quantity, price=execution.price,
+    )  # fmt: skip
+    return filled, 1
+
+
+def _told_fill(order: OrderRecord, told: NewEvent, event: BrokerEvent, filled: float) -> NewEvent:
+    """A fill's event: whole or partial by what the fills add up to, whatever the broker calls it."""
+    kind = OrderEvent.FILL if filled >= order.quantity * _FILLED else OrderEvent.PARTIAL_FILL
+    return replace(told, event=kind, text=event.text)
 
 
 def _plain(broker: Broker, event: BrokerEvent) -> NewEvent:
@@ -118,22 +152,14 @@ def apply_event(connection: Connection, broker: Broker, event: BrokerEvent, now_
                 _accuse(connection, order.symbol, "BAD_EXECUTION", problem, event, now_time)
             return DrainResult(int(new), 0)
         filled, fills = apply_execution(connection, order, event.execution)
-        kind = OrderEvent.FILL if filled >= order.quantity * _FILLED else OrderEvent.PARTIAL_FILL
-        told = replace(told, event=kind, text=event.text)
+        told = _told_fill(order, told, event, filled)
     return DrainResult(journal.record_events(connection, [told]).new, fills)
 
 
 def apply_execution(connection: Connection, order: OrderRecord, execution: Execution) -> tuple[float, int]:
     """Write a fill unless it is there. Returns (filled quantity of the order, 1 when it was new else 0)."""
     filled = journal.record_fill(connection, order, execution, session_of(order, execution.fill_time))
-    if filled is not None:
-        log.info(
-            "fill", order=order.id, strategy=order.strategy, symbol=order.symbol, side=execution.side.value,
-            quantity=execution.quantity, price=execution.price,
-        )  # fmt: skip
-        return filled, 1
-    now = store.find_order(connection, order.id)
-    return (now.filled_quantity if now else 0.0), 0
+    return _after(connection, order, execution, filled)
 
 
 def execution_problem(order: OrderRecord, execution: Execution) -> str:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, select
 
-from desk import algo_ledger, events, guards, journal, store, submission
+from desk import algo_ledger, events, guards, journal, store, submission, trades
 from desk.faults import crash_point
 from desk.journal import NewEvent, NewOrder
 from desk.store import OrderRecord
-from resources.brokers.protocol import Broker, BrokerError
+from resources.brokers.protocol import Batching, Broker, BrokerError
 from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
@@ -45,28 +47,57 @@ def oco_group(decision_id: str) -> str:
     return ids.make_id("oco", decision_id)
 
 
+@dataclass(frozen=True, slots=True)
+class ExitWish:
+    """The trade of `entry` is to be closed under the name `leg`. quantity: signed, as held."""
+
+    entry: OrderRecord
+    leg: str
+    quantity: float
+
+
 def want_exit(connection: Connection, entry: OrderRecord, leg: str, quantity: float, now_time: int, who: str) -> str:
     """Commit the wish to close `quantity` (signed, as held) of the trade of `entry`. Returns the exit's intent id."""
-    side = Side.SELL if quantity > 0 else Side.BUY
-    meta = {k: entry.content["meta"].get(k) for k in ("multiplier", "currency", "calendar")}
-    if algo := entry.content["meta"].get("algo"):
-        meta["algo"] = algo
-        algo_ledger.end_of_trade(connection, entry.trade_id, f"the trade is being closed: {leg}")
-    intent = Intent(
-        entry.trade_id, leg, entry.strategy, entry.symbol, side, abs(quantity), OrderType.MARKET,
-        oco_group=str(entry.content["meta"].get("oco_group", "")), reduce_only=True, meta={**meta, "wanted_time": now_time},
-    )  # fmt: skip
-    session = events.session_at(str(meta["calendar"]), now_time)
-    if journal.insert_intents(
-        connection, [NewOrder(intent, entry.trade_id)], session=session, broker=entry.broker, mode=entry.mode,
-        state=OrderState.INITIALIZED, now_time=now_time,
-    ):  # fmt: skip
-        content = {
+    return want_exits(connection, [ExitWish(entry, leg, quantity)], now_time, who)[0]
+
+
+def want_exits(connection: Connection, wishes: Sequence[ExitWish], now_time: int, who: str) -> list[str]:
+    """`want_exit` of several trades. Returns the exits' intent ids. The caller holds the ledger's write lock."""
+    made = [_exit_of(connection, wish, now_time) for wish in wishes]
+    ids_ = [intent.id for intent in made]
+    known = set(connection.execute(select(t.intents.c.id).where(t.intents.c.id.in_(ids_))).scalars()) if ids_ else set()
+    alike: dict[tuple[str, str, str], list[NewOrder]] = {}
+    told: list[dict[str, Any]] = []
+    for wish, intent in zip(wishes, made, strict=True):
+        if intent.id in known:
+            continue
+        known.add(intent.id)
+        entry = wish.entry
+        session = events.session_at(str(intent.meta["calendar"]), now_time)
+        alike.setdefault((session, entry.broker, entry.mode), []).append(NewOrder(intent, entry.trade_id))
+        told.append({
             "intent": intent.id, "trade": entry.trade_id, "strategy": entry.strategy, "symbol": entry.symbol,
-            "leg": leg, "quantity": abs(quantity), "side": side.value,
-        }  # fmt: skip
-        audit.append(connection, who, "exit_wanted", content)
-    return intent.id
+            "leg": wish.leg, "quantity": abs(wish.quantity), "side": intent.side.value,
+        })  # fmt: skip
+    for (session, broker, mode), group in alike.items():
+        journal.insert_intents(
+            connection, group, session=session, broker=broker, mode=mode, state=OrderState.INITIALIZED, now_time=now_time
+        )
+    audit.append_all(connection, who, "exit_wanted", told)
+    return ids_
+
+
+def _exit_of(connection: Connection, wish: ExitWish, now_time: int) -> Intent:
+    entry, stated = wish.entry, wish.entry.content["meta"]
+    side = Side.SELL if wish.quantity > 0 else Side.BUY
+    meta = {k: stated.get(k) for k in ("multiplier", "currency", "calendar")}
+    if algo := stated.get("algo"):
+        meta["algo"] = algo
+        algo_ledger.end_of_trade(connection, entry.trade_id, f"the trade is being closed: {wish.leg}")
+    return Intent(
+        entry.trade_id, wish.leg, entry.strategy, entry.symbol, side, abs(wish.quantity), OrderType.MARKET,
+        oco_group=str(stated.get("oco_group", "")), reduce_only=True, meta={**meta, "wanted_time": now_time},
+    )  # fmt: skip
 
 
 def cancel_orders(
@@ -78,97 +109,133 @@ def cancel_orders(
 
     A call that fails leaves PENDING_CANCEL: the order's events or the next evidence say what happened.
     """
+    _cancel(engine, broker, clock, [(order, reason) for order in orders], guards.TAKEN if taken else "cancel")
+
+
+def _cancel(
+    engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[tuple[OrderRecord, str]], word: str
+) -> None:
     if not orders:
         return
     with engine.begin() as connection:
         store.lock(connection)
-        wall, word = store.wall_us(), guards.TAKEN if taken else "cancel"
+        wall, now = store.wall_us(), clock()
         asked = [
-            NewEvent(o.id, OrderEvent.REQUEST_CANCEL, f"desk/{o.id}/{word}/{wall}", clock(), reason)
-            for o in orders
+            NewEvent(o.id, OrderEvent.REQUEST_CANCEL, f"desk/{o.id}/{word}/{wall}", now, reason)
+            for o, reason in orders
             if o.state is not OrderState.PENDING_CANCEL
         ]
         journal.record_events(connection, asked)
-    for order in orders:
+    if len(orders) > 1 and isinstance(broker, Batching):
         crash_point("during_cancel")
-        try:
-            broker.cancel(order.id)
-        except BrokerError as error:
-            log.warning("cancel_unclear", order=order.id, error=str(error))
-        except Exception as error:  # noqa: BLE001 the order may be cancelled or not: its events will say
-            log.warning("cancel_unclear", order=order.id, error=type(error).__name__)
+        _told(lambda: broker.cancel_many([o.id for o, _ in orders]), f"{len(orders)} orders")
+    else:
+        for order, _ in orders:
+            crash_point("during_cancel")
+            _told(lambda o=order: broker.cancel(o.id), order.id)  # type: ignore[misc]
     events.drain(engine, broker, clock)
+
+
+def _told(call: Callable[[], None], what: str) -> None:
+    try:
+        call()
+    except BrokerError as error:
+        log.warning("cancel_unclear", order=what, error=str(error))
+    except Exception as error:  # noqa: BLE001 the order may be cancelled or not: its events will say
+        log.warning("cancel_unclear", order=what, error=type(error).__name__)
 
 
 def continue_exits(engine: Engine, broker: Broker, clock: Callable[[], int]) -> list[str]:
     """Bring every exit that is wanted as far as it can go now. Returns the ids of the exits sent.
 
-    Call it after each drain and at start. One exit that cannot go on does not hold up the others.
+    Call it after each drain and at start. One exit that cannot go on does not hold up the others. What rests of all their
+    trades is cancelled together, and the exits are sent together: how many there are costs little.
     """
     sent: list[str] = []
     with store.routing_lock:
-        _ask_again(engine, clock)
-        with engine.connect() as connection:
-            wanted = store.find_orders(
+        with engine.begin() as connection:
+            store.lock(connection)
+            _ask_again(connection, clock())
+            left = store.find_orders(
                 connection, store.in_states(OrderState.INITIALIZED), t.intents.c.leg.startswith("exit:", autoescape=True)
             )
-        for order in wanted:
-            if _advance(engine, broker, clock, order):
-                sent.append(order.id)
+        while left:  # one of each trade at a time: an exit that is sent rests for the next one of its trade
+            batch = list({order.trade_id: order for order in reversed(left)}.values())[::-1]
+            taken = {order.id for order in batch}
+            left = [order for order in left if order.id not in taken]
+            sent += _advance(engine, broker, clock, batch)
     return sent
 
 
-def _advance(engine: Engine, broker: Broker, clock: Callable[[], int], exit_order: OrderRecord) -> bool:
-    resting = _resting(engine, exit_order)
-    if resting:
-        cancel_orders(engine, broker, clock, resting, f"exit {exit_order.leg}")
-        if any(o.state is OrderState.UNKNOWN for o in _resting(engine, exit_order)):
+def _advance(engine: Engine, broker: Broker, clock: Callable[[], int], exits: Sequence[OrderRecord]) -> list[str]:
+    """Send these exits, of one trade each, whose trades' other orders are known to be gone. Ids of those sent."""
+    resting = _resting(engine, exits)
+    if any(resting.values()):
+        _cancel(engine, broker, clock, [(o, f"exit {e.leg}") for e in exits for o in resting[e.id]], "cancel")
+        resting = _resting(engine, exits)
+        if any(o.state is OrderState.UNKNOWN for own in resting.values() for o in own):
             submission.resolve_unknown(engine, broker, clock)
-        if _resting(engine, exit_order):
-            log.warning("exit_waits", exit=exit_order.id, trade=exit_order.trade_id, reason="resting orders not cancelled yet")
-            return False
+            resting = _resting(engine, exits)
+    ready = [e for e in exits if not resting[e.id]]
+    for waits in exits:
+        if resting[waits.id]:
+            log.warning("exit_waits", exit=waits.id, trade=waits.trade_id, reason="resting orders not cancelled yet")
+    if not ready:
+        return []
     crash_point("during_exit")
-    now = clock()
     with engine.begin() as connection:
         store.lock(connection)
-        held = store.trade_quantity(connection, exit_order.trade_id)
-        if held == 0.0 or (held > 0) is (exit_order.side is Side.BUY):
-            key = f"desk/{exit_order.id}/deny"
-            journal.record_event(connection, NewEvent(exit_order.id, OrderEvent.DENY, key, now, "the trade is closed already"))
-            return False
-        submission.set_sent_quantity(connection, exit_order.id, abs(held))
-        journal.record_event(connection, NewEvent(exit_order.id, OrderEvent.SEND, f"desk/{exit_order.id}/send", now))
-        audit.append(connection, "desk", "exit_sent", {"intent": exit_order.id, "quantity": abs(held)})
+        committed = _commit(connection, ready, clock())
     crash_point("intent_committed")
-    submission.send(engine, broker, clock, [exit_order.id])
-    return True
+    submission.send_groups(engine, broker, clock, [[order] for order in committed])
+    return [order.id for order in committed]
 
 
-def _resting(engine: Engine, exit_order: OrderRecord) -> list[OrderRecord]:
-    """The trade's other orders that the broker may hold, the entry first: nothing more fills while legs protect."""
+def _commit(connection: Connection, exits: Sequence[OrderRecord], now: int) -> list[OrderRecord]:
+    """Write exits as SENDING with what is open of their trades, and those of trades that are closed as DENIED."""
+    held = store.trade_quantities(connection, [e.trade_id for e in exits])
+    closed = [e for e in exits if held[e.trade_id] == 0.0 or (held[e.trade_id] > 0) is (e.side is Side.BUY)]
+    ended = {e.id for e in closed}
+    sending = [replace(e, quantity=abs(held[e.trade_id]), state=OrderState.SENDING) for e in exits if e.id not in ended]
+    told = [NewEvent(e.id, OrderEvent.DENY, f"desk/{e.id}/deny", now, "the trade is closed already") for e in closed]
+    submission.set_sent_quantities(connection, {e.id: e.quantity for e in sending})
+    journal.record_events(connection, [*told, *(NewEvent(e.id, OrderEvent.SEND, f"desk/{e.id}/send", now) for e in sending)])
+    audit.append_all(connection, "desk", "exit_sent", [{"intent": e.id, "quantity": e.quantity} for e in sending])
+    return sending
+
+
+def _resting(engine: Engine, exits: Sequence[OrderRecord]) -> dict[str, list[OrderRecord]]:
+    """By exit its trade's other orders that the broker may hold, the entry first: nothing more fills while legs protect."""
     with engine.connect() as connection:
-        found = store.find_orders(connection, t.intents.c.trade_id == exit_order.trade_id, t.orders.c.id != exit_order.id)
-    return sorted((o for o in found if o.working), key=lambda o: not algo_ledger.is_slice(o))
+        found = trades.orders_of(connection, {e.trade_id for e in exits})
+    return {
+        e.id: sorted((o for o in found[e.trade_id] if o.id != e.id and o.working), key=lambda o: not algo_ledger.is_slice(o))
+        for e in exits
+    }
 
 
-def _ask_again(engine: Engine, clock: Callable[[], int]) -> None:
+def _ask_again(connection: Connection, now: int) -> None:
     """Want an exit for every open trade that is not fully guarded, whatever became of its guard: an exit that was refused or
     cancelled by the broker, a stop it did not take, an entry that filled after it was given up.
 
     Left alone are trades whose guard a person took away knowingly, and instruments whose corporate action is not done: what
-    there is to close is not known before it is.
+    there is to close is not known before it is. The caller holds the ledger's write lock.
     """
-    with engine.begin() as connection:
-        store.lock(connection)
-        unsettled = set(connection.execute(_UNSETTLED).scalars())
-        for position in store.find_positions(connection):
-            if position.symbol in unsettled:
-                continue
-            for trade_id, held in guards.open_trades(connection, position).items():
-                orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
-                entry = next((o for o in orders if o.leg == "entry"), None)
-                if entry is not None and guards.uncovered(orders, held) and not guards.taken_away(connection, orders):
-                    _want_again(connection, entry, orders, held, clock())
+    book = trades.read(connection)
+    bare: dict[str, tuple[OrderRecord, float]] = {}
+    for position in book.positions:
+        for trade_id, held in book.of(position).items():
+            orders = book.orders[trade_id]
+            entry = next((o for o in orders if o.leg == "entry"), None)
+            if entry is not None and guards.uncovered(orders, held):
+                bare[trade_id] = (entry, held)
+    if not bare:
+        return
+    unsettled = set(connection.execute(_UNSETTLED).scalars())
+    left_alone = guards.all_taken_away(connection, {trade_id: book.orders[trade_id] for trade_id in bare})
+    for trade_id, (entry, held) in bare.items():
+        if entry.symbol not in unsettled and trade_id not in left_alone:
+            _want_again(connection, entry, book.orders[trade_id], held, now)
 
 
 def _want_again(connection: Connection, entry: OrderRecord, orders: Sequence[OrderRecord], held: float, now: int) -> None:

@@ -112,6 +112,11 @@ def windows(evaluable: Evaluable, instrument: Instrument, cache: BarCache, until
     return found
 
 
+def _only_counts(evaluable: Evaluable) -> bool:
+    """Is it a plan without an exit condition? Its bars are counted; what it manages is asked of it elsewhere (managing)."""
+    return getattr(evaluable, "kind", "") == "plan" and getattr(evaluable.rules, "exit", None) is None  # type: ignore[attr-defined]
+
+
 def _check(
     position: OpenPosition, evaluable: Evaluable, instrument: Instrument, cache: BarCache, close_time: int, newest: int
 ) -> ExitCheck:
@@ -122,6 +127,9 @@ def _check(
         raise ValueError(f"the window of bars_{evaluable.timeframe} does not end with the bar closing {iso(newest)}")
     opened = position.opened_time if position.opened_time is not None else close_time
     held = int(len(primary) - np.searchsorted(primary.close_time, opened, side="right"))
+    if _only_counts(evaluable):
+        reason = MAX_BARS if 0 < evaluable.max_bars <= held else ""
+        return ExitCheck(position.strategy, position.symbol, reason, held)
     evaluation = evaluable.evaluate(bars, instrument)
     row = len(evaluation.close_time) - 1
     if row < 0 or int(evaluation.close_time[row]) != int(primary.close_time[-1]):

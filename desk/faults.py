@@ -62,6 +62,8 @@ REVERSE_BOUNDARIES: Final = (
     "reverse_routed",  # the entry is routed, the wish still stands
 )
 """Every place, in the order of an order's life, of a split's, of a managed trade's, and of what a person changes of one."""
+TORTURED: Final = (*BOUNDARIES, *REDUCE_BOUNDARIES, *ALGO_BOUNDARIES, *REVERSE_BOUNDARIES)
+"""What ``make torture`` kills at: a life has orders, slices, and a person's hand in them."""
 
 _lock = threading.Lock()
 _passed: dict[str, int] = {}

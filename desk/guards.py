@@ -6,15 +6,15 @@ takes a guard away is asked by it whether that is meant.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
-from desk import store
+from desk import trades
 from desk.legs import REDUCE, SCALE, STOP, kind_of
 from desk.store import OrderRecord, PositionRecord
 from resources.ledger import tables as t
-from trading.orders import OrderState
+from trading.orders import OrderEvent, OrderState
 
 _TINY = 1e-9
 TAKEN = "taken"
@@ -34,36 +34,49 @@ def may_fill(order: OrderRecord) -> bool:
 def uncovered(orders: Sequence[OrderRecord], held: float) -> float:
     """Units of an open trade that nothing would close, >= 0. orders: the trade's; held: its signed quantity.
 
-    An exit closes whatever is held; stops cover what is left of their own quantity.
+    An exit closes whatever is held; stops cover what is left of their own quantity. The stop of an entry that has not filled
+    closes nothing: at the broker it waits for its entry.
     """
+    return _uncovered(orders, held, {o.id for o in orders if kind_of(o.leg) == "entry" and o.filled_quantity == 0.0})
+
+
+def _uncovered(orders: Sequence[OrderRecord], held: float, waiting_for: Collection[str]) -> float:
     closing = [o for o in orders if o.side.sign * held < 0 and may_fill(o) and is_guard(o)]
     if any(o.is_exit for o in closing):
         return 0.0
-    left = abs(held) - sum(o.quantity - o.filled_quantity for o in closing)
+    working = [o for o in closing if o.content.get("parent_intent", "") not in waiting_for]
+    left = abs(held) - sum(o.quantity - o.filled_quantity for o in working)
     return left if left > _TINY * abs(held) else 0.0
 
 
 def open_trades(connection: Connection, position: PositionRecord) -> dict[str, float]:
     """Signed quantity by trade of everything a position is made of: its trade, and others whose entry filled late beside it."""
-    own = store.trade_quantity(connection, position.trade_id) if position.trade_id else 0.0
-    found = {position.trade_id: own} if own else {}
-    if abs(position.quantity - own) > _TINY * abs(position.quantity):
-        f = t.fills.c
-        query = select(f.trade_id).distinct().where(f.strategy == position.strategy, f.symbol == position.symbol)
-        for trade_id in connection.execute(query.order_by(f.trade_id)).scalars():
-            if trade_id != position.trade_id and (held := store.trade_quantity(connection, trade_id)):
-                found[trade_id] = held
-    return found
+    return trades.quantities(connection, [position])[position.strategy, position.symbol]
 
 
 def taken_away(connection: Connection, orders: Sequence[OrderRecord]) -> bool:
     """Did a person take the trade's guard away, knowing it? What was asked to close it since then counts again."""
-    exits = [o for o in orders if o.is_exit]
-    last = exits[-1:] or [o for o in orders if is_guard(o)]
+    return bool(all_taken_away(connection, {"": orders}))
+
+
+def all_taken_away(connection: Connection, orders: Mapping[str, Sequence[OrderRecord]]) -> set[str]:
+    """Of these trades, those whose guard a person took away (`taken_away`); one read.
+
+    A cancel that the broker refused took nothing away: the guard still works, and what becomes of it later is nobody's wish.
+    """
+    last: dict[str, set[str]] = {}
+    for trade_id, own in orders.items():
+        exits = [o for o in own if o.is_exit]
+        last[trade_id] = {o.id for o in (exits[-1:] or [o for o in own if is_guard(o)])}
+    wanted = {order_id for ids in last.values() for order_id in ids}
+    if not wanted:
+        return set()
     e = t.order_events.c
     marked = e.event_key.contains(f"/{TAKEN}/", autoescape=True)
-    query = select(e.order_id).where(e.order_id.in_([o.id for o in last]), marked).limit(1)
-    return connection.execute(query).first() is not None
+    refused = (e.event == OrderEvent.CANCEL_REJECTED.value) & (e.state_before == OrderState.PENDING_CANCEL.value)
+    query = select(e.order_id, marked.label("marked")).where(e.order_id.in_(wanted), marked | refused).order_by(e.seq)
+    stands = {row.order_id: bool(row.marked) for row in connection.execute(query)}  # the newest word counts
+    return {trade_id for trade_id, ids in last.items() if any(stands.get(order_id) for order_id in ids)}
 
 
 def would_bare(orders: Sequence[OrderRecord], order: OrderRecord, held: float) -> bool:
@@ -72,4 +85,4 @@ def would_bare(orders: Sequence[OrderRecord], order: OrderRecord, held: float) -
         return False
     entries = [o for o in orders if kind_of(o.leg) == "entry" and may_fill(o)]
     most = held + sum(o.side.sign * (o.quantity - o.filled_quantity) for o in entries)
-    return most != 0.0 and uncovered([o for o in orders if o.id != order.id], most) > 0.0
+    return most != 0.0 and _uncovered([o for o in orders if o.id != order.id], most, ()) > 0.0

@@ -6,15 +6,15 @@ content ids: an intent, an event or a fill that is there already is not written 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from desk.faults import crash_point
-from desk.store import OrderRecord, trade_quantity, wall_us
+from desk.store import OrderRecord, trade_totals, wall_us
 from resources.brokers.protocol import Execution
 from resources.ledger import tables as t
 from trading import portfolio
@@ -97,6 +97,19 @@ def insert_intents(
     return True
 
 
+def _update_orders(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write new values of orders, by order id: those of the same columns together."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for order_id, values in changes.items():
+        if values:
+            alike.setdefault(tuple(sorted(values)), []).append(
+                {"of_order": order_id, **{f"now_{k}": v for k, v in values.items()}}
+            )
+    for columns, rows in alike.items():
+        statement = update(t.orders).where(t.orders.c.id == bindparam("of_order"))
+        connection.execute(statement.values({name: bindparam(f"now_{name}") for name in columns}), rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """What writing events did. states: of every order that had a new event. new: how many were new."""
@@ -140,9 +153,7 @@ def record_events(connection: Connection, told: Sequence[NewEvent]) -> Recorded:
         states[event.order_id] = step.state
     if not _insert_events(connection, written):
         return Recorded({}, 0)
-    for order_id, values in changes.items():
-        if values:
-            connection.execute(update(t.orders).where(o.id == order_id).values(**values))
+    _update_orders(connection, changes)
     return Recorded({event.order_id: states[event.order_id] for event in fresh}, len(fresh))
 
 
@@ -185,63 +196,145 @@ def _insert_events(connection: Connection, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def record_fill(connection: Connection, order: OrderRecord, execution: Execution, session: str) -> float | None:
-    """Write a fill, the order's filled quantity and the strategy's position. Returns the order's filled quantity,
-    None (and nothing is written) when the fill is there already."""
-    values = {
-        "id": f"{order.broker}/{execution.execution_id}", "order_id": order.id, "trade_id": order.trade_id,
-        "strategy": order.strategy, "symbol": order.symbol, "side": execution.side.value, "quantity": execution.quantity,
-        "price": execution.price, "commission": execution.commission, "currency": execution.currency, "session": session,
+    """`record_fills` of one. Returns the order's filled quantity, None (and nothing is written) when it is there already."""
+    return record_fills(connection, [NewFill(order, execution, session)])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class NewFill:
+    """One execution to write. session: ISO date of the venue's session it belongs to."""
+
+    order: OrderRecord
+    execution: Execution
+    session: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.order.broker}/{self.execution.execution_id}"
+
+
+def record_fills(connection: Connection, told: Sequence[NewFill]) -> list[float | None]:
+    """Write fills in their order, the orders' filled quantities and the strategies' positions.
+
+    Returns for each the order's filled quantity after it, None when it is there already. The caller holds the ledger's write
+    lock. The number of statements does not depend on how many there are.
+    """
+    if not told:
+        return []
+    f = t.fills.c
+    known = set(connection.execute(select(f.id).where(f.id.in_({n.id for n in told}))).scalars())
+    fresh: list[NewFill] = []
+    answers: list[float | None] = [None] * len(told)
+    filled = _filled(connection, {n.order.id for n in told if n.id not in known})
+    for at, new in enumerate(told):
+        if new.id in known:
+            continue
+        known.add(new.id)
+        fresh.append(new)
+        quantity, value = filled[new.order.id]
+        quantity, value = quantity + new.execution.quantity, value + new.execution.quantity * new.execution.price
+        filled[new.order.id] = (quantity, value)
+        answers[at] = quantity
+    if not fresh:
+        return answers
+    before = _Positions(connection, fresh)
+    connection.execute(insert(t.fills), [_fill_row(n) for n in fresh])
+    _update_orders(connection, {i: {"filled_quantity": q, "average_price": v / q} for i, (q, v) in filled.items() if q})
+    for new in fresh:
+        before.move(new.order, new.execution)
+    before.write()
+    return answers
+
+
+def _filled(connection: Connection, order_ids: Collection[str]) -> dict[str, tuple[float, float]]:
+    """(quantity, quantity times price) of the fills that are there, by order."""
+    f = t.fills.c
+    query = select(f.order_id, func.sum(f.quantity), func.sum(f.quantity * f.price)).where(f.order_id.in_(order_ids))
+    found = {order_id: (0.0, 0.0) for order_id in order_ids}
+    found |= {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(f.order_id))}
+    return found
+
+
+def _fill_row(new: NewFill) -> dict[str, Any]:
+    order, execution = new.order, new.execution
+    return {
+        "id": new.id, "order_id": order.id, "trade_id": order.trade_id, "strategy": order.strategy, "symbol": order.symbol,
+        "side": execution.side.value, "quantity": execution.quantity, "price": execution.price,
+        "commission": execution.commission, "currency": execution.currency, "session": new.session,
         "fill_time": execution.fill_time, "recorded_wall": wall_us(),
     }  # fmt: skip
-    statement = insert(t.fills).values(**values).on_conflict_do_nothing().returning(t.fills.c.id)
-    if connection.execute(statement).scalar() is None:
-        return None
-    f = t.fills.c
-    filled, value = connection.execute(
-        select(func.sum(f.quantity), func.sum(f.quantity * f.price)).where(f.order_id == order.id)
-    ).one()
-    connection.execute(
-        update(t.orders).where(t.orders.c.id == order.id).values(filled_quantity=filled, average_price=value / filled)
-    )
-    _move_position(connection, order, execution)
-    return float(filled)
 
 
-def _move_position(connection: Connection, order: OrderRecord, execution: Execution) -> None:
-    p = t.positions.c
-    here = (p.strategy == order.strategy) & (p.symbol == order.symbol)
-    row = connection.execute(select(t.positions).where(here).with_for_update()).one_or_none()
-    held = portfolio.Position(row.quantity, row.average_price, row.realized_pnl, row.commission) if row else portfolio.Position()
-    after = portfolio.apply_fill(
-        held, execution.side, execution.quantity, execution.price, execution.commission, order.multiplier
-    )
-    values: dict[str, Any] = {
-        "quantity": after.quantity, "average_price": after.average_price, "realized_pnl": after.realized_pnl,
-        "commission": after.commission, "updated_time": execution.fill_time,
-    }  # fmt: skip
-    trade_id = "" if after.flat else _open_trade(connection, order, row.trade_id if row else "")
-    if row is None or trade_id != row.trade_id:
-        opened = execution.fill_time if trade_id else None
-        values |= {"trade_id": trade_id, "opened_time": opened, "bars_held": 0, "exit_state": {}}
-    if row is None:
-        connection.execute(t.positions.insert().values(strategy=order.strategy, symbol=order.symbol, **values))
-    else:
-        connection.execute(update(t.positions).where(here).values(**values))
+class _Positions:
+    """The positions that some new fills move: read before these are written, moved one fill after the other, written once."""
 
+    def __init__(self, connection: Connection, fresh: Sequence[NewFill]) -> None:
+        p = t.positions.c
+        self._connection = connection
+        keys = {(n.order.strategy, n.order.symbol) for n in fresh}
+        rows = connection.execute(select(t.positions).where(tuple_(p.strategy, p.symbol).in_(keys)).with_for_update())
+        self._values: dict[tuple[str, str], dict[str, Any]] = {(row.strategy, row.symbol): row._asdict() for row in rows}
+        ids = {str(v["trade_id"]) for v in self._values.values() if v["trade_id"]} | {n.order.trade_id for n in fresh}
+        self._open = trade_totals(connection, ids)
+        self._new: list[dict[str, Any]] = []
+        self._changed: list[dict[str, Any]] = []
 
-def _open_trade(connection: Connection, order: OrderRecord, current: str) -> str:
-    """The trade that a position which is not flat belongs to after a fill of `order`; current: before it.
+    def move(self, order: OrderRecord, execution: Execution) -> None:
+        total = self._open[order.trade_id]
+        self._open[order.trade_id] = total.plus(execution.side.sign * execution.quantity)
+        key = (order.strategy, order.symbol)
+        row = self._values.get(key)
+        held = portfolio.Position()
+        if row is not None:
+            held = portfolio.Position(row["quantity"], row["average_price"], row["realized_pnl"], row["commission"])
+        after = portfolio.apply_fill(
+            held, execution.side, execution.quantity, execution.price, execution.commission, order.multiplier
+        )
+        values: dict[str, Any] = {
+            "quantity": after.quantity, "average_price": after.average_price, "realized_pnl": after.realized_pnl,
+            "commission": after.commission, "updated_time": execution.fill_time,
+        }  # fmt: skip
+        trade_id = "" if after.flat else self._open_trade(order, row["trade_id"] if row else "")
+        if row is None or trade_id != row["trade_id"]:
+            opened = execution.fill_time if trade_id else None
+            values |= {"trade_id": trade_id, "opened_time": opened, "bars_held": 0, "exit_state": {}}
+        now = {**(row or {"strategy": order.strategy, "symbol": order.symbol}), **values}
+        self._values[key] = now
+        (self._new if row is None else self._changed).append(now)
 
-    Beside an open trade there may be a late fill of an ended one: the position stays the first one's while that is open,
-    and passes to another open one when it ends.
-    """
-    for trade_id in (current, order.trade_id):
-        if trade_id and trade_quantity(connection, trade_id) != 0.0:
-            return trade_id
-    f = t.fills.c
-    others = select(f.trade_id, func.max(f.recorded_wall)).where(f.strategy == order.strategy, f.symbol == order.symbol)
-    others = others.group_by(f.trade_id).order_by(func.max(f.recorded_wall).desc())
-    for row in connection.execute(others):
-        if trade_quantity(connection, row.trade_id) != 0.0:
-            return str(row.trade_id)
-    return order.trade_id
+    def _open_trade(self, order: OrderRecord, current: str) -> str:
+        """The trade that a position which is not flat belongs to after a fill of `order`; current: before it.
+
+        Beside an open trade there may be a late fill of an ended one: the position stays the first one's while that is open,
+        and passes to another open one when it ends.
+        """
+        for trade_id in (current, order.trade_id):
+            if trade_id and self._quantity(trade_id) != 0.0:
+                return trade_id
+        f = t.fills.c  # the new fills are there by now, and so is every trade they are of
+        others = select(f.trade_id, func.max(f.recorded_wall)).where(f.strategy == order.strategy, f.symbol == order.symbol)
+        others = others.group_by(f.trade_id).order_by(func.max(f.recorded_wall).desc())
+        for row in self._connection.execute(others).all():
+            if self._quantity(str(row.trade_id)) != 0.0:
+                return str(row.trade_id)
+        return order.trade_id
+
+    def _quantity(self, trade_id: str) -> float:
+        if trade_id not in self._open:
+            self._open |= trade_totals(self._connection, [trade_id])
+        return self._open[trade_id].quantity
+
+    def write(self) -> None:
+        """Every step of every position, in its order: each is told to the audit."""
+        for values in self._new:
+            self._connection.execute(t.positions.insert().values(**values))
+        if self._changed:
+            p = t.positions.c
+            names = [c.name for c in t.positions.columns if c.name not in ("strategy", "symbol")]
+            here = (p.strategy == bindparam("of_strategy")) & (p.symbol == bindparam("of_symbol"))
+            statement = update(t.positions).where(here).values({name: bindparam(f"now_{name}") for name in names})
+            rows = [
+                {"of_strategy": v["strategy"], "of_symbol": v["symbol"], **{f"now_{name}": v[name] for name in names}}
+                for v in self._changed
+            ]
+            self._connection.execute(statement, rows)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
-from desk import algo_ledger, events, exit_orders, exits, journal, store, submission
+from desk import algo_ledger, events, exit_orders, exits, journal, store, submission, trades
 from desk.faults import crash_point
 from desk.hot_bars import BarCache
 from desk.legs import REDUCE, SCALE, STOP, TARGET, kind_of, named, part_of
@@ -50,6 +50,18 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """One trade judged by its bars. wanted: None when there is nothing to do, or nothing that can be done: then trouble says
+    why. close: of its newest bar."""
+
+    position: PositionRecord
+    wanted: Wanted | None = None
+    trouble: str = ""
+    close: float = 0.0
+    instrument: Instrument | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """One trade looked after. leave: why it ends now, "" when it stays. trouble: what could not be done, and why."""
 
@@ -58,6 +70,18 @@ class Looked:
     leave: str = ""
     trouble: str = ""
     sent: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A new leg beside `old`, or, of the leg name ``scale``, the order that closes its part."""
+
+    old: OrderRecord
+    intent: Intent
+
+    @property
+    def closes(self) -> bool:
+        return kind_of(self.intent.leg) == SCALE
 
 
 class TradeManager:
@@ -77,45 +101,56 @@ class TradeManager:
         closed: Mapping[str, Mapping[Timeframe, Bars]],
         close_time: int,
     ) -> list[Looked]:
-        """Every trade of a plan whose primary timeframe has a new bar at `close_time`. One failure leaves the others theirs."""
-        done: list[Looked] = []
+        """`judge`, then `align`."""
+        return self.align(self.judge(positions, evaluables, instruments, cache, closed, close_time), close_time)
+
+    def judge(
+        self,
+        positions: Sequence[PositionRecord],
+        evaluables: Mapping[str, Evaluable],
+        instruments: Mapping[str, Instrument],
+        cache: BarCache,
+        closed: Mapping[str, Mapping[Timeframe, Bars]],
+        close_time: int,
+    ) -> list[Judged]:
+        """Every trade of a plan whose primary timeframe has a new bar at `close_time`: what it should look like. One read of
+        the ledger. One failure leaves the others theirs."""
+        chosen: list[tuple[PositionRecord, Evaluable, Instrument]] = []
         for position in positions:
             plan, instrument = evaluables.get(position.strategy), instruments.get(position.symbol)
             if plan is None or instrument is None or getattr(plan, "kind", "") != "plan":
                 continue
             new = closed.get(position.symbol, {}).get(plan.timeframe)
-            if new is None or len(new) == 0:
-                continue
-            try:
-                looked = self._look(position, plan, instrument, cache, close_time)
-            except Exception as error:  # noqa: BLE001 - its resting stop and target guard it, the other trades are looked after
-                trouble = f"not managed ({type(error).__name__}: {error}): its resting stop and target guard it"
-                looked = Looked(position.strategy, position.symbol, trouble=trouble)
-            if looked.trouble:
-                log.error("plan_not_managed", plan=position.strategy, close=iso(close_time), why=looked.trouble)
-            done.append(looked)
-        return done
-
-    def _look(self, position: PositionRecord, plan: Any, instrument: Instrument, cache: BarCache, close_time: int) -> Looked:
+            if new is not None and len(new):
+                chosen.append((position, plan, instrument))
+        if not chosen:
+            return []
         with self._engine.connect() as connection:
-            orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
+            orders = trades.orders_of(connection, {position.trade_id for position, _, _ in chosen})
+        judged: list[Judged] = []
+        for position, plan, instrument in chosen:
+            try:
+                judged.append(self._judge(position, plan, instrument, cache, close_time, orders[position.trade_id]))
+            except Exception as error:  # noqa: BLE001 - its resting stop and target guard it, the other trades are looked after
+                judged.append(Judged(position, trouble=_not_managed(error)))
+        return judged
+
+    def _judge(
+        self, position: PositionRecord, plan: Any, instrument: Instrument, cache: BarCache, close_time: int,
+        orders: Sequence[OrderRecord],
+    ) -> Judged:  # fmt: skip
         entry = next((o for o in orders if o.leg == "entry"), None)
         if entry is None:
-            return Looked(position.strategy, position.symbol, trouble=f"trade {position.trade_id} has no entry order")
+            return Judged(position, trouble=f"trade {position.trade_id} has no entry order")
         edited = plan.revision != entry.content["meta"].get("strategy_revision")
         if not manages(plan) and not edited and not any(":" in o.leg for o in orders if not o.is_exit):
-            return Looked(position.strategy, position.symbol)
+            return Judged(position)
         leaving = [o for o in orders if o.is_exit or kind_of(o.leg) == REDUCE]
         if any(o.state is OrderState.INITIALIZED or (o.is_exit and o.working) for o in leaving):
-            return Looked(position.strategy, position.symbol)
+            return Judged(position)
         bars = exits.windows(plan, instrument, cache, close_time)
         wanted, trouble = self._wanted(position, plan, instrument, algo_ledger.as_one(entry, orders), bars, edited)
-        if wanted.leave:
-            return Looked(position.strategy, position.symbol, wanted.leave, trouble)
-        close = float(bars[plan.timeframe].close[-1])
-        with store.routing_lock:
-            sent = self._align(position, instrument, wanted, close, close_time)
-        return Looked(position.strategy, position.symbol, "", trouble, tuple(sent))
+        return Judged(position, wanted, trouble, float(bars[plan.timeframe].close[-1]), instrument)
 
     def _wanted(
         self, position: PositionRecord, plan: Any, instrument: Instrument, entry: OrderRecord, bars: Mapping[Any, Bars],
@@ -162,70 +197,156 @@ class TradeManager:
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
-    def _align(
-        self, position: PositionRecord, instrument: Instrument, wanted: Wanted, close: float, close_time: int
-    ) -> list[str]:
-        """Bring the resting legs to `wanted`: new ones beside the old ones, then the old ones away. Ids of what was sent."""
-        settle(self._engine, self._broker, self._clock, position.trade_id)
-        side, half = (1 if position.quantity > 0 else -1), float(instrument.tick_size) / 2
+    def align(self, judged: Sequence[Judged], close_time: int) -> list[Looked]:
+        """Bring the resting legs of the trades that stay to what is wanted. What there is to do for all of them is committed
+        together and sent together."""
+        sent: dict[str, list[str]] = {}
+        failed: dict[str, str] = {}
+        staying = [j for j in judged if j.wanted is not None and not j.wanted.leave]
+        if staying:
+            with store.routing_lock:
+                try:
+                    self._align(staying, close_time, sent, failed)
+                except Exception as error:  # noqa: BLE001 - the resting stops and targets guard them; ids come from the close
+                    log.error("plans_not_managed", close=iso(close_time), error=f"{type(error).__name__}: {error}")
+                    failed |= {j.position.trade_id: _not_managed(error) for j in staying}
+        done = [
+            Looked(
+                j.position.strategy, j.position.symbol, j.wanted.leave if j.wanted is not None else "",
+                failed.get(j.position.trade_id, j.trouble), tuple(sent.get(j.position.trade_id, ())),
+            )
+            for j in judged
+        ]  # fmt: skip
+        for looked in done:
+            if looked.trouble:
+                log.error("plan_not_managed", plan=looked.strategy, close=iso(close_time), why=looked.trouble)
+        return done
+
+    def _align(self, staying: Sequence[Judged], close_time: int, sent: dict[str, list[str]], failed: dict[str, str]) -> None:
+        """New legs beside the old ones, then the old ones away. sent, failed: by trade."""
+        with self._engine.connect() as connection:
+            orders = trades.orders_of(connection, {j.position.trade_id for j in staying})
+        if stale := [old for own in orders.values() for old in replaced(own)]:
+            exit_orders.cancel_orders(self._engine, self._broker, self._clock, stale, "replaced")
+            with self._engine.connect() as connection:
+                orders = trades.orders_of(connection, list(orders))
+        due = [j for j in staying if self._tried(j, orders[j.position.trade_id], close_time, failed)]
+        if not due:
+            return
         now = self._clock()
-        new: list[str] = []
-        closing: list[str] = []
+        steps: list[_Step] = []
         with self._engine.begin() as connection:
             store.lock(connection)
-            orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
-            if store.trade_quantity(connection, position.trade_id) == 0.0 or any(o.is_exit and o.working for o in orders):
-                return []
-            scaled = {part_of(o.leg) for o in orders if kind_of(o.leg) == SCALE and o.state not in _ENDED_EMPTY}
-            for order in [o for o in orders if o.state in RESTS and o.filled_quantity == 0.0]:
-                kind, part = kind_of(order.leg), part_of(order.leg)
-                if kind not in (STOP, TARGET) or part in scaled or _twice(orders, order):
-                    continue
-                if kind == STOP and part in wanted.scale_outs:
-                    closing += self._commit(connection, order, _closing(order, orders, close_time), now)
-                elif kind == STOP and order.stop_price is not None:
-                    better = (wanted.stop - order.stop_price) * side > half and (close - wanted.stop) * side > 0
-                    if better:
-                        moved = _moved(order, orders, close_time, stop_price=wanted.stop)
-                        new += self._commit(connection, order, moved, now)
-                elif kind == TARGET and order.limit_price is not None:
-                    price = wanted.targets.get(part, wanted.targets.get(0))
-                    if price is not None and abs(price - order.limit_price) > half and part not in wanted.scale_outs:
-                        new += self._commit(connection, order, _moved(order, orders, close_time, limit_price=price), now)
-        for ids, committed, sent in ((new, "move_committed", "move_sent"), (closing, "scale_committed", "scale_sent")):
-            if ids:
+            orders = trades.orders_of(connection, {j.position.trade_id for j in due})
+            held = store.trade_quantities(connection, list(orders))
+            for one in due:
+                trade_id = one.position.trade_id
+                if held[trade_id] != 0.0 and not any(o.is_exit and o.working for o in orders[trade_id]):
+                    steps += self._tried(one, orders[trade_id], close_time, failed)
+            steps = _commit(connection, steps, now)
+        for chosen, committed, told in (
+            ([x for x in steps if not x.closes], "move_committed", "move_sent"),
+            ([x for x in steps if x.closes], "scale_committed", "scale_sent"),
+        ):
+            if chosen:
                 crash_point(committed)
-                for one in ids:  # each for itself: they are of different groups, and one refusal must not take the others along
-                    submission.send(self._engine, self._broker, self._clock, [one])
-                crash_point(sent)
-        if new or closing:
+                # Each for itself: they are of different groups, and one refusal must not take the others along.
+                submission.send_groups(self._engine, self._broker, self._clock, [[_as_order(step, now)] for step in chosen])
+                crash_point(told)
+        if steps:
             events.drain(self._engine, self._broker, self._clock)
-            settle(self._engine, self._broker, self._clock, position.trade_id)
-        return [*new, *closing]
+            with self._engine.connect() as connection:
+                orders = trades.orders_of(connection, {step.old.trade_id for step in steps})
+            stale = [old for own in orders.values() for old in replaced(own)]
+            exit_orders.cancel_orders(self._engine, self._broker, self._clock, stale, "replaced")
+        for step in steps:
+            sent.setdefault(step.old.trade_id, []).append(step.intent.id)
 
-    def _commit(self, connection: Connection, old: OrderRecord, intent: Intent, now: int) -> list[str]:
-        """Write one leg as SENDING, audited; nothing when it is there already or has nothing to do."""
-        if intent.quantity <= 0.0 or not journal.insert_intents(
-            connection, [journal.NewOrder(intent, old.trade_id)], session=old.session, broker=old.broker, mode=old.mode,
-            state=OrderState.SENDING, now_time=now,
-        ):  # fmt: skip
+    @staticmethod
+    def _tried(one: Judged, orders: Sequence[OrderRecord], close_time: int, failed: dict[str, str]) -> list[_Step]:
+        try:
+            return _steps(one, orders, close_time)
+        except Exception as error:  # noqa: BLE001 - one trade's trouble does not hold up the others
+            failed[one.position.trade_id] = _not_managed(error)
             return []
-        content = {
-            "intent": intent.id, "trade": old.trade_id, "strategy": old.strategy, "symbol": old.symbol, "leg": intent.leg,
-            "replaces": old.id, "quantity": intent.quantity, "stop_price": [old.stop_price, intent.stop_price],
-            "limit_price": [old.limit_price, intent.limit_price],
-        }  # fmt: skip
-        audit.append(connection, "desk", "part_closing" if kind_of(intent.leg) == SCALE else "leg_moved", content)
-        return [intent.id]
+
+
+def _not_managed(error: Exception) -> str:
+    return f"not managed ({type(error).__name__}: {error}): its resting stop and target guard it"
+
+
+def _steps(one: Judged, orders: Sequence[OrderRecord], close_time: int) -> list[_Step]:
+    """What is to be put beside the resting legs of a trade, and which of its parts are to be closed."""
+    wanted, instrument, close = one.wanted, one.instrument, one.close
+    if wanted is None or instrument is None:
+        return []
+    side, half = (1 if one.position.quantity > 0 else -1), float(instrument.tick_size) / 2
+    scaled = {part_of(o.leg) for o in orders if kind_of(o.leg) == SCALE and o.state not in _ENDED_EMPTY}
+    steps: list[_Step] = []
+    for order in [o for o in orders if o.state in RESTS and o.filled_quantity == 0.0]:
+        kind, part = kind_of(order.leg), part_of(order.leg)
+        if kind not in (STOP, TARGET) or part in scaled or _twice(orders, order):
+            continue
+        if kind == STOP and part in wanted.scale_outs:
+            steps.append(_Step(order, _closing(order, orders, close_time)))
+        elif kind == STOP and order.stop_price is not None:
+            better = (wanted.stop - order.stop_price) * side > half and (close - wanted.stop) * side > 0
+            if better:
+                steps.append(_Step(order, _moved(order, orders, close_time, stop_price=wanted.stop)))
+        elif kind == TARGET and order.limit_price is not None:
+            price = wanted.targets.get(part, wanted.targets.get(0))
+            if price is not None and abs(price - order.limit_price) > half and part not in wanted.scale_outs:
+                steps.append(_Step(order, _moved(order, orders, close_time, limit_price=price)))
+    return [step for step in steps if step.intent.quantity > 0.0]
+
+
+def _commit(connection: Connection, steps: Sequence[_Step], now: int) -> list[_Step]:
+    """Write legs as SENDING, audited; those that are there already are left out. Gives what was written."""
+    known = set(connection.execute(select(t.intents.c.id).where(t.intents.c.id.in_([s.intent.id for s in steps]))).scalars())
+    fresh = [step for step in steps if step.intent.id not in known]
+    alike: dict[tuple[str, str, str], list[journal.NewOrder]] = {}
+    for step in fresh:
+        old = step.old
+        alike.setdefault((old.session, old.broker, old.mode), []).append(journal.NewOrder(step.intent, old.trade_id))
+    for (session, broker, mode), group in alike.items():
+        journal.insert_intents(
+            connection, group, session=session, broker=broker, mode=mode, state=OrderState.SENDING, now_time=now
+        )
+    for action, chosen in (
+        ("leg_moved", [s for s in fresh if not s.closes]), ("part_closing", [s for s in fresh if s.closes]),
+    ):  # fmt: skip
+        told = [
+            {
+                "intent": s.intent.id, "trade": s.old.trade_id, "strategy": s.old.strategy, "symbol": s.old.symbol,
+                "leg": s.intent.leg, "replaces": s.old.id, "quantity": s.intent.quantity,
+                "stop_price": [s.old.stop_price, s.intent.stop_price], "limit_price": [s.old.limit_price, s.intent.limit_price],
+            }
+            for s in chosen
+        ]  # fmt: skip
+        audit.append_all(connection, "desk", action, told)
+    return fresh
+
+
+def _as_order(step: _Step, now: int) -> OrderRecord:
+    """The order of a step as it is committed: SENDING."""
+    old, intent = step.old, step.intent
+    return replace(
+        old, id=intent.id, broker_order_id="", parent=intent.parent, leg=intent.leg, side=intent.side, quantity=intent.quantity,
+        order_type=intent.order_type, limit_price=intent.limit_price, stop_price=intent.stop_price, state=OrderState.SENDING,
+        filled_quantity=0.0, average_price=None, text="", refusal="", created_time=now, content=intent.to_dict(),
+    )  # fmt: skip
 
 
 def settle(engine: Engine, broker: Broker, clock: Callable[[], int], trade_id: str) -> None:
     """Cancel legs beside which a newer one of the same part rests for certain."""
     with engine.connect() as connection:
         orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
-    old = [o for o in orders if o.working and any(n.state in RESTS for n in newer(orders, o))]
-    if old:
-        exit_orders.cancel_orders(engine, broker, clock, old, "replaced")
+    exit_orders.cancel_orders(engine, broker, clock, replaced(orders), "replaced")
+
+
+def replaced(orders: Sequence[OrderRecord]) -> list[OrderRecord]:
+    """Working legs beside which a newer one of the same part rests for certain. orders: of one trade, oldest first."""
+    return [o for o in orders if o.working and any(n.state in RESTS for n in newer(orders, o))]
 
 
 def _of(price: Any, factor: float) -> float | None:

@@ -62,7 +62,8 @@ class PlanBook:
         content = ledger_plans.revision_content(connection, state.plan, state.revision)
         if content is None:
             return None
-        plan, problems = parse_plan(content, f"plan {state.plan}@{state.revision}", universe)
+        known = replace(universe, disaster_stop=None)  # the text holds the one it was opened with, or was opened without
+        plan, problems = parse_plan(content, f"plan {state.plan}@{state.revision}", known)
         if plan is None:
             log.error("revision_unreadable", plan=state.plan, revision=state.revision, why=[str(p) for p in problems])
             return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy import Connection, Engine, select
@@ -37,6 +37,9 @@ log = structlog.get_logger("desk.reductions")
 MAX_ATTEMPTS = 5
 _ENDED = (OrderState.REJECTED, OrderState.EXPIRED, OrderState.CANCELED)
 _TINY = 1e-9
+WHOLE_KEY = "reductions_whole"
+"""desk_state: ``strategy/symbol/request`` -> the trade that a reduction by all or more closed, of the newest requests."""
+_KEPT = 500
 
 
 class NotReduced(ValueError):
@@ -82,9 +85,8 @@ def want(connection: Connection, wish: Wish, position: PositionRecord, quantity:
     Raises NotReduced while the trade is being closed or reduced already, or is not one the desk opened.
     """
     leg = f"{REDUCE}:{wish.request}"
-    i = t.intents.c
-    if same := store.find_orders(connection, i.leg == leg, i.strategy == wish.strategy, i.symbol == wish.symbol):
-        return same[0].id
+    if (same := ordered(connection, wish)) is not None:
+        return same.id
     orders = store.find_orders(connection, t.intents.c.trade_id == position.trade_id)
     root = next((o for o in orders if o.id == position.trade_id), None)
     if root is None:
@@ -104,6 +106,54 @@ def want(connection: Connection, wish: Wish, position: PositionRecord, quantity:
     }  # fmt: skip
     audit.append(connection, wish.who, "reduce_wanted", content)
     return intent.id
+
+
+class Named(Protocol):
+    """What names a request: as a Wish or a command does."""
+
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def request(self) -> str: ...
+
+
+def ordered(connection: Connection, wish: Named) -> OrderRecord | None:
+    """The order of a request that was made before."""
+    i = t.intents.c
+    found = store.find_orders(
+        connection, i.leg == f"{REDUCE}:{wish.request}", i.strategy == wish.strategy, i.symbol == wish.symbol
+    )
+    return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A trade that a request closed altogether. quantity: units."""
+
+    trade_id: str
+    quantity: float
+
+
+def note_whole(connection: Connection, wish: Wish, position: PositionRecord, now_time: int) -> None:
+    """Keep that a request closes all of a trade: repeating it closes no later one. The caller holds the write lock."""
+    known = store.get_state(connection, WHOLE_KEY)
+    told = {"trade": position.trade_id, "quantity": abs(position.quantity), "time": now_time}
+    newest = sorted({**known, _name(wish): told}.items(), key=lambda item: item[1]["time"])[-_KEPT:]
+    store.put_state(connection, WHOLE_KEY, dict(newest))
+    content = {"strategy": wish.strategy, "symbol": wish.symbol, "request": wish.request, "reason": wish.reason, **told}
+    audit.append(connection, wish.who, "reduce_wanted", content)
+
+
+def closed_whole(connection: Connection, wish: Named) -> Whole | None:
+    """What a request closed that asked for all or more; None when it did not, or was never made."""
+    told = store.get_state(connection, WHOLE_KEY).get(_name(wish))
+    return Whole(str(told["trade"]), float(told["quantity"])) if told is not None else None
+
+
+def _name(wish: Named) -> str:
+    return f"{wish.strategy}/{wish.symbol}/{wish.request}"
 
 
 def _order(root: OrderRecord, leg: str, quantity: float, held: float, more: dict[str, Any]) -> Intent:

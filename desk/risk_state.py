@@ -20,6 +20,7 @@ from desk.risk_inputs import MarketView
 from resources.brokers.protocol import Account
 from resources.ledger import audit
 from resources.ledger import tables as t
+from resources.ledger.algo_tables import is_entry
 from trading.instruments import Instrument, Mode
 from trading.limit_math import daily_loss_reached
 from trading.limits import Limits
@@ -168,7 +169,9 @@ def build(
     halted, marked, wrong, marks = store.get_states(connection, HALT_KEY, "prices", mismatches.KEY, "strategy_pnl")
     halt = HaltState.from_dict(halted)
     prices = {s: float(p) for s, (p, _) in marked.items()}
-    working = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER))
+    doubtful = store.in_states(OrderState.UNKNOWN, OrderState.SENDING)
+    adds_risk = is_entry(t.intents.c.leg) | (t.intents.c.leg == "external")  # what rests to protect is not read: it adds none
+    working = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER), adds_risk | doubtful)
     entries = [o for o in working if is_slice(o) or o.leg == "external"]  # a person's order at the broker adds risk, too
     entries += unsent(connection, slice_of)
     session, start_equity = current_session(connection, now_time)

@@ -6,7 +6,7 @@ before the commit leaves nothing behind and may be tried again; whatever fails a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -25,6 +25,7 @@ from desk import (
     risk_state,
     store,
     submission,
+    trades,
 )
 from desk.by_hand import ByHand
 from desk.execution_algos import ExecutionAlgos
@@ -218,33 +219,62 @@ class Router:
         Idempotent per (trade, reason, close_time), and an exit that is under way is never doubled. Never refused by risk
         or a halt. reason: a short name such as ``exit_long`` or ``max_bars``.
         """
-        leg = exit_orders.exit_leg(reason.replace(":", "_"), close_time)
+        return self.exit_positions([(strategy, symbol, reason)], close_time, who)[0]
+
+    def exit_positions(self, leaving: Sequence[tuple[str, str, str]], close_time: int, who: str = "desk") -> list[RouteResult]:
+        """`exit_position` of several (strategy, symbol, reason), committed together, cancelled together and sent together."""
+        if not leaving:
+            return []
         with store.routing_lock:
             with self._engine.begin() as connection:
                 store.lock(connection)
-                held = store.find_positions(connection, strategy, symbol)
-                if not held:
-                    text = str(refuse(RefusalCode.SIZE_ZERO, strategy=strategy, symbol=symbol, reason="no_open_position"))
-                    return RouteResult("", False, text, ())
-                result = self._want_exit(connection, held[0], leg, who)
+                results = self._want_exits(connection, leaving, close_time, who)
             exit_orders.continue_exits(self._engine, self._broker, self._clock)
-            return result
+            return results
 
-    def _want_exit(self, connection: Connection, position: PositionRecord, leg: str, who: str) -> RouteResult:
+    def _want_exits(
+        self, connection: Connection, leaving: Sequence[tuple[str, str, str]], close_time: int, who: str
+    ) -> list[RouteResult]:
+        book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving})
+        held = {(p.strategy, p.symbol): p for p in book.positions}
+        results: list[RouteResult | exit_orders.ExitWish] = []
+        wished: set[str] = set()
+        for strategy, symbol, reason in leaving:
+            position = held.get((strategy, symbol))
+            if position is None:
+                text = str(refuse(RefusalCode.SIZE_ZERO, strategy=strategy, symbol=symbol, reason="no_open_position"))
+                results.append(RouteResult("", False, text, ()))
+                continue
+            leg = exit_orders.exit_leg(reason.replace(":", "_"), close_time)
+            answer = self._exit_of(connection, position, leg, book)
+            if isinstance(answer, exit_orders.ExitWish) and position.trade_id in wished:
+                answer = RouteResult(position.trade_id, True, "", ())  # asked for twice at once: the first reason stands
+            wished.add(position.trade_id)
+            results.append(answer)
+        wishes = [r for r in results if isinstance(r, exit_orders.ExitWish)]
+        ids = iter(exit_orders.want_exits(connection, wishes, self._clock(), who))
+        return [
+            RouteResult(r.entry.trade_id, True, "", (next(ids),)) if isinstance(r, exit_orders.ExitWish) else r for r in results
+        ]
+
+    def _exit_of(
+        self, connection: Connection, position: PositionRecord, leg: str, book: trades.OpenTrades
+    ) -> RouteResult | exit_orders.ExitWish:
+        """What is to be wanted, or what is answered instead."""
         trade_id = position.trade_id
-        orders = store.find_orders(connection, t.intents.c.trade_id == trade_id)
+        orders = book.orders.get(trade_id, ())
         under_way = [o.id for o in orders if o.is_exit and (o.working or o.state is OrderState.INITIALIZED)]
         same = [o.id for o in orders if o.leg == leg]
         if under_way or same:
             return RouteResult(trade_id, True, "", tuple(under_way or same))
         entry = next((o for o in orders if o.leg in ("entry", external.LEG)), None)
-        quantity = store.trade_quantity(connection, trade_id)
+        quantity = book.of(position).get(trade_id, 0.0)
         if entry is None or quantity == 0.0:
             text = f"position {position.quantity:g} is not of trade {trade_id!r}: its fills sum up to {quantity:g}"
             mismatches.put(connection, position.symbol, "POSITION", text, self._clock(), sticky=True)
             refusal = str(refuse(RefusalCode.RECONCILIATION, symbol=position.symbol, strategy=position.strategy))
             return RouteResult(trade_id, False, refusal, ())
-        return RouteResult(trade_id, True, "", (exit_orders.want_exit(connection, entry, leg, quantity, self._clock(), who),))
+        return exit_orders.ExitWish(entry, leg, quantity)
 
     def continue_exits(self) -> list[str]:
         """Finish exits that wait for their cancels, ask again for refused ones, close what a FLATTEN halt left open.
@@ -259,18 +289,22 @@ class Router:
                 except ValueError as error:  # it ends new risk, never an exit
                     log.error("halt_unreadable", error=str(error))
                     halt = risk_state.HaltState()
-            for position in held:
-                own = halt.strategies.get(position.strategy, {}).get("level")
-                moved = halt.strategies.get(f"{breakers.INSTRUMENT}{position.symbol}", {}).get("level")
-                if position.strategy == external.STRATEGY and own != risk_state.HaltLevel.FLATTEN.value:
-                    continue  # placed by hand: closed only when it is named
-                flat = risk_state.HaltLevel.FLATTEN
-                if halt.level_of(position.strategy) is flat or moved == flat.value:
-                    self.exit_position(position.strategy, position.symbol, "flatten", self._clock())
+            flat = [(p.strategy, p.symbol, "flatten") for p in held if self._is_flattened(halt, p)]
+            self.exit_positions(flat, self._clock())
             self.by_hand.before_exits()
             sent = exit_orders.continue_exits(self._engine, self._broker, self._clock)
             self.by_hand.go_on()
             return sent
+
+    @staticmethod
+    def _is_flattened(halt: risk_state.HaltState, position: PositionRecord) -> bool:
+        """Does a FLATTEN halt stand over this position? One that was placed by hand is closed only when it is named."""
+        flat = risk_state.HaltLevel.FLATTEN
+        own = halt.strategies.get(position.strategy, {}).get("level")
+        moved = halt.strategies.get(f"{breakers.INSTRUMENT}{position.symbol}", {}).get("level")
+        if position.strategy == external.STRATEGY and own != flat.value:
+            return False
+        return halt.level_of(position.strategy) is flat or moved == flat.value
 
     def flatten(self, reason: str, who: str, strategy: str | None = None, symbol: str | None = None) -> list[RouteResult]:
         """Cancel working entries and close positions, of one strategy or symbol, or all. Audited; safe to repeat.
@@ -284,17 +318,18 @@ class Router:
             self._cancel_entries(f"flatten: {reason}", strategy, symbol)
             with self._engine.connect() as connection:
                 held = store.find_positions(connection, strategy, symbol)
+            named = strategy == external.STRATEGY
+            by_hand = [p for p in held if p.strategy == external.STRATEGY and not named]
             results = []
-            for position in held:
-                crash_point("during_flatten")
-                results.append(self._flatten_one(position, who, named=strategy == external.STRATEGY))
+            for position in by_hand:
+                left = refuse(RefusalCode.MODE, strategy=position.strategy, symbol=position.symbol, reason="placed_by_hand")
+                results.append(RouteResult(position.trade_id, False, str(left), ()))
+            closing = [(p.strategy, p.symbol, "flatten") for p in held if p not in by_hand]
+            for part in (closing[:1], closing[1:]):  # the first one's answer is heard before all the others are sent
+                if part:
+                    crash_point("during_flatten")
+                    results += self.exit_positions(part, self._clock(), who)
             return results
-
-    def _flatten_one(self, position: PositionRecord, who: str, *, named: bool) -> RouteResult:
-        if position.strategy == external.STRATEGY and not named:
-            left = refuse(RefusalCode.MODE, strategy=position.strategy, symbol=position.symbol, reason="placed_by_hand")
-            return RouteResult(position.trade_id, False, str(left), ())
-        return self.exit_position(position.strategy, position.symbol, "flatten", self._clock(), who)
 
     def cancel(self, order_id: str, reason: str = "by command", who: str = "desk", *, force: bool = False) -> OrderState:
         """Ask the broker to cancel one order; audited. Returns its state afterwards: it may have filled instead.

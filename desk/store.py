@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy import Connection, Engine, bindparam, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -151,23 +151,52 @@ def put_state(connection: Connection, key: str, value: Mapping[str, Any]) -> Non
 
 def trade_quantity(connection: Connection, trade_id: str) -> float:
     """Signed open quantity of a trade: what its fills sum up to, and what splits made of them."""
+    return trade_quantities(connection, [trade_id])[trade_id]
+
+
+def trade_quantities(connection: Connection, trade_ids: Iterable[str]) -> dict[str, float]:
+    """`trade_quantity` of several trades, in two reads."""
+    return {trade_id: total.quantity for trade_id, total in trade_totals(connection, trade_ids).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TradeTotal:
+    """What a trade's fills and splits add up to. largest: the biggest of them, by which a rest of rounding is told from units."""
+
+    total: float = 0.0
+    largest: float = 0.0
+
+    def plus(self, signed: float, *sizes: float) -> TradeTotal:
+        return TradeTotal(self.total + signed, max(self.largest, *(abs(x) for x in sizes or (signed,))))
+
+    @property
+    def quantity(self) -> float:
+        """Signed open quantity."""
+        return 0.0 if abs(self.total) <= portfolio.QUANTITY_EPSILON * self.largest else self.total
+
+
+def trade_totals(connection: Connection, trade_ids: Iterable[str]) -> dict[str, TradeTotal]:
+    """What the fills and splits of several trades add up to, by trade; nothing for a trade without any."""
+    totals = dict.fromkeys(trade_ids, TradeTotal())
+    if not totals:
+        return {}
+    ids = list(totals)
     rows = connection.execute(
-        select(t.fills.c.side, t.fills.c.quantity)
-        .join(t.intents, t.intents.c.id == t.fills.c.order_id)
-        .where(t.intents.c.trade_id == trade_id)
+        select(t.intents.c.trade_id, t.fills.c.side, t.fills.c.quantity)
+        .join(t.fills, t.intents.c.id == t.fills.c.order_id)
+        .where(t.intents.c.trade_id.in_(ids))
         .order_by(t.fills.c.recorded_wall, t.fills.c.id)
-    ).all()
-    total, largest = 0.0, 0.0
-    for row in rows:
-        total += Side(row.side).sign * row.quantity
-        largest = max(largest, row.quantity)
+    )
+    for trade_id, side, quantity in rows:
+        totals[trade_id] = totals[trade_id].plus(Side(side).sign * quantity)
     p = action_tables.position_adjustments.c
-    for before, after in connection.execute(select(p.quantity_before, p.quantity_after).where(p.trade_id == trade_id)):
-        total += after - before
-        largest = max(largest, abs(before), abs(after))
-    return 0.0 if abs(total) <= portfolio.QUANTITY_EPSILON * largest else total
+    adjusted = connection.execute(select(p.trade_id, p.quantity_before, p.quantity_after).where(p.trade_id.in_(ids)))
+    for trade_id, before, after in adjusted:
+        totals[trade_id] = totals[trade_id].plus(after - before, before, after)
+    return totals
 
 
+_MULTIPLIER = t.intents.c.content["meta"]["multiplier"].as_float().label("multiplier")
 _JOINED = select(
     t.orders, t.intents.c.parent, t.intents.c.leg, t.intents.c.trade_id, t.intents.c.strategy, t.intents.c.session,
     t.intents.c.refusal, t.intents.c.content,
@@ -243,15 +272,16 @@ class DeskStore:
         """Newest marked price by symbol."""
         return {symbol: float(price) for symbol, (price, _) in self.state("prices").items()}
 
-    def set_exit_state(self, strategy: str, symbol: str, *, bars_held: int, exit_state: Mapping[str, Any]) -> None:
-        """Keep what the exit functions remember of an open position."""
+    def set_bars_held(self, held: Mapping[tuple[str, str], int]) -> None:
+        """Keep how many bars open positions, by (strategy, symbol), have been held."""
+        if not held:
+            return
         p = t.positions.c
+        key = (p.strategy == bindparam("of_strategy")) & (p.symbol == bindparam("of_symbol"))
+        statement = update(t.positions).where(key, p.quantity != 0.0).values(bars_held=bindparam("now_held"))
+        rows = [{"of_strategy": s, "of_symbol": i, "now_held": n} for (s, i), n in sorted(held.items())]
         with self.engine.begin() as connection:
-            connection.execute(
-                update(t.positions)
-                .where(p.strategy == strategy, p.symbol == symbol, p.quantity != 0.0)
-                .values(bars_held=bars_held, exit_state=dict(exit_state))
-            )
+            connection.execute(statement, rows)
 
     def mark(self, close_time: int, session: str, prices: Mapping[str, float]) -> None:
         """The last prices after a bar close (UTC us; session ISO date), and what each strategy has earned at them.
@@ -309,15 +339,15 @@ def find_positions(connection: Connection, strategy: str | None = None, symbol: 
 def position_multipliers(connection: Connection) -> dict[str, float]:
     """Multiplier by the trade id of the open positions."""
     i, p = t.intents.c, t.positions.c
-    rows = connection.execute(select(i.id, i.content).join(t.positions, p.trade_id == i.id).where(p.quantity != 0.0))
-    return {row.id: float(row.content["meta"]["multiplier"]) for row in rows}
+    rows = connection.execute(select(i.id, _MULTIPLIER).join(t.positions, p.trade_id == i.id).where(p.quantity != 0.0))
+    return {row.id: float(row.multiplier) for row in rows}
 
 
 def trade_multipliers(connection: Connection, trade_ids: Iterable[str]) -> dict[str, float]:
     """Multiplier by trade id, of trades open or closed."""
     i = t.intents.c
-    rows = connection.execute(select(i.id, i.content).where(i.id.in_(list(trade_ids))))
-    return {row.id: float(row.content["meta"]["multiplier"]) for row in rows}
+    rows = connection.execute(select(i.id, _MULTIPLIER).where(i.id.in_(list(trade_ids))))
+    return {row.id: float(row.multiplier) for row in rows}
 
 
 def strategy_totals(connection: Connection, prices: Mapping[str, float]) -> dict[str, float]:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, select, update
 
 from desk import events, journal, mismatches, modes, store
 from desk.faults import crash_point
 from desk.journal import NewEvent
 from desk.store import OrderRecord
-from resources.brokers.protocol import Account, Broker, Execution, OrderReport, OrderRequest
+from resources.brokers.protocol import Account, Batching, Broker, Execution, OrderReport, OrderRequest
 from resources.ledger import action_tables, audit
 from resources.ledger import tables as t
 from trading import portfolio
@@ -68,29 +68,70 @@ def send(engine: Engine, broker: Broker, clock: Callable[[], int], order_ids: Se
     REJECTED here. No answer, or an unclear one: UNKNOWN. Raises only when the ledger cannot be written; the orders then stay
     SENDING, which the next evidence run clears up.
     """
-    crash_point("before_send")
     with engine.connect() as connection:
         found = store.find_orders(connection, t.orders.c.id.in_(order_ids), store.in_states(OrderState.SENDING))
-    group = sorted(found, key=lambda o: order_ids.index(o.id))
-    if not group:
-        return {}
-    if barred := next((why for o in group if (why := modes.never_sent(o, broker))), ""):
-        log.error("not_sent", orders=[o.id for o in group], why=barred)
-        return _record_all(engine, clock, {o.id: (OrderEvent.REJECT, f"{barred} not sent", "") for o in group})
-    valid_until = group[0].content.get("valid_until")
-    if valid_until is not None and clock() > valid_until:
-        late = (OrderEvent.EXPIRED, "EXPIRED: late for its validity, not sent", "")
-        return _record_all(engine, clock, {o.id: late for o in group})
-    try:
-        reports = broker.submit([request_of(o) for o in group])
-    except Exception as error:  # noqa: BLE001 whatever it is, it does not say that the order failed
-        log.warning("submit_unclear", orders=[o.id for o in group], error=type(error).__name__)
-        return lose(engine, clock, [o.id for o in group], f"submit: {type(error).__name__}")
+    return send_groups(engine, broker, clock, [sorted(found, key=lambda o: order_ids.index(o.id))])
+
+
+def send_groups(
+    engine: Engine, broker: Broker, clock: Callable[[], int], groups: Sequence[Sequence[OrderRecord]]
+) -> dict[str, OrderState]:
+    """`send` of several groups, each whole or not at all whatever becomes of the others: the orders as they are committed.
+
+    A broker that takes several groups in one call gets them so. What is not heard of one group says nothing about another.
+    """
+    answers: dict[str, tuple[OrderEvent, str, str]] = {}
+    sendable: list[Sequence[OrderRecord]] = []
+    now = clock()
+    for group in groups:
+        if not group:
+            continue
+        valid_until = group[0].content.get("valid_until")
+        if barred := next((why for o in group if (why := modes.never_sent(o, broker))), ""):
+            log.error("not_sent", orders=[o.id for o in group], why=barred)
+            answers |= {o.id: (OrderEvent.REJECT, f"{barred} not sent", "") for o in group}
+        elif valid_until is not None and now > valid_until:
+            answers |= {o.id: (OrderEvent.EXPIRED, "EXPIRED: late for its validity, not sent", "") for o in group}
+        else:
+            sendable.append(group)
+    heard = False
+    for group, reports in _submitted(broker, sendable):
+        if isinstance(reports, Exception):
+            log.warning("submit_unclear", orders=[o.id for o in group], error=type(reports).__name__)
+            answers |= {o.id: (OrderEvent.LOST, f"submit: {type(reports).__name__}", "") for o in group}
+        else:
+            heard = True
+            told = {r.client_id: r for r in reports if isinstance(r, OrderReport)}
+            answers |= {o.id: _answer(o, told.get(o.id)) for o in group}
+    if not heard:
+        return _record_all(engine, clock, answers)
     crash_point("after_send_before_answer")
-    answers = {r.client_id: r for r in reports if isinstance(r, OrderReport)}
-    states = _record_all(engine, clock, {o.id: _answer(o, answers.get(o.id)) for o in group}, crash="answer_before_commit")
+    states = _record_all(engine, clock, answers, crash="answer_before_commit")
     crash_point("after_ack")
     return states
+
+
+def _submitted(
+    broker: Broker, groups: Sequence[Sequence[OrderRecord]]
+) -> list[tuple[Sequence[OrderRecord], Sequence[OrderReport] | Exception]]:
+    """Each group with the broker's answer, or with what was raised instead: which does not say that an order failed."""
+    if not groups:
+        return []
+    requests = [[request_of(o) for o in group] for group in groups]
+    if len(groups) > 1 and isinstance(broker, Batching):
+        crash_point("before_send")
+        try:
+            return list(zip(groups, broker.submit_groups(requests), strict=True))
+        except Exception as error:  # noqa: BLE001 whatever it is, it does not say that the orders failed
+            return [(group, error) for group in groups]
+    answers: list[tuple[Sequence[OrderRecord], Sequence[OrderReport] | Exception]] = []
+    for group, wanted in zip(groups, requests, strict=True):
+        crash_point("before_send")
+        try:
+            answers.append((group, broker.submit(wanted)))
+        except Exception as error:  # noqa: BLE001 whatever it is, it does not say that the order failed
+            answers.append((group, error))
+    return answers
 
 
 def _answer(order: OrderRecord, report: OrderReport | None) -> tuple[OrderEvent, str, str]:
@@ -267,8 +308,13 @@ def note_cash_baseline(engine: Engine, broker: Broker, clock: Callable[[], int])
 
 def set_sent_quantity(connection: Connection, order_id: str, quantity: float) -> None:
     """The quantity an INITIALIZED exit is sent with: what is open at that moment."""
-    connection.execute(
-        update(t.orders)
-        .where(t.orders.c.id == order_id, t.orders.c.state == OrderState.INITIALIZED.value)
-        .values(quantity=quantity)
-    )
+    set_sent_quantities(connection, {order_id: quantity})
+
+
+def set_sent_quantities(connection: Connection, quantities: Mapping[str, float]) -> None:
+    """`set_sent_quantity` of several orders, by id."""
+    if quantities:
+        o = t.orders.c
+        here = (o.id == bindparam("of_order")) & (o.state == OrderState.INITIALIZED.value)
+        rows = [{"of_order": order_id, "sent": quantity} for order_id, quantity in quantities.items()]
+        connection.execute(update(t.orders).where(here).values(quantity=bindparam("sent")), rows)

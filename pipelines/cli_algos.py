@@ -11,6 +11,10 @@ from trading.timeframes import iso
 
 app = typer.Typer(help="Entries that are worked in slices (TWAP, VWAP, iceberg).", invoke_without_command=True)
 
+_COLUMNS = [
+    "execution", "strategy", "symbol", "mode", "algo", "side", "filled", "of", "at", "slices", "refused", "until", "state", "why",
+]  # fmt: skip
+
 
 @app.callback()
 def algos(
@@ -36,23 +40,7 @@ def algos(
             "no entry was ever worked in slices" if every else "no entry is being worked in slices (--all: those that ended)"
         )
         return
-    columns = [
-        "execution",
-        "strategy",
-        "symbol",
-        "mode",
-        "algo",
-        "side",
-        "filled",
-        "of",
-        "at",
-        "slices",
-        "refused",
-        "until",
-        "state",
-        "why",
-    ]
-    table("worked in slices", columns, [_row(a) for a in found])
+    table("worked in slices", _COLUMNS, [_row(a) for a in found])
 
 
 def _row(a: dict[str, Any]) -> list[str]:
@@ -80,23 +68,7 @@ def show(
         print_json(found)
         return
     banner()
-    columns = [
-        "execution",
-        "strategy",
-        "symbol",
-        "mode",
-        "algo",
-        "side",
-        "filled",
-        "of",
-        "at",
-        "slices",
-        "refused",
-        "until",
-        "state",
-        "why",
-    ]
-    table("worked in slices", columns, [_row(found)])
+    table("worked in slices", _COLUMNS, [_row(found)])
     rows = [
         [str(s["number"]), "rest" if s["slot"] < 0 else str(s["slot"] + 1), iso(s["wanted_time"]), f"{s['quantity']:g}",
          s["state"], f"{s['filled_quantity']:g}", "" if s["average_price"] is None else f"{s['average_price']:.8g}",

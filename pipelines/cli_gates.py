@@ -88,7 +88,8 @@ def report(names: Names = None, as_json: AsJson = False) -> None:
     banner()
     rows = gate_run.history_rows(found)
     table("gates over the history", list(gate_run.HISTORY_HEADER), [[str(c) for c in row] for row in rows])
-    typer.echo(gate_run.HISTORY_NOTE)
+    for word, meaning in gate_run.READING:
+        typer.echo(f"{word}: {meaning}")
 
 
 @app.command()

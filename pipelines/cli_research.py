@@ -1,4 +1,4 @@
-"""``tapeline research``: revisions of strategies, what is known of each, and two of them against each other.
+"""``tapeline research``: revisions of strategies, what is known of each, two of them against each other, all of them together.
 
 Exit codes: 0 done, 1 something asked for is not there or cannot be compared.
 """
@@ -132,6 +132,44 @@ def show(name: NameOf, as_json: AsJson = False) -> None:
     page = store.folder(name, current.revision) / "report.html"
     if page.exists():
         typer.echo(f"every table and picture: {page}")
+
+
+@app.command()
+def portfolio(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Trade these; none: as their files say")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write the whole result here, one HTML page")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """All strategies and plans on one account over the history in the lake, with conflicts, legs, budgets and limits as live."""
+    from assets import portfolio_run
+    from assets.research_run import prepare_all
+    from resources.backtest_view import html
+    from resources.lake import open_lake
+    from trading.experiment import per_year
+
+    config, own = _config(), own_settings()
+    try:
+        prepared, failed = prepare_all(config, open_lake(own), own.paper_cash, names or [])
+        found = portfolio_run.portfolio(prepared, failed, config, own.paper_cash, own.account_currency, all_trade=bool(names))
+    except ValueError as error:
+        fail(str(error), WRONG)
+    if page is not None:
+        page.write_text(html(found.result, "Portfolio", per_year(found.result.close_time)), encoding="utf-8")
+    if as_json:
+        print_json(
+            {"traded": found.traded, "heard": found.heard, "left_out": found.left_out, "metrics": found.metrics.to_dict(),
+             "slots": [dict(zip(portfolio_run.HEADER, row, strict=True)) for row in portfolio_run.rows(found)],
+             "refused": [dict(zip(portfolio_run.REFUSED_HEADER, r, strict=True)) for r in portfolio_run.refused_rows(found)]}
+        )  # fmt: skip
+        return
+    said = f"conflicts: {found.conflicts.policy}" + ("" if found.conflicts.positions == "ignore" else ", positions block")
+    table(f"one account of {own.paper_cash:,.0f} {own.account_currency}; {said}", list(portfolio_run.HEADER),
+          [[str(c) for c in row] for row in portfolio_run.rows(found)])  # fmt: skip
+    table("refused", list(portfolio_run.REFUSED_HEADER), [[str(c) for c in row] for row in portfolio_run.refused_rows(found)])
+    for name, why in found.left_out.items():
+        typer.echo(f"left out: {name}: {why}")
+    if found.heard:
+        typer.echo(f"heard, not traded (shadow or alert): {', '.join(found.heard)}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from assets import (
     dagster_upkeep,
     desk_control,
     desk_health,
+    executions,
     features,
     gate_analytics,
     inbox,
@@ -26,7 +27,9 @@ from assets import (
     model_explanation,
     models,
     plans,
+    portfolio,
     quotes,
+    rehearsal,
     reports,
     research,
     research_checks,
@@ -57,8 +60,8 @@ from sensors.stale import stale_partitions
 _ASSETS = [
     *market_data.ASSETS, *corporate_actions.ASSETS, *quotes.ASSETS, *backfill.ASSETS, *inbox.ASSETS, *lake_retention.ASSETS,
     *features.ASSETS, *models.ASSETS, *model_assets.ASSETS, *model_drift.ASSETS, *model_explanation.ASSETS, *served_models.ASSETS,
-    *research.ASSETS, *research_results.ASSETS, *gate_analytics.ASSETS,
-    *research_checks.ASSETS, *plans.ASSETS, *trading.ASSETS, *reports.ASSETS, *kill_switch_drill.ASSETS,
+    *research.ASSETS, *research_results.ASSETS, *gate_analytics.ASSETS, *portfolio.ASSETS,
+    *research_checks.ASSETS, *plans.ASSETS, *executions.ASSETS, *trading.ASSETS, *reports.ASSETS, *kill_switch_drill.ASSETS,
     *dagster_upkeep.ASSETS,
     *desk_health.ASSETS,
 ]  # fmt: skip
@@ -68,6 +71,9 @@ _CHECKS = [
     *corporate_actions.CHECKS,
     *desk_health.CHECKS,
 ]  # fmt: skip
+
+REHEARSE = rehearsal.steps
+"""What the run host's waiting process does until the next bar closes (resources/run_host/spare.py)."""
 
 # Not `feed_live`: its sensor reports that, when it changes, without a run.
 _LIVE_CHECKS = dg.AssetSelection.checks(
@@ -105,15 +111,16 @@ train = dg.define_asset_job(
     description="Training sets and their leakage audit, canaries, baseline, every model of data/config/models, promotion gates, "
     "report.",
 )
+_OF_RESEARCH = ("gate_analytics", "portfolio_backtest")
 research_job = dg.define_asset_job(
     "research",
-    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.LIGHT, "gate_analytics"),
+    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.LIGHT, *_OF_RESEARCH),
     executor_def=dg.in_process_executor,
     description="Backtests of the strategies and plans over the history in the lake, their baselines, how much of them is luck.",
 )
 research_deep = dg.define_asset_job(
     "research_deep",
-    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.ASSETS, "gate_analytics"),
+    selection=dg.AssetSelection.assets("strategies", "strategy_backtests", *research_results.ASSETS, *_OF_RESEARCH),
     executor_def=dg.in_process_executor,
     description="All of research: parameter grids, walk-forward, perturbed bars too. Minutes to hours.",
 )

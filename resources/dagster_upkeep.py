@@ -28,6 +28,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from resources.ledger import audit
+from resources.ledger.store import Ledger
 from resources.settings import ROOT, Settings
 
 DAY_SECONDS = 86_400.0
@@ -35,6 +36,10 @@ BATCH_RUNS = 200
 BATCH_EVENTS = 5000
 PAUSE_SECONDS = 0.02
 """Between two transactions: others get the disk."""
+NOTICE_KEY = "dagster_upkeep_notice"
+"""desk_state: what the nightly upkeep has shown that it would delete, under which limits."""
+NOTICE_SECONDS = 12 * 3600.0
+"""So long people have to look at it."""
 _LOCK = 7_160_271
 _RUN_ID = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
 _VACUUMED = ("event_logs", "asset_event_tags", "asset_check_executions", "runs", "run_tags", "job_ticks")
@@ -70,6 +75,10 @@ class Limits:
                 if isinstance(value, int) and value > 0:
                     ticks[kind.upper(), status] = value
         return Limits(own.dagster_trade_run_days, own.dagster_run_days, own.dagster_event_days, own.dagster_log_days, ticks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of them as JSON has them."""
+        return asdict(self) | {"ticks": {f"{kind} {status}": days for (kind, status), days in sorted(self.ticks.items())}}
 
 
 @dataclass(slots=True)
@@ -244,6 +253,46 @@ def apply(own: Settings, limits: Limits, ledger: Engine, *, who: str, now: float
     with ledger.begin() as c:
         audit.append(c, who, "dagster_upkeep_done", {k: v for k, v in done.to_dict().items() if k != "seconds"})
     return done
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What one night came to. would: beyond the limits; done: what went, None when nothing did, and `why`."""
+
+    would: Upkeep
+    done: Upkeep | None
+    why: str = ""
+
+
+def nightly(own: Settings, limits: Limits, ledger: Engine, *, who: str, now: float | None = None) -> Night:
+    """What the schedule does, as ``TAPELINE_DAGSTER_UPKEEP`` says. Under limits that no earlier night has shown it only shows,
+    says so in the audit, and deletes from the next night on. Raises what `apply` raises.
+    """
+    now = time.time() if now is None else now
+    would = plan(own, limits, now)
+    if not would.anything:
+        return Night(would, None, "nothing is beyond the limits")
+    if own.dagster_upkeep == "show":
+        return Night(would, None, "TAPELINE_DAGSTER_UPKEEP=show: nothing is ever deleted by itself")
+    if own.dagster_upkeep == "announced" and (wait := _announce(ledger, limits, would, who, now)):
+        return Night(would, None, wait)
+    return Night(would, apply(own, limits, ledger, who=who, now=now))
+
+
+def _announce(ledger: Engine, limits: Limits, would: Upkeep, who: str, now: float) -> str:
+    """Why nothing is deleted yet; "" once what these limits delete was shown half a day ago or earlier."""
+    under = limits.to_dict()
+    store = Ledger(ledger)
+    shown = store.get_state(NOTICE_KEY) or {}
+    if shown.get("limits") != under or not isinstance(shown.get("shown"), (int, float)):
+        told = {k: v for k, v in would.to_dict().items() if k not in ("seconds", "problems")}
+        with store.transaction() as c:
+            store.put_state(NOTICE_KEY, {"limits": under, "shown": now}, connection=c)
+            audit.append(c, who, "dagster_upkeep_shown", {"limits": under, **told})
+        return "shown for the first time under these limits: from the next night on it is deleted"
+    if now - shown["shown"] < NOTICE_SECONDS:
+        return "shown less than half a day ago: the next night deletes it"
+    return ""
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------------

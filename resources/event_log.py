@@ -3,9 +3,10 @@
 Stock Dagster 1.13 writes a run's planned materialisations one statement each, and one row per check and partition for
 planned checks, although checks report once per run: a history of 4,800 sessions spends minutes before its first step.
 Here planned materialisations go in batches, and a planned check is one row, which its evaluation then completes. It also
-asks the catalogue for a table's columns before each question about assets or runs, and waits for the disk at every event:
-here a column once seen is known, and an event is not waited for (`_quick_connections`). Tables and everything read are
-Dagster's own; replacing this class by the stock one changes speed, nothing else.
+asks the catalogue for a table's columns before each question about assets or runs, notifies listeners that it no longer has,
+and waits for the disk at every event: here a table or column once seen is known, nobody is notified, and an event is not
+waited for (`_quick_connections`). Tables and everything read are Dagster's own; replacing this class by the stock one
+changes speed, nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster._core.definitions.asset_key import AssetKey
-from dagster._core.events import DagsterEventType
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import EventLogStorage
@@ -44,11 +45,30 @@ class SessionEventLogStorage(PostgresEventLogStorage):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._seen_columns: set[str] = set()
+        self._seen_tables: set[str] = set()
         super().__init__(*arguments, **named)
 
     def has_asset_key_col(self, column_name: str) -> bool:
         """Columns are added by migrations and never go: one that was seen is there."""
         return column_name in self._seen_columns or super().has_asset_key_col(column_name)
+
+    def has_table(self, table_name: str) -> bool:
+        """Tables are added by migrations and never go."""
+        if table_name not in self._seen_tables and super().has_table(table_name):
+            self._seen_tables.add(table_name)
+        return table_name in self._seen_tables
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store one event, as stock does but for the NOTIFY: Dagster 1.13 itself listens to it no more."""
+        statement = self.prepare_insert_event(event).returning(SqlEventLogStorageTable.c.id)
+        with self._connect() as connection:
+            event_id = int(connection.execute(statement).scalar_one())
+        if event.is_dagster_event and event.dagster_event_type in ASSET_EVENTS and event.get_dagster_event().asset_key:
+            with self.index_transaction() as connection:
+                self._store_asset_event_tags(connection, [event], [event_id])
+                self._store_asset_event(connection, event, event_id)
+        if event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS:
+            self.store_asset_check_event(event, event_id)
 
     def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
         if column_name not in self._seen_columns and super()._has_asset_key_col_on_connection(conn, column_name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resources.price_view import native_bars
 from trading.bars import Bars
 from trading.corporate_actions import CorporateAction
 from trading.evaluable import Evaluable
@@ -38,4 +39,4 @@ def gated_from_lake(
         for symbol, timeframe in reads.context:
             if (symbol, timeframe) not in getattr(evaluable, "context", ()) and symbol in universe.instruments:
                 series[symbol, timeframe] = lake.read_bars(f"bars_{timeframe}", symbol)
-    return gated(evaluable, series=series, news=news, quotes=quotes, actions=actions)
+    return gated(evaluable, series=series, news=news, quotes=quotes, actions=actions, finer=native_bars(lake, universe))

@@ -78,7 +78,8 @@ def _in_force(connection: Connection, state: PlanState | None, file: Plan | None
     if state is None or (file is not None and file.revision == state.revision) or universe is None:
         return file
     content = ledger.revision_content(connection, state.plan, state.revision)
-    kept = parse_plan(content, f"plan {state.plan}@{state.revision}", universe)[0] if content is not None else None
+    known = replace(universe, disaster_stop=None)  # the text holds the one it was opened with
+    kept = parse_plan(content, f"plan {state.plan}@{state.revision}", known)[0] if content is not None else None
     return kept or file
 
 

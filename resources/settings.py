@@ -135,6 +135,11 @@ class Settings(BaseSettings):
         30, ge=1, description="Days Dagster keeps what the desk reports of bars, fills and checks; the newest of each stays"
     )
     dagster_log_days: int = Field(30, ge=1, description="Days that what a finished run printed stays on the disk")
+    dagster_upkeep: Literal["announced", "show", "delete"] = Field(
+        "announced",
+        description="What the nightly upkeep of Dagster's tables does: announced deletes only under limits whose effect an "
+        "earlier night has shown, show never deletes, delete always does",
+    )
     broker: Literal["paper", "simulated_remote"] = Field(
         "paper", description="Broker the desk trades at: paper, or the simulated one in a process of its own, for drills; "
         "never real money",

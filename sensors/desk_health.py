@@ -1,8 +1,9 @@
 """`desk_health`: a desk, broker or queue in trouble is a failed check within seconds, and a passed one when it is back.
 
 No run is started. Answers are reported when one of them changes, and all of them every quarter of an hour. A trouble whose
-text alone changes is no news. A ledger that does not answer fails the tick: the daemon shows it, and the notifier, which
-watches by itself, tells it.
+text alone changes is no news. An observation beside them shows the desk on its asset's page: mode, halts, positions, orders; a
+change of mode, of a halt or of the orders in doubt makes one at once. A ledger that does not answer fails the tick: the daemon
+shows it, and the notifier, which watches by itself, tells it.
 """
 
 import time
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets.common import configured_universe
-from assets.desk_health import DESK, judge, look
+from assets.desk_health import DESK, Face, face, judge, look
 from resources.dagster_resources import LedgerResource
 from resources.settings import settings
 
@@ -19,22 +20,25 @@ REPEAT_SECONDS = 900.0
 
 
 def evaluate(
-    answers: Sequence[dg.AssetCheckResult], cursor: str | None, now_wall: int
-) -> tuple[list[dg.AssetCheckEvaluation], str]:
-    """Evaluations to report and the new cursor. now_wall: real time, UTC us."""
-    told, _, at = (cursor or "").rpartition("@")
+    answers: Sequence[dg.AssetCheckResult], shown: Face | None, cursor: str | None, now_wall: int
+) -> tuple[list[dg.AssetCheckEvaluation | dg.AssetObservation], str]:
+    """Events to report and the new cursor. shown: the desk as it is now, None before its first start. now_wall: UTC us."""
+    told, _, rest = (cursor or "").rpartition("@")
+    at, _, news = rest.partition("#")
     now = "|".join(f"{a.check_name}={a.passed}" for a in answers)
     before = dict(part.split("=") for part in told.split("|") if part)
     again = (now_wall - int(at or 0)) / 1e6 >= REPEAT_SECONDS
     changed = [a for a in answers if again or before.get(str(a.check_name)) != str(a.passed)]
-    made = [
+    made: list[dg.AssetCheckEvaluation | dg.AssetObservation] = [
         dg.AssetCheckEvaluation(
             check_name=str(a.check_name), passed=a.passed, asset_key=DESK, metadata=a.metadata, severity=a.severity,
             description=a.description,
         )
         for a in changed
     ]  # fmt: skip
-    return made, f"{now}@{now_wall if again else at or now_wall}"
+    if shown is not None and (made or shown.news != news):
+        made.append(dg.AssetObservation(DESK, description=shown.state, metadata=shown.metadata()))
+    return made, f"{now}@{now_wall if again else at or now_wall}#{shown.news if shown else ''}"
 
 
 @dg.sensor(
@@ -46,8 +50,9 @@ def evaluate(
 )
 def desk_health(context: dg.SensorEvaluationContext, ledger: LedgerResource) -> dg.SensorResult | dg.SkipReason:
     now_wall = time.time_ns() // 1000
-    answers = judge(look(ledger.ledger(), now_wall), settings(), configured_universe())
-    found, cursor = evaluate(answers, context.cursor, now_wall)
+    seen = look(ledger.ledger(), now_wall)
+    answers = judge(seen, settings(), configured_universe())
+    found, cursor = evaluate(answers, face(ledger.ledger(), seen), context.cursor, now_wall)
     if not found:
         return dg.SkipReason("No news of the desk.")
     return dg.SensorResult(asset_events=found, cursor=cursor)

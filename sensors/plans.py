@@ -1,6 +1,7 @@
 """`plans_and_files`: the UI shows plans and the files people edit as they are, without a run.
 
-When the desk moved a plan, or one of its orders, the asset `plans` is told anew; when a file of the config folder changed,
+When the desk moved a plan, or one of its orders, the asset `plans` is told anew; when an entry that is worked in slices came
+on, the asset `executions`; when a file of the config folder changed,
 the assets `strategies` and `plans` and the check `config_valid`, too. A file that breaks while everybody looks elsewhere is
 seen within seconds, and what it says is kept as a revision however short it lived.
 """
@@ -11,6 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from assets.executions import executions, executions_metadata
 from assets.plans import plans, plans_metadata
 from assets.research import config_verdict, files_version, strategies, strategies_metadata
 from resources.config import Config, ConfigInvalid
@@ -23,16 +25,25 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 def changed_events(cursor: str | None, config_files: ConfigFilesResource, ledger: LedgerResource) -> tuple[list[Event], str]:
     """(what Dagster is told now, new cursor)."""
+    from desk import algo_ledger
     from resources.config_cache import stamp
     from resources.ledger.plans import newest_change
 
     seen: dict[str, Any] = json.loads(cursor) if cursor else {}
     store = ledger.ledger()
     with store.engine.connect() as connection:
-        now = {"files": content_hash(stamp(settings().config))[:24], "plans": newest_change(connection)}
+        now = {
+            "files": content_hash(stamp(settings().config))[:24],
+            "plans": newest_change(connection),
+            "executions": algo_ledger.newest_change(connection),
+        }
     if now == seen:
         return [], json.dumps(now)
     events: list[Event] = []
+    if now["executions"] != seen.get("executions", algo_ledger.NEVER):
+        events.append(dg.AssetMaterialization(executions.key, metadata=executions_metadata(store)))
+    if {**seen, "executions": now["executions"]} == now:
+        return events, json.dumps(now)
     try:
         config: Config | None = config_files.load()
     except ConfigInvalid:
@@ -52,8 +63,8 @@ def changed_events(cursor: str | None, config_files: ConfigFilesResource, ledger
     name="plans_and_files",
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="A plan moved, or a file of the config folder changed: the assets plans and strategies and the check "
-    "config_valid show it, without a run.",
+    description="A plan moved, an entry worked in slices came on, or a file of the config folder changed: the assets plans, "
+    "executions and strategies and the check config_valid show it, without a run.",
 )
 def plans_and_files(
     context: dg.SensorEvaluationContext, config_files: ConfigFilesResource, ledger: LedgerResource

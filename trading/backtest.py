@@ -35,10 +35,11 @@ from typing import Any
 
 import numpy as np
 
-from trading import engine_execution, engine_host, engine_inputs
+from trading import engine_execution, engine_host, engine_inputs, engine_signals
 from trading import engine_records as er
 from trading.backtest_result import EXIT_REASONS, BacktestResult, Trades
 from trading.bars import Bars
+from trading.conflict_policy import ConflictRule
 from trading.corporate_actions import CorporateAction
 from trading.costs import Costs
 from trading.evaluation import Evaluation
@@ -48,6 +49,7 @@ from trading.instruments import Instrument
 from trading.limits import Limits
 from trading.order_rules import FxSeries, Margin, Margins, OrderRules, Target
 from trading.sizing import FIXED, NOTIONAL
+from trading.strategy import legs_of
 from trading.strategy_slots import Evaluable, evaluate_all
 from trading.trade_paths import TradePaths
 
@@ -65,7 +67,7 @@ def backtest(
     *,
     cash: float,
     sizing: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    costs: Costs | Mapping[str, Costs] | None = None,
+    costs: Costs | Mapping[str, Costs] | Sequence[Costs] | None = None,
     limits: Limits | None = None,
     strategy: str | Sequence[str] = "",
     require_stop: bool = False,
@@ -79,6 +81,8 @@ def backtest(
     managed: Sequence[TradePaths | None] | None = None,
     risk_budget: float | Sequence[float | None] | None = None,
     once: bool | Sequence[bool] | None = None,
+    conflicts: ConflictRule | None = None,
+    files: Sequence[Evaluable] | None = None,
     detail: bool = False,
 ) -> BacktestResult:
     """Run evaluations, or strategies and plans, over their bars as one portfolio (see the module for the rules).
@@ -87,20 +91,27 @@ def backtest(
     (each brings its own sizing, reward to risk and name; a slot per instrument of theirs that has bars). The order is the
     order of decisions at the same close. bars, instrument: one per slot in the same order, or by symbol; bars of the
     evaluation's timeframe with exactly its close times; for strategies {symbol: {timeframe: bars}}. cash: start, account
-    currency. sizing, strategy, min_reward_to_risk, orders: one for all, or one per slot. costs: for all, or by symbol; None
-    is free. limits: None checks none; a limit missing in given ones refuses, as it does on the desk. require_stop: refuse
-    entries without a protective stop, as the desk does. gates: {name: bool (T,) passes}, for all slots or one per slot;
+    currency. sizing, strategy, min_reward_to_risk, orders: one for all, or one per slot. costs: for all, by symbol or one per
+    slot; None is free. limits: None checks none; a limit missing in given ones refuses, as it does on the desk. require_stop:
+    refuse entries without a protective stop, as the desk does. gates: {name: bool (T,) passes}, for all slots or one per slot;
     refused wishes are counted by name. margins: initial and maintenance, for all, by symbol or asset class; None: no margin
     is checked. currency, fx: the account's, and rates of the others by currency. actions: by symbol. managed: one per slot, how
-    its open trades are managed; plans bring theirs. once: a slot enters one time only; plans bring it, too. detail: keep
-    fills, entry orders and exposures of simple runs, too (slower).
+    its open trades are managed; plans bring theirs. once: a slot enters one time only; plans bring it, too.
+    conflicts: the policy that resolves opposite signals of one close on an instrument, as the trade run does; wishes that other
+    gates refuse take part; None: each strategy is asked by itself. files: of evaluations, the strategy or plan each is of, for
+    how its entries are worked and which legs go together; strategies bring themselves. detail: keep fills, entry orders and
+    exposures of simple runs, too (slower).
     Raises ValueError naming the symbol when the parts do not fit together, UnknownFactor for an action that cannot be
     carried.
     """
     if not (cash > 0 and math.isfinite(cash)):
         raise ValueError(f"cash {cash!r}: expected a positive amount")
-    evaluations, own_bars, own_instruments, its, brought = evaluate_all(what, bars, instrument, actions)
+    found = evaluate_all(what, bars, instrument, actions, apart=conflicts is not None)
+    evaluations, own_bars, own_instruments, its, brought = found[:5]
     count = len(evaluations)
+    files = files if files is not None else its
+    if files is not None and len(files) != count:
+        raise ValueError(f"files: {len(files)} given for {count} evaluations")
     managed = list(managed) if managed is not None else brought or [None] * count
     if len(managed) != count:
         raise ValueError(f"managed: {len(managed)} given for {count} evaluations")
@@ -115,15 +126,16 @@ def backtest(
     strategies: list[str] = _each("strategy", strategy, str, count)
     minimums: list[float] = _each("min_reward_to_risk", min_reward_to_risk or 0.0, (int, float), count)
     rules: list[OrderRules] = _each("orders", orders or engine_inputs.PLAIN_RULES, OrderRules, count)
-    if its is not None:  # a strategy's file says how its entries are worked
+    if files is not None:  # a strategy's file says how its entries are worked
         rules = [
             replace(r, execution=parse_execution(said)) if (said := getattr(e, "execution", None)) and r.execution is None else r
-            for r, e in zip(rules, its, strict=True)
+            for r, e in zip(rules, files, strict=True)
         ]
     for r, paths, e in zip(rules, managed, evaluations, strict=True):
         if r.targets and paths is not None and paths.scale_outs:
             raise ValueError(f"{e.symbol}: orders.targets would take the place of the parts its scale-outs close")
     its_gates: list[Gates] = _each("gates", gates or {}, Mapping, count)
+    its_gates = [{**judged, **given} for judged, given in zip(found[5], its_gates, strict=True)] if found[5] else its_gates
     for one, b, i in zip(evaluations, own_bars, own_instruments, strict=True):
         _check_fit(one, b, i)
     records = engine_inputs.slots_of(
@@ -133,24 +145,34 @@ def backtest(
     if its is not None and risk_budget is None:
         risk_budget = [budget_of(e) for e in its]
     engine_inputs.add_budgets(records, risk_budget)
+    legs = [legs_of(e) for e in files] if files is not None else [()] * count
+    together = engine_signals.add_together(records, strategies, legs, conflicts)
     rates = engine_inputs.add_rates(records, own_instruments, own_bars, currency, fx)
     wishes: list[er.Records] = []
+    heard: list[er.Records] = []
     refused: dict[str, int] = {}
+    by_slot: list[dict[str, int]] = []
     for e, b, i, rule, passes in zip(evaluations, own_bars, own_instruments, rules, its_gates, strict=True):
-        made, gated = engine_inputs.wishes_of(e, b, i, rule, passes)
+        if together.any:
+            made, _ = engine_inputs.wishes_of(e, b, i, rule)
+            barred, gated = engine_signals.first_refusals(made, passes, len(b))
+            heard.append(engine_signals.signals_of(made, e, barred))
+        else:
+            made, gated = engine_inputs.wishes_of(e, b, i, rule, passes)
         engine_inputs.scale_wishes(made, sizings[len(wishes)], b, i, actions)
         wishes.append(made)
+        by_slot.append(dict(gated))
         for name, n in gated.items():
             refused[name] = refused.get(name, 0) + n
     weights = engine_execution.add_executions(
         records, wishes, [r.execution for r in rules], own_instruments, own_bars,
-        [e.valid_bars for e in its] if its else [0] * count,
-        [(e.name, e.revision) for e in its] if its else [(name, "") for name in strategies],
+        [e.valid_bars for e in files] if files else [0] * count,
+        [(e.name, e.revision) for e in files] if files else [(name, "") for name in strategies],
         [bool(r.targets or e.targets) for r, e in zip(rules, evaluations, strict=True)],
     )  # fmt: skip
     slots = engine_host.Slots(
         evaluations, own_bars, wishes, records, engine_inputs.bounds_of(limits, strategies), float(cash), rates=rates,
-        weights=weights, paths=managed,
+        weights=weights, paths=managed, heard=heard, together=together,
     )  # fmt: skip
     plain = _is_plain(slots, rules, limits, actions, detail)
     if not plain:
@@ -159,6 +181,10 @@ def backtest(
     for name, n in zip(er.REFUSAL_NAMES, raw.refused, strict=True):
         if n:
             refused[name] = refused.get(name, 0) + int(n)
+    for counts, its_refused in zip(by_slot, raw.by_slot if raw.by_slot is not None else (), strict=raw.by_slot is not None):
+        for name, n in zip(er.REFUSAL_NAMES, its_refused, strict=True):
+            if n:
+                counts[name] = counts.get(name, 0) + int(n)
     return BacktestResult(
         trades=Trades(tuple(e.symbol for e in evaluations), tuple(strategies), **raw.trades),
         orders=int(raw.book["orders"]),
@@ -166,6 +192,7 @@ def backtest(
         equity=raw.equity,
         cash=float(cash),
         refusals=refused,
+        slot_refusals=tuple(by_slot) if raw.by_slot is not None else (refused,) if count == 1 else (),
         ambiguous_bars=int(raw.book["ambiguous"]),
         traded_value=raw.book["traded_value"],
         bars=sum(len(b) for b in own_bars),
@@ -189,7 +216,7 @@ def _is_plain(
 ) -> bool:  # fmt: skip
     """May the slots run one after the other in the plain lane? Only where none can feel another."""
     records = slots.records
-    if detail or limits is not None or actions or not all(rule.plain for rule in rules):
+    if detail or limits is not None or actions or slots.together.any or not all(rule.plain for rule in rules):
         return False
     if any(e.targets for e in slots.evaluations) or any(paths is not None for paths in slots.paths):
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +95,8 @@ class BacktestResult:
     wishes by RefusalCode or gate name. ambiguous_bars: bars that reached both stop and target, decided for the stop.
     traded_value: sum of |quantity * price * multiplier| of all fills. margin_calls: closes at which the equity was below the
     maintenance margin; liquidations: positions ended by them. rolled_out: trades managed by a plan that a roll ended.
-    borrow_paid, dividends: account currency, in the trades' P&L. Amounts are in account currency.
+    borrow_paid, dividends: account currency, in the trades' P&L. Amounts are in account currency. slot_refusals: refusals by
+    slot; empty where several slots went the short way.
     """
 
     trades: Trades
@@ -118,6 +119,7 @@ class BacktestResult:
     net: NDArray[np.float64] | None = field(default=None, repr=False)
     slot_bars: tuple[Bars, ...] = field(default=(), repr=False)
     instruments: tuple[Instrument, ...] = field(default=(), repr=False)
+    slot_refusals: tuple[Mapping[str, int], ...] = field(default=(), repr=False)
 
     @property
     def returns(self) -> NDArray[np.float64]:

@@ -153,7 +153,10 @@ def _thrown(of: Experiment, wishes: Sequence[tuple[int, int]], factor: float, se
             enter[order[: min(len(rows), math.ceil(wanted * factor))]] = True
         both = enter_long & enter_short
         evaluations.append(replace(e, enter_long=enter_long & ~both, enter_short=enter_short & ~both, scale=None))
-    return of.but(name="random entries", evaluations=tuple(evaluations), min_reward_to_risk=0.0, once=False, managed=of.managed)
+    return of.but(
+        name="random entries", evaluations=tuple(evaluations), min_reward_to_risk=0.0, once=False, managed=of.managed,
+        of=of.each_leg,
+    )  # fmt: skip
 
 
 def _silent(e: Evaluation) -> Evaluation:

@@ -25,10 +25,11 @@ from trading.instruments import Instrument, Mode
 from trading.refusals import refuse
 from trading.signals import Decision, GateVerdict, PartitionRef, Signal
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """Of the snapshots made now. Older ones are decided by the gates there were, so that they replay to the same bytes:
-1 without optional gates and sizes; 2 with ``gates``, ``measured`` and ``sizing``; 3 with models."""
-SCHEMAS: Final = (1, 2, SCHEMA)
+1 without optional gates and sizes; 2 with ``gates``, ``measured`` and ``sizing``; 3 with models; 4 judges no model by what was
+seen after the close."""
+SCHEMAS: Final = (1, 2, 3, SCHEMA)
 
 
 def build_snapshot(

@@ -21,6 +21,7 @@ from trading import (
     engine_records,
     engine_rules,
     engine_slices,
+    engine_together,
     limit_math,
     matching,
     sizing,
@@ -31,18 +32,21 @@ from trading.engine_managed import manage, unknown_paths
 from trading.engine_orders import end_order, mark_to, trade_bar
 from trading.engine_records import (
     ACT_DELIST,
+    BARRED,
     BUFFER_FULL,
     CANCELED,
     DONE,
     END_OF_TIME,
     EXECUTION,
     EXPIRED,
+    LEG,
     MAX_BARS,
     NEED_PATH,
     NEED_ROWS,
     NO_REFUSAL,
     NOT_TRADABLE,
     OPEN,
+    PLACED,
     POSITION_OPEN,
     PRICE_MISSING,
     RISK_BUDGET,
@@ -58,12 +62,13 @@ from trading.engine_records import (
 )  # fmt: skip
 from trading.engine_rules import gate, limit, margin_refusal, over_budget, sized
 from trading.engine_slices import begin, possible, work
+from trading.engine_together import alone, resolve, take_back, withdraw
 from trading.execution import slicing
 from trading.sizing import floor_to_lot, raw_quantity
 
 _compiled = kernel(
-    engine_account, engine_managed, engine_orders, engine_rules, engine_records, engine_slices, slicing, matching, sizing,
-    limit_math, nogil=True,
+    engine_account, engine_managed, engine_orders, engine_rules, engine_records, engine_slices, engine_together, slicing,
+    matching, sizing, limit_math, nogil=True,
 )  # fmt: skip
 
 ROOM = 8
@@ -193,7 +198,7 @@ def _begin_bar(
 def run_many(
     close_time: Ints, session: Ints, open_: Floats, high: Floats, low: Floats, close: Floats, volume: Floats,
     exit_long: Bools, exit_short: Bools, last_call: Bools, shift: Ints, staged: Ints, total: Ints, slots: Records,
-    bounds: Records, wishes: Records, levels: Floats, parts: Floats, legs: Floats, left: Floats, closing: Floats,
+    bounds: Records, wishes: Records, heard: Records, levels: Floats, parts: Floats, legs: Floats, left: Floats, closing: Floats,
     actions: Records, rates: Floats, path_stop: Floats, path_leave: Ints, path_due: Ints, weights: Floats,
     states: Records, books: Records,
     refused: Ints, trades: Records, fills: Records, orders: Records,
@@ -275,6 +280,8 @@ def run_many(
                 book["filled"] = 1
                 return NEED_PATH, written
         book["filled"] = 0
+        if book["together"] != 0:
+            resolve(slots, states, book, wishes, heard, now)
         for s in range(count):
             state = states[s]
             if state["next_time"] != now:
@@ -283,6 +290,9 @@ def run_many(
             i = shift[s] + row
             ending = last_call[i]
             if state["quantity"] != 0.0:
+                if slots[s]["group"] >= 0 and state["exit_reason"] == OPEN and alone(slots, states, s):
+                    state["exit_reason"] = LEG
+                    book["orders"] += 1
                 _exit_rule(slots[s], state, book, exit_long[i], exit_short[i], ending)
                 if slots[s]["path_at"] >= 0 and state["exit_reason"] == OPEN:
                     manage(slots[s], state, book, path_stop, path_leave, path_due, left[s], closing[s], row, close[i])
@@ -294,12 +304,24 @@ def run_many(
             if w < state["wish_end"] and wishes[w]["row"] == row:
                 state["wish"] = w + 1
                 rate_known = slots[s]["fx_at"] < 0 or not math.isnan(rates[slots[s]["fx_at"] + row])
-                refusal = _wish(
-                    slots, bounds, states, book, wishes[w], levels[w], parts[w], legs[s], left[s], closing[s], s, ending,
-                    rate_known, now,
-                )  # fmt: skip
-                if refusal != NO_REFUSAL:
+                refusal, barred = NO_REFUSAL, False
+                if book["together"] != 0:
+                    refusal, barred, state["placed"] = state["beaten"], heard[w]["barred"] != 0, book["orders"]
+                if refusal == NO_REFUSAL and not barred:
+                    refusal = _wish(
+                        slots, bounds, states, book, wishes[w], levels[w], parts[w], legs[s], left[s], closing[s], s, ending,
+                        rate_known, now,
+                    )  # fmt: skip
+                if refusal != NO_REFUSAL and not barred:
                     refused[s, refusal] += 1
+                if book["together"] != 0:
+                    state["placed"] = book["orders"] - state["placed"]
+                    state["said"] = BARRED if barred else PLACED if refusal == NO_REFUSAL else refusal
             if slots[s]["algo"] != 0 and state["pending"] != 0.0:
                 work(slots[s], state, book, orders, weights, s, now, volume[i], legs[s][0])
+            group = slots[s]["group"]
+            if group >= 0 and (s + 1 == count or slots[s + 1]["group"] != group):
+                withdraw(slots, states, book, refused, s)
             state["cursor"] = row + 1
+        if book["together"] != 0:
+            take_back(slots, states, book, orders, refused, now)

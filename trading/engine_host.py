@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trading import engine, engine_plain
 from trading import engine_records as er
 from trading.bars import Bars
+from trading.engine_signals import Together
 from trading.evaluation import Evaluation
 from trading.trade_paths import Entered, TradePaths
 
@@ -30,7 +31,8 @@ _COLUMN_TYPES = (np.int64, np.int32, *(np.float64,) * 5, np.bool_, np.bool_, np.
 class Slots:
     """Everything of S slots that a run needs. levels, parts: (W, K) by slot, for the general lane; actions: ACTION records by
     slot; last_call: bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0; paths: how open
-    trades are managed, by slot, None: they are not; weights: flat column of the profiles of VWAP entries."""
+    trades are managed, by slot, None: they are not; weights: flat column of the profiles of VWAP entries; heard: SIGNAL records
+    by slot, and together: what the slots are to each other."""
 
     evaluations: list[Evaluation]
     bars: list[Bars]
@@ -45,9 +47,12 @@ class Slots:
     rates: er.Floats = field(default_factory=lambda: np.empty(0))
     weights: er.Floats = field(default_factory=lambda: np.empty(0))
     paths: list[TradePaths | None] = field(default_factory=list)
+    heard: list[er.Records] = field(default_factory=list)
+    together: Together = field(default_factory=Together)
 
     def __post_init__(self) -> None:
         count = len(self.bars)
+        self.heard = self.heard or [np.empty(0, er.SIGNAL)] * count
         self.actions = self.actions or [np.empty(0, er.ACTION)] * count
         self.last_call = self.last_call or [None] * count
         self.paths = self.paths or [None] * count
@@ -55,8 +60,8 @@ class Slots:
 
 @dataclass(slots=True)
 class Raw:
-    """What the engine wrote, before it is dressed for people. trades: columns of TRADE; fills, orders: None from the plain
-    lane, gross and net, too."""
+    """What the engine wrote, before it is dressed for people. trades: columns of TRADE; refused: (codes,), by_slot: (S, codes);
+    fills, orders: None from the plain lane, by_slot, gross and net, too."""
 
     trades: Mapping[str, NDArray[Any]]
     times: NDArray[np.int64]
@@ -67,6 +72,7 @@ class Raw:
     orders: er.Records | None = None
     gross: NDArray[np.float64] | None = None
     net: NDArray[np.float64] | None = None
+    by_slot: NDArray[np.int64] | None = None
 
 
 def _book(cash: float) -> er.Records:
@@ -179,7 +185,8 @@ def run_together(slots: Slots) -> Raw:
     legs, left, closing = np.full((count, width), np.nan), np.zeros((count, width)), np.zeros((count, width))
     managing = _Managing(slots)
     book["managed"] = int(managing.any)
-    together = np.concatenate(slots.wishes)
+    slots.together.tell(book)
+    together, heard = np.concatenate(slots.wishes), np.concatenate(slots.heard)
     levels, parts = np.concatenate(slots.levels), np.concatenate(slots.parts)
     actions = np.concatenate(slots.actions)
     refused = np.zeros((count, len(er.REFUSAL_NAMES)), np.int64)
@@ -208,6 +215,7 @@ def run_together(slots: Slots) -> Raw:
             slots.records,
             slots.bounds,
             together,
+            heard,
             levels,
             parts,
             legs,
@@ -236,7 +244,7 @@ def run_together(slots: Slots) -> Raw:
     closed = _by_exit(trades)
     both = {name: np.concatenate([closed[name], opened[name]]) for name in closed}
     orders = _joined([orders, _working(states)])
-    return Raw(both, times, equity, refused.sum(axis=0), _told(book), fills, orders, gross, net)
+    return Raw(both, times, equity, refused.sum(axis=0), _told(book), fills, orders, gross, net, refused)
 
 
 class _Managing:

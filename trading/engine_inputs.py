@@ -32,7 +32,7 @@ def slots_of(
     instruments: Sequence[Instrument],
     strategies: Sequence[str],
     sizings: Sequence[Mapping[str, Any]],
-    costs: Costs | Mapping[str, Costs] | None,
+    costs: Costs | Mapping[str, Costs] | Sequence[Costs] | None,
     evaluations: Sequence[Evaluation],
     require_stop: bool,
     minimums: Sequence[float],
@@ -48,7 +48,7 @@ def slots_of(
     for s, instrument in enumerate(instruments):
         if isinstance(costs, Mapping) and instrument.symbol not in costs:
             raise ValueError(f"costs: none given for {instrument.symbol}")
-        its_costs = (costs[instrument.symbol] if isinstance(costs, Mapping) else costs) or Costs()
+        its_costs = costs_of(costs, s, instrument.symbol)
         if its_costs.participation > 0 and not instrument.has_volume:
             raise ValueError(f"{instrument.symbol}: costs cap an order at a share of the volume, which it does not have")
         rule = rules[s] if rules else PLAIN_RULES
@@ -58,14 +58,23 @@ def slots_of(
             (
                 symbol_codes[instrument.symbol], strategy_codes[strategies[s]], its_costs.commission_code,
                 its_costs.slippage_code, kind, evaluations[s].max_bars, int(require_stop), ORDER_TYPE_CODES[rule.entry.value],
-                rule.valid_bars, 0, -1, -1, 0, 0, int(bool(once and once[s])), 0, 0, 0, 0, 0, float(instrument.tick_size),
-                float(instrument.lot_size), float(instrument.multiplier),
+                rule.valid_bars, 0, -1, -1, 0, 0, int(bool(once and once[s])), 0, 0, 0, 0, 0, -1, 0, 0,
+                float(instrument.tick_size), float(instrument.lot_size), float(instrument.multiplier),
                 its_costs.rate, its_costs.minimum, its_costs.value, parameter, minimums[s], its_costs.participation,
                 its_costs.borrow, margin.initial if margin else math.nan, margin.maintenance if margin else math.nan,
                 math.nan, *kelly_fields(sizings[s]), 0.0, 0.0,
             )
         )  # fmt: skip
     return np.array(rows, er.SLOT)
+
+
+def costs_of(costs: Costs | Mapping[str, Costs] | Sequence[Costs] | None, slot: int, symbol: str) -> Costs:
+    """Costs of one slot, given for all, by symbol or by slot; None is free."""
+    if isinstance(costs, Mapping):
+        return costs[symbol]
+    if costs is None or isinstance(costs, Costs):
+        return costs or Costs()
+    return costs[slot]
 
 
 def add_budgets(records: er.Records, budgets: float | Sequence[float | None] | None) -> None:

@@ -37,12 +37,14 @@ SPLIT_CASH: Final = 9
 SCALE_OUT: Final = 10
 TIME_STOP: Final = 11
 MANAGED: Final = 12
+LEG: Final = 13
 EXIT_REASONS: Final = (
     "open", "stop", "target", "rule", "max_bars", "session_end", "margin_call", "delisted", "roll", "split_cash",
-    "scale_out", "time_stop", "managed",
+    "scale_out", "time_stop", "managed", "leg",
 )  # fmt: skip
 """Why a trade ended, by code. roll: the old contract of a continuous future; split_cash: the fraction of a share that a
-split left; scale_out: a part that a plan's scale-out closed; managed: an exit function of a plug-in."""
+split left; scale_out: a part that a plan's scale-out closed; managed: an exit function of a plug-in; leg: the
+other leg of its pair was gone."""
 
 ENTRY: Final = 0
 """Leg code of an entry fill; exit fills carry their reason."""
@@ -55,7 +57,7 @@ EXPIRED: Final = 3
 REJECTED: Final = 4
 ORDER_ENDS: Final = ("working", "filled", "canceled", "expired", "rejected")
 
-# Counted refusals, as columns of `refused` (S, 16). The codes are RefusalCode's.
+# Counted refusals, as columns of `refused` (S, 18). The codes are RefusalCode's.
 STOP_REQUIRED: Final = 0
 REWARD_TO_RISK: Final = 1
 SIZE_ZERO: Final = 2
@@ -72,12 +74,26 @@ PRICE_MISSING: Final = 12
 SESSION_CLOSED: Final = 13
 RISK_BUDGET: Final = 14
 EXECUTION: Final = 15
+CONFLICT: Final = 16
+LEG_MISSING: Final = 17
 REFUSAL_NAMES: Final = (
     "STOP_REQUIRED", "REWARD_TO_RISK", "SIZE_ZERO", "MAX_ORDER_QUANTITY", "MAX_NOTIONAL", "MAX_POSITION",
     "CONCURRENT_POSITIONS", "POSITION_OPEN", "DAILY_LOSS", "BUYING_POWER", "LIMIT_MISSING", "NOT_TRADABLE", "PRICE_MISSING",
-    "SESSION_CLOSED", "RISK_BUDGET", "EXECUTION",
+    "SESSION_CLOSED", "RISK_BUDGET", "EXECUTION", "CONFLICT", "LEG_MISSING",
 )  # fmt: skip
 NO_REFUSAL: Final = -1
+
+# What became of a slot's wish at a close, where slots are looked at together; else the refusal.
+PLACED: Final = -1
+BARRED: Final = -2
+NO_WISH: Final = -3
+
+# Policies of trading.conflict_policy.
+CANCEL_BOTH: Final = 0
+STRONGEST: Final = 1
+FIRST_WINS: Final = 2
+ALLOW: Final = 3
+POLICIES: Final = ("cancel_both", "strongest", "first_wins", "allow")
 
 END_OF_TIME: Final = 2**62
 
@@ -88,7 +104,7 @@ def _dtype(whole: str, real: str) -> np.dtype[np.void]:
 
 SLOT: Final = _dtype(
     "symbol strategy commission_kind slippage_kind sizing_kind max_bars require_stop entry_type valid_bars settled fx_at "
-    "path_at scale_from scale_to once algo algo_slices algo_min_lots algo_visible algo_rest",
+    "path_at scale_from scale_to once algo algo_slices algo_min_lots algo_visible algo_rest group group_size precedence",
     "tick lot multiplier commission_rate commission_minimum slippage_value sizing_parameter min_reward_to_risk participation "
     "borrow_rate initial_margin maintenance_margin risk_budget "
     "kelly_fraction kelly_cap kelly_trades kelly_win_rate kelly_payoff algo_jitter algo_participation",
@@ -99,7 +115,8 @@ currency. participation: 0 = no cap. initial_margin, maintenance_margin: fractio
 its rows begin in the flat columns of paths, -1: its trades are not managed; scale_from, scale_to: columns of its scale-outs.
 once: 1 where it enters one time only. risk_budget: percent of equity at risk, NaN = not limited. kelly_*: of a kelly rule,
 fraction 0 = none. algo*: how its entries are worked (trading.execution), algo 0 = in one order; algo_rest: 1 where the rest is
-bought at the market."""
+bought at the market. group: code of the legs that are entered together, -1 = none; group_size: how many they are; precedence:
+place of its strategy, 0 = first."""
 
 BOUND: Final = _dtype(
     "active",
@@ -113,6 +130,10 @@ WISH: Final = _dtype("row side algo_start algo_end algo_seed algo_at", "referenc
 distance of a trailing stop. target: the one the reward-to-risk gate reads. scale: of the sizing rule's amount.
 algo_start, algo_end: window it is worked in, end -1 = there is none; algo_at: where its weights begin in their flat column."""
 
+SIGNAL: Final = _dtype("signal barred", "strength")
+"""Of a wish, where slots are looked at together. signal: 1 where a live evaluation would have recorded a signal; barred: 1 where
+a gate before the loop refuses it; strength: in [0, 1]."""
+
 ACTION: Final = _dtype("row kind", "factor amount")
 """What happens to a position by itself. row: the bar before whose open it happens; kinds below."""
 ACT_SPLIT: Final = 0
@@ -124,7 +145,7 @@ ACT_DELIST: Final = 4  # row: the last bar, after which nothing trades
 STATE: Final = _dtype(
     "cursor wish wish_end action action_end next_time session pending_time placed_time exit_reason held entry_time signal_time "
     "trade entry_type triggered worked delisted path_end inside wins losses algo_start algo_end algo_last algo_sent algo_seed "
-    "algo_at",
+    "algo_at beaten said placed",
     "quantity entry_price stop trail mark value cash pending ordered pending_stop pending_trail pending_reference limit "
     "trigger entry_commission settled entry_fx fx day_start carried first_stop risked made won lost released algo_target",
 )
@@ -133,15 +154,18 @@ far; value: quantity * mark * multiplier * fx; day_start: cash + value when the 
 order has met; ordered: signed quantity of the entry order; settled: profit of the open position paid already; carried:
 borrow cost and dividends of the open position; path_end: row before which the paths of its open trade are known; inside: 1
 where it was entered inside a bar; first_stop: the protective level at the entry. released: unsigned, what of the pending
-entry may fill, where it is worked in slices; algo_last: newest slot that was used."""
+entry may fill, where it is worked in slices; algo_last: newest slot that was used. beaten: refusal
+of this close's wish by what other slots want; said: what became of it; placed: orders it counted."""
 
 BOOK: Final = _dtype(
-    "session orders ambiguous trades margin_calls liquidations rolled_out margined managed filled n_trades n_fills n_orders",
+    "session orders ambiguous trades margin_calls liquidations rolled_out margined managed filled n_trades n_fills n_orders "
+    "together conflicts policy block",
     "start_cash equity day_start_equity traded_value borrow_paid dividends",
 )
 """What changes in the portfolio, one record. rolled_out: managed trades ended by a roll. margined, managed: 1 when a slot has
 margins, or managed trades. filled: 1 while the fills of a close are done and its decisions wait for paths. n_*: records written
-to the buffers of trades, fills and orders."""
+to the buffers of trades, fills and orders. together: 1 where slots have legs or conflicts; conflicts: 1 where opposite signals
+are resolved, by policy; block: 1 where a position of another strategy blocks the other side."""
 
 TRADE: Final = _dtype(
     "slot signal_time entry_time exit_time bars_held reason trade", "quantity entry_price exit_price commission pnl"

@@ -14,6 +14,7 @@ from trading.backtest import BacktestResult, backtest
 from trading.bars import Bars
 from trading.corporate_actions import CorporateAction
 from trading.costs import Costs
+from trading.evaluable import Evaluable, legs_of
 from trading.evaluation import Evaluation
 from trading.instruments import Instrument
 from trading.limits import Limits
@@ -31,7 +32,8 @@ class Experiment:
 
     limits, require_stop and min_reward_to_risk are the desk's; once: a plan, which enters one time only.
     actions: corporate actions by symbol that positions are carried across; bars are raw. managed: one per slot, how open
-    trades are managed, empty: they are not. currency, fx, risk_budget: of trading.backtest.
+    trades are managed, empty: they are not. currency, fx, risk_budget: of trading.backtest. of: the strategy or plan, for how its
+    entries are worked and which legs go together; None: market orders, each leg by itself.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Experiment:
     currency: str | None = None
     fx: Mapping[str, FxSeries] | None = None
     risk_budget: float | None = None
+    of: Evaluable | None = None
 
     def run(self) -> BacktestResult:
         """The backtest. Raises ValueError when the parts do not fit together."""
@@ -59,13 +62,21 @@ class Experiment:
             min_reward_to_risk=self.min_reward_to_risk, managed=self.managed or None, once=self.once,
             actions=self.actions or None,
             currency=self.currency, fx=self.fx, risk_budget=self.risk_budget,
+            files=None if self.of is None else [self.of] * len(self.evaluations),
         )  # fmt: skip
 
     def but(self, **changes: Any) -> Experiment:
-        """The same with some fields changed. With other evaluations, trades are not managed unless `managed` is given, too."""
+        """The same with some fields changed. With other evaluations, trades are not managed unless `managed` is given, too, and
+        not worked nor held together as the strategy's unless `of` is."""
         if "evaluations" in changes:
             changes.setdefault("managed", ())
+            changes.setdefault("of", None)
         return replace(self, **changes)
+
+    @property
+    def each_leg(self) -> Evaluable | None:
+        """`of` for entries of which each stands by itself: None where it enters legs together."""
+        return None if self.of is None or legs_of(self.of) else self.of
 
     @property
     def wishes(self) -> int:

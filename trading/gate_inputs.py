@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -23,18 +23,20 @@ from trading import conditions, sizing_inputs, windows
 from trading.bars import Bars
 from trading.calendars import Calendar
 from trading.conditions import Condition, Confluence
-from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor
+from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor, effective, with_factors
 from trading.frame import Frame
 from trading.gates.settings import OptionalGates, VolumeMin
 from trading.instruments import Instrument
+from trading.price_units import Finer, folded, parts_of_weeks
 from trading.quotes import QuoteBars
 from trading.regime import Regime, markov_regimes, rule_regimes
-from trading.timeframes import US_PER_MINUTE, Timeframe
+from trading.timeframes import US_PER_MINUTE, Timeframe, session_date
 
 Floats = NDArray[np.float64]
 SeriesKey = Timeframe | tuple[str, Timeframe]
 Actions = Mapping[str, Sequence[CorporateAction]]
 
+_WEEK_COLUMNS: Final = ("open", "high", "low", "close", "volume")
 _SLACK: Final = 1.02
 """Sessions cut short hold fewer bars than the calendar's full ones: windows are asked for a little longer."""
 
@@ -258,14 +260,15 @@ def _volumes(own: Bars, rule: VolumeMin, instrument: Instrument) -> dict[str, Fl
 
 def measure_last(
     gates: OptionalGates, sizing: Mapping[str, Any], bars: Mapping[Any, Bars], primary: Timeframe, instrument: Instrument,
-    venue: Calendar, quotes: QuoteBars | None = None, actions: Actions | None = None,
+    venue: Calendar, quotes: QuoteBars | None = None, actions: Actions | None = None, finer: Finer | None = None,
 ) -> Measures:  # fmt: skip
     """Measures of the last bar of ``bars[primary]``, whose windows begin where `Reads.starts` says: row -1 is what counts.
 
-    actions: by symbol; an action without a factor leaves everything of its series unknown.
+    actions: by symbol; an action without a factor leaves everything of its series unknown. finer: what weekly bars across an
+    action are made of, where `bars` do not hold it; what cannot be made again is unknown.
     """
     own = bars[primary]
-    level = _on_level(bars, actions or {}, int(own.close_time[-1]), int(own.session[-1]))
+    level = _on_level(bars, actions or {}, int(own.close_time[-1]), int(own.session[-1]), finer)
     if primary not in level:
         return _unknown(gates, sizing, 1)
     return measure(gates, sizing, level, primary, instrument, venue, quotes, len(own) - 1)
@@ -273,7 +276,7 @@ def measure_last(
 
 def measure_history(
     gates: OptionalGates, sizing: Mapping[str, Any], bars: Mapping[Any, Bars], primary: Timeframe, instrument: Instrument,
-    venue: Calendar, quotes: QuoteBars | None = None, actions: Actions | None = None,
+    venue: Calendar, quotes: QuoteBars | None = None, actions: Actions | None = None, finer: Finer | None = None,
 ) -> Measures:  # fmt: skip
     """Measures of every primary bar, each row as `measure_last` over the window a live evaluation of it would read."""
     own = bars[primary]
@@ -295,7 +298,7 @@ def measure_history(
         for a, b in _segments(own, lo, hi, given, actions or {}):
             as_of = int(own.close_time[b - 1])
             seen = {k: v.known_at(as_of) for k, v in given.items()}
-            level = _on_level(seen, actions or {}, as_of, int(own.session[b - 1]))
+            level = _on_level(seen, actions or {}, as_of, int(own.session[b - 1]), finer)
             if primary in level:
                 got = measure(gates, sizing, level, primary, instrument, venue, quotes, a - offset).columns
                 pieces.append({name: column[a - offset : b - offset] for name, column in got.items()})
@@ -326,16 +329,62 @@ def _segments(own: Bars, lo: int, hi: int, given: Mapping[Any, Bars], actions: A
     return pairwise(inside)
 
 
-def _on_level(bars: Mapping[Any, Bars], actions: Actions, as_of: int, session: int) -> dict[Any, Bars]:
+def _on_level(
+    bars: Mapping[Any, Bars], actions: Actions, as_of: int, session: int, finer: Finer | None = None
+) -> dict[Any, Bars]:
     """`bars` on the price level of the bar of `session` that closes at `as_of`; a series with an action of unknown factor is
-    left out."""
+    left out, and so are weeks with a split inside that cannot be made again of shorter bars."""
     level: dict[Any, Bars] = {}
     for key, one in bars.items():
+        its = actions.get(one.symbol, ())
         try:
-            level[key] = sizing_inputs.on_level(one, actions.get(one.symbol, ()), as_of, session)
+            if one.timeframe is Timeframe.W1:
+                level[key] = _weeks_on_level(one, its, as_of, session, tuple(bars.values()), finer)
+            else:
+                level[key] = sizing_inputs.on_level(one, its, as_of, session)
         except UnknownFactor:
             continue
     return level
+
+
+def _weeks_on_level(
+    weeks: Bars, actions: Sequence[CorporateAction], as_of: int, session: int, held: Sequence[Bars], finer: Finer | None
+) -> Bars:
+    """Weekly bars on one level: a week that an action splits is made again of its shorter bars, each on its own session's
+    level. Raises UnknownFactor where one cannot be: a range measured across a step that no market made is no measure."""
+    moving = [
+        a for a in actions
+        if a.kind in MOVES_PRICE and a.kind is not ActionKind.DIVIDEND and a.factor != 1.0 and a.ex_session <= session
+        and effective(a, weeks, as_of)
+    ]  # fmt: skip
+    told = [_told(a, weeks, held, finer) for a in moving]
+    level = sizing_inputs.on_level(weeks, told, as_of, session)
+    columns: dict[str, Floats] = {}
+    for row, part in parts_of_weeks(weeks, [a.ex_session for a in told], held, finer).items():
+        if part is None:
+            raise UnknownFactor(
+                f"{weeks.symbol}: the week to {session_date(int(weeks.session[row]))} holds prices from both sides of a split "
+                "and the lake has no shorter bars that make it"
+            )
+        columns = columns or {name: np.array(getattr(level, name), np.float64) for name in _WEEK_COLUMNS}
+        for name, value in folded(sizing_inputs.on_level(part, told, as_of, session)).items():
+            columns[name][row] = value
+    return replace(level, **columns) if columns else level
+
+
+def _told(action: CorporateAction, weeks: Bars, held: Sequence[Bars], finer: Finer | None) -> CorporateAction:
+    """`action` with the factor its value means: from the last close before its session, for which a week's may be days too
+    old."""
+    if action.factor_known:
+        return action
+    near = finer(weeks.symbol, action.ex_session - 10, action.ex_session - 1) if finer is not None else None
+    shorter = sorted((b for b in held if b.symbol == weeks.symbol), key=lambda b: b.timeframe.minutes)
+    for bars in (near, *shorter):
+        if bars is not None and len(bars):
+            (told,) = with_factors([action], bars)
+            if told.factor_known:
+                return told
+    return action
 
 
 def _unknown(gates: OptionalGates, sizing: Mapping[str, Any], rows: int) -> Measures:

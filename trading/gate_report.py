@@ -106,7 +106,7 @@ def gate_report(evaluable: Evaluable, experiment: Experiment, windows: Mapping[s
         _judge(evaluable, e, windows[i.symbol], b, i, experiment)
         for e, i, b in zip(evaluations, experiment.instruments, experiment.bars, strict=True)
     ]
-    ungated = experiment.but(evaluations=tuple(evaluations), managed=experiment.managed)
+    ungated = experiment.but(evaluations=tuple(evaluations), managed=experiment.managed, of=experiment.of)
     actual = experiment.run()
     taken = _trades(actual, experiment.bars, experiment.instruments, evaluations)
     names = [*(HOSTED if isinstance(evaluable, Gated) else ()), *LEVEL_GATES]
@@ -200,7 +200,7 @@ def _only(of: Experiment, rows: Sequence[NDArray[np.int64]]) -> Experiment:
     for evaluation, wanted in zip(of.evaluations, rows, strict=True):
         every = np.flatnonzero(np.asarray(evaluation.enter_long) | np.asarray(evaluation.enter_short))
         evaluations.append(without(evaluation, np.setdiff1d(every, wanted)))
-    return of.but(evaluations=tuple(evaluations), managed=of.managed)
+    return of.but(evaluations=tuple(evaluations), managed=of.managed, of=of.of)
 
 
 def _each(of: Experiment, rows: Sequence[NDArray[np.int64]]) -> tuple[list[SignalTrade], int]:
@@ -211,7 +211,7 @@ def _each(of: Experiment, rows: Sequence[NDArray[np.int64]]) -> tuple[list[Signa
     """
     free = of.but(
         sizing={"kind": "notional", "amount": of.cash}, limits=None, risk_budget=None, once=False, min_reward_to_risk=0.0,
-        require_stop=False, managed=of.managed,
+        require_stop=False, managed=of.managed, of=of.each_leg,
     )  # fmt: skip
     left = [set(r.tolist()) for r in rows]
     done: list[SignalTrade] = []
@@ -238,7 +238,7 @@ def each_alone(
     evaluations = tuple(
         evaluate_anchored(plain, windows[i.symbol], i, calendar(i.calendar)) for i in experiment.instruments
     )  # fmt: skip
-    return _each(experiment.but(evaluations=evaluations, managed=experiment.managed), rows)
+    return _each(experiment.but(evaluations=evaluations, managed=experiment.managed, of=experiment.of), rows)
 
 
 def _trades(

@@ -27,6 +27,7 @@ from trading.gates.base import GATES
 from trading.gates.settings import gates_of
 from trading.instruments import Instrument
 from trading.news import NewsCalendar
+from trading.price_units import Finer
 from trading.quotes import QuoteBars
 from trading.signals import Action, GateVerdict
 
@@ -53,6 +54,15 @@ class Judged:
         """bool (W,): no gate refused it."""
         return np.array([all(v.passed for v in its) for its in self.verdicts], bool)
 
+    def passes(self, rows: int) -> dict[str, NDArray[np.bool_]]:
+        """bool (T,) by the code of a first refusal: False at the wishes refused with it. rows: T."""
+        found: dict[str, NDArray[np.bool_]] = {}
+        for row, its in zip(self.rows.tolist(), self.verdicts, strict=True):
+            first = next((v for v in its if not v.passed), None)
+            if first is not None:
+                found.setdefault(first.refusal.split(":")[0], np.ones(rows, bool))[row] = False
+        return found
+
     def counts(self) -> dict[str, int]:
         """First refusals by gate."""
         found: dict[str, int] = {}
@@ -68,10 +78,10 @@ class Gated:
 
     def __init__(
         self, evaluable: Evaluable, series: Mapping[Any, Bars], news: NewsCalendar | None,
-        quotes: Mapping[str, QuoteBars], actions: Mapping[str, Sequence[CorporateAction]],
+        quotes: Mapping[str, QuoteBars], actions: Mapping[str, Sequence[CorporateAction]], finer: Finer | None = None,
     ) -> None:  # fmt: skip
         self._evaluable, self._series, self._news = evaluable, dict(series), news
-        self._quotes, self._actions = dict(quotes), dict(actions)
+        self._quotes, self._actions, self._finer = dict(quotes), dict(actions), finer
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -98,7 +108,7 @@ class Gated:
         if len(rows) and gate_inputs.reads_of(gates, {}, evaluation.timeframe) is not None:
             measures = gate_inputs.measure_history(
                 gates, {}, self._readable(bars, instrument), evaluation.timeframe, instrument, venue,
-                self._quotes.get(instrument.symbol), self._actions,
+                self._quotes.get(instrument.symbol), self._actions, self._finer,
             )  # fmt: skip
         settings = gates.switched_on
         open_ = venue.session_of(own.close_time[rows]) >= 0
@@ -144,19 +154,22 @@ def without(evaluation: Evaluation, rows: NDArray[np.int64]) -> Evaluation:
 def gated(
     evaluable: Evaluable, *, series: Mapping[Any, Bars] | None = None, news: NewsCalendar | None = None,
     quotes: Mapping[str, QuoteBars] | None = None, actions: Mapping[str, Sequence[CorporateAction]] | None = None,
+    finer: Finer | None = None,
 ) -> Evaluable:  # fmt: skip
     """`evaluable` with its file's gates over histories; itself when none is on, or it is wrapped already.
 
     series: bars the gates read and the strategy does not, by (symbol, timeframe). news: the calendar; quotes: by symbol;
-    actions: by symbol, as in trading/price_view.py. A gate whose input is not given refuses every wish.
+    actions: by symbol, as in trading/price_view.py; finer: what weekly bars across one are made of. A gate
+    whose input is not given refuses every wish.
     """
     if isinstance(evaluable, Gated) or not gates_of(evaluable).switched_on:
         return evaluable
-    return cast(Evaluable, Gated(evaluable, series or {}, news, quotes or {}, actions or {}))
+    return cast(Evaluable, Gated(evaluable, series or {}, news, quotes or {}, actions or {}, finer))
 
 
 def gated_like(model: Evaluable, other: Evaluable) -> Evaluable:
     """`other` (a variant) with its own gates on the inputs `model` was given; as it is where `model` has none."""
     if not isinstance(model, Gated):
         return other
-    return gated(other, series=model._series, news=model._news, quotes=model._quotes, actions=model._actions)
+    return gated(other, series=model._series, news=model._news, quotes=model._quotes, actions=model._actions,
+                 finer=model._finer)  # fmt: skip

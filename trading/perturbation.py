@@ -103,8 +103,9 @@ def perturbed_runs(
             managed.append(paths_of(evaluable, given, instrument))
         factor = float(np.exp(random.uniform(np.log(costs[0]), np.log(costs[1]))))
         result = of.but(
-            evaluations=tuple(evaluations), bars=tuple(bars), costs=of.costs.scaled(factor), managed=tuple(managed)
-        ).run()
+            evaluations=tuple(evaluations), bars=tuple(bars), costs=of.costs.scaled(factor), managed=tuple(managed),
+            of=of.of,
+        ).run()  # fmt: skip
         out[:, run] = (*_figures(result), len(result.trades), factor)
         if progress:
             progress(run + 1, runs)

@@ -31,6 +31,7 @@ from trading.config_text import (
     load_yaml,
     validate,
 )
+from trading.disaster_default import with_default
 from trading.evaluation import Evaluation
 from trading.execution.checks import check_execution
 from trading.execution_functions import ExecutionFunction
@@ -251,6 +252,7 @@ def parse_plan(
         return None, list(document.problems)
     if problems:
         return None, sorted([*document.problems, *problems], key=lambda p: p.line)
+    document, default = with_default(document, universe.disaster_stop)
     parsed, problems = validate(PlanFile, document)
     symbol = document.data.get("symbol") if isinstance(document.data, Mapping) else None
     symbols: dict[tuple[str | int, ...], Any] = {("symbol",): symbol} if symbol is not None else {}
@@ -267,7 +269,7 @@ def parse_plan(
     functions += [*(p.at for p in parsed.targets), *parsed.manage]
     read, context = needs(parsed, (), functions)
     found = compiled(
-        parsed, symbols=(parsed.symbol,), revision=file_revision(text + template), max_bars=parsed.max_bars,
+        parsed, symbols=(parsed.symbol,), revision=file_revision(text + template + default), max_bars=parsed.max_bars,
         warm_up={t: bars for t, bars in read.items() if t in all_timeframes(parsed.timeframe, parsed.confirm)},
         context=context,
     )  # fmt: skip

@@ -136,7 +136,7 @@ def to_unit(
     columns = {name: getattr(bars, name) * factor for name in ("open", "high", "low", "close")}
     columns["volume"] = bars.volume / units
     for row, week in again.items():
-        for name, value in _folded(to_unit(week, after, written)).items():
+        for name, value in folded(to_unit(week, after, written)).items():
             columns[name][row] = value
     return replace(bars, **columns)
 
@@ -150,6 +150,18 @@ def weeks_across(bars: Bars, ex_sessions: Iterable[int]) -> NDArray[np.int64]:
         for ex in ex_sessions:
             across |= (monday < ex) & (ex <= bars.session)
     return np.flatnonzero(across)
+
+
+def parts_of_weeks(
+    bars: Bars, ex_sessions: Iterable[int], held: Iterable[Bars] = (), finer: Finer | None = None
+) -> dict[int, Bars | None]:
+    """Of every row of `weeks_across` the shorter bars as traded that fold to it, from `finer`, else from `held`; None: there
+    are none. What they make on another level is `folded`."""
+    known = tuple(held)
+    return {
+        row: _sessions_of(bars, row, (), finer) or _sessions_of(bars, row, known, None)
+        for row in weeks_across(bars, ex_sessions).tolist()
+    }
 
 
 def _monday(session: Any) -> Any:
@@ -174,10 +186,11 @@ def _sessions_of(bars: Bars, row: int, held: Iterable[Bars], finer: Finer | None
 
 def _folds_to(part: Bars, bars: Bars, row: int) -> bool:
     names = ("open", "high", "low", "close")
-    return len(part) > 0 and all(value == getattr(bars, name)[row] for name, value in _folded(part).items() if name in names)
+    return len(part) > 0 and all(value == getattr(bars, name)[row] for name, value in folded(part).items() if name in names)
 
 
-def _folded(part: Bars) -> dict[str, float]:
+def folded(part: Bars) -> dict[str, float]:
+    """open, high, low, close and volume of the one bar that `part` makes."""
     return {
         "open": float(part.open[0]), "high": float(part.high.max()), "low": float(part.low.min()),
         "close": float(part.close[-1]), "volume": float(part.volume.sum()),

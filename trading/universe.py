@@ -27,6 +27,7 @@ from trading.config_text import (
     validate,
 )  # fmt: skip
 from trading.conflict_policy import ConflictRule
+from trading.disaster_default import DisasterDefault
 from trading.ids import file_revision
 from trading.instruments import (
     ActionSource,
@@ -65,6 +66,8 @@ class Universe:
     quality: QualityThresholds
     simulated: bool
     conflicts: ConflictRule = field(default_factory=ConflictRule)
+    disaster_stop: Mapping[str, Any] | None = None
+    """Of plans that state none (trading.disaster_default)."""
 
     def calendars(self) -> dict[str, Calendar]:
         """Calendars of its venues by name."""
@@ -193,6 +196,10 @@ class UniverseFile(ConfigModel):
     simulated: bool = False
     quality: QualityThresholds = Field(default_factory=QualityThresholds)
     conflicts: ConflictRule = Field(default_factory=ConflictRule, description="what opposite signals of one close become")
+    disaster_stop: DisasterDefault | None = Field(
+        None,
+        description="of plans that state none and whose stop can be judged at closes; disaster_stop: null in a plan refuses it",
+    )
     instruments: dict[str, InstrumentFile] = Field(min_length=1)
 
     @field_validator("instruments", mode="before")
@@ -260,6 +267,7 @@ def parse_universe(text: str, file: str, shared: SharedThresholds | None = None)
         Universe(
             parsed.name, parsed.description, _revision(text, shared), instruments, parsed.history_start, parsed.history_end,
             parsed.quality.over(shared.thresholds) if shared else parsed.quality, parsed.simulated, parsed.conflicts,
+            parsed.disaster_stop.model_dump() if parsed.disaster_stop is not None else None,
         ),
         [],
     )  # fmt: skip

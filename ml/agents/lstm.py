@@ -3,6 +3,8 @@
 torch.nn.LSTM cannot forget at the start of an episode in the middle of a sequence, and letting autograd follow a loop of
 single cells costs most of the time in bookkeeping. Forward and backward are therefore written by hand, one matrix
 product per time step each way; tests hold them against torch.nn.LSTM. Equations as in Gers, Schmidhuber and Cummins 2000.
+In single precision on a processor the cell between the products is ml.agents.cell's, in one pass; torch's own operations do
+the same everywhere else.
 """
 
 from __future__ import annotations
@@ -12,55 +14,76 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ml.agents import cell
+
 
 class _Sequence(torch.autograd.Function):
     """(T, B, 4H) gate inputs -> (T, B, H) outputs. keep (T, B, 1): 0 where an episode begins, so that nothing is remembered."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, h: Tensor, c: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        steps, size = x.shape[0], weight.shape[1]
         gates = torch.empty_like(x)
-        before_h = x.new_empty(steps, *h.shape)
-        before_c, after_c, tanh_c, out = (torch.empty_like(before_h) for _ in range(4))
-        turned = weight.t()
-        for t in range(steps):
+        before_h = x.new_empty(x.shape[0], *h.shape)
+        before_c, tanh_c, out = (torch.empty_like(before_h) for _ in range(3))
+        c, turned, fused = c.clone(), weight.t(), _fused(x)
+        for t in range(x.shape[0]):
             torch.mul(h, keep[t], out=before_h[t])
             torch.mul(c, keep[t], out=before_c[t])
-            z = torch.addmm(x[t], before_h[t], turned, out=gates[t])
-            z[:, : 3 * size].sigmoid_()
-            z[:, 3 * size :].tanh_()
-            i, f, o, g = z.split(size, 1)
-            c = torch.addcmul(i * g, f, before_c[t], out=after_c[t])
-            torch.tanh(c, out=tanh_c[t])
-            h = torch.mul(o, tanh_c[t], out=out[t])
+            torch.addmm(x[t], before_h[t], turned, out=gates[t])
+            step = gates[t], before_c[t], c, tanh_c[t], out[t]
+            if fused:
+                cell.forward(*(part.numpy() for part in step))
+            else:
+                _forward(*step)
+            h = out[t]
         ctx.save_for_backward(weight, keep, gates, before_h, before_c, tanh_c)
-        return out, h.clone(), c.clone()
+        return out, h.clone(), c
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:  # type: ignore[override]
         weight, keep, gates, before_h, before_c, tanh_c = ctx.saved_tensors
-        size = weight.shape[1]
+        size, fused = weight.shape[1], _fused(gates)
         d_gates = torch.empty_like(gates)
-        # What does not depend on the time order is done for all steps at once: sigmoid' = s (1 - s), tanh' = 1 - tanh^2.
-        i, f, o, g = gates.split(size, 2)
-        through_c = torch.ops.aten.tanh_backward(o, tanh_c)
-        to_i = torch.ops.aten.sigmoid_backward(g, i)
-        to_f = torch.ops.aten.sigmoid_backward(before_c, f)
-        to_o = torch.ops.aten.sigmoid_backward(tanh_c, o)
-        to_g = torch.ops.aten.tanh_backward(i, g)
-        kept_f = f * keep
+        d_c = d_c.clone()
         for t in range(gates.shape[0] - 1, -1, -1):
             d_h = d_h + d_out[t]
-            d_c = torch.addcmul(d_c, d_h, through_c[t])
-            z = d_gates[t]
-            torch.mul(d_c, to_i[t], out=z[:, :size])
-            torch.mul(d_c, to_f[t], out=z[:, size : 2 * size])
-            torch.mul(d_h, to_o[t], out=z[:, 2 * size : 3 * size])
-            torch.mul(d_c, to_g[t], out=z[:, 3 * size :])
-            d_h = (z @ weight) * keep[t]
-            d_c = d_c * kept_f[t]
+            step = gates[t], before_c[t], tanh_c[t], keep[t], d_h, d_c, d_gates[t]
+            if fused:
+                cell.backward(*(part.numpy() for part in step))
+            else:
+                _backward(*step)
+            d_h = (d_gates[t] @ weight).mul_(keep[t])
         d_weight = d_gates.reshape(-1, 4 * size).t() @ before_h.reshape(-1, size)
         return d_gates, d_weight, d_h, d_c, None
+
+
+def _fused(of: Tensor) -> bool:
+    return of.device.type == "cpu" and of.dtype == torch.float32
+
+
+def _forward(gates: Tensor, before_c: Tensor, c: Tensor, tanh_c: Tensor, h: Tensor) -> None:
+    """As ml.agents.cell.forward."""
+    size = c.shape[1]
+    gates[:, : 3 * size].sigmoid_()
+    gates[:, 3 * size :].tanh_()
+    i, f, o, g = gates.split(size, 1)
+    torch.addcmul(i * g, f, before_c, out=c)
+    torch.tanh(c, out=tanh_c)
+    torch.mul(o, tanh_c, out=h)
+
+
+def _backward(
+    gates: Tensor, before_c: Tensor, tanh_c: Tensor, keep: Tensor, d_h: Tensor, d_c: Tensor, d_gates: Tensor
+) -> None:  # fmt: skip
+    """As ml.agents.cell.backward."""
+    size = d_c.shape[1]
+    i, f, o, g = gates.split(size, 1)
+    d_c.add_(d_h * o * (1 - tanh_c * tanh_c))
+    d_gates[:, :size] = d_c * g * i * (1 - i)
+    d_gates[:, size : 2 * size] = d_c * before_c * f * (1 - f)
+    d_gates[:, 2 * size : 3 * size] = d_h * tanh_c * o * (1 - o)
+    d_gates[:, 3 * size :] = d_c * i * (1 - g * g)
+    d_c.mul_(f * keep)
 
 
 class ResettingLSTM(nn.Module):

@@ -19,9 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ml.agents import cell
 from ml.agents.base import Progress
 from ml.agents.checkpoints import read_checkpoint, write_checkpoint
 from ml.agents.lstm import ResettingLSTM
+from ml.agents.stepping import Stepper
 from ml.environment.market import ACTIONS, EnvironmentConfig, MarketData, VectorMarket
 
 State = tuple[Tensor, Tensor]
@@ -71,11 +73,20 @@ class Policy(nn.Module):
         for layer in (self.encoder, self.action, self.value):
             nn.init.zeros_(layer.bias)
 
+    def remember(self, seen: Tensor, state: State, begins: Tensor) -> tuple[Tensor, State]:
+        """seen (T, B, W), begins bool (T, B) -> what is made of it and of the memory, (T, B, H), and the memory after it."""
+        return self.memory(torch.tanh(self.encoder(seen)), state, begins)  # type: ignore[no-any-return]
+
+    def heads(self, out: Tensor) -> Tensor:
+        """(..., H) -> (..., A + 1): logits of the actions, and the value."""
+        weight = torch.cat([self.action.weight, self.value.weight])
+        return nn.functional.linear(out, weight, torch.cat([self.action.bias, self.value.bias]))
+
     def forward(self, seen: Tensor, mask: Tensor, state: State, begins: Tensor) -> tuple[Tensor, Tensor, State]:
         """seen (T, B, W), mask bool (T, B, A), begins bool (T, B) -> log-probabilities (T, B, A), values (T, B), state."""
-        out, state = self.memory(torch.tanh(self.encoder(seen)), state, begins)
-        logits = self.action(out).masked_fill(~mask, _NEVER)
-        return torch.log_softmax(logits, -1), self.value(out).squeeze(-1), state
+        out, state = self.remember(seen, state, begins)
+        head = self.heads(out)
+        return torch.log_softmax(head[..., :-1].masked_fill(~mask, _NEVER), -1), head[..., -1], state
 
 
 class RecurrentPPO:
@@ -91,15 +102,19 @@ class RecurrentPPO:
 
     # -- acting --------------------------------------------------------------------------------------------------------
 
-    def start(self, lanes: int) -> State:
+    def start(self, lanes: int) -> Any:
         """Memory of lanes that have seen nothing."""
-        return self._ready().memory.empty_state(lanes)
+        policy = self._ready()
+        return Stepper(policy, lanes) if _on_processor(policy) else policy.memory.empty_state(lanes)
 
     @torch.no_grad()
     def act(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], memory: State, begins: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], State]:
-        """The most probable allowed action per lane, int64 (N,), and the memory after it."""
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], memory: Any, begins: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], Any]:
+        """The most probable allowed action per lane, int64 (N,), and the memory after it; the memory given is moved on."""
+        if isinstance(memory, Stepper):
+            head = memory(torch.from_numpy(observation), begins)
+            return np.where(mask, head[:, :-1], np.float32(_NEVER)).argmax(-1), memory
         log_p, _, memory = self._ready()(
             self._tensor(observation)[None], self._tensor(mask)[None], memory, self._tensor(begins)[None]
         )
@@ -184,7 +199,7 @@ class _Training:
         self.market = VectorMarket(data, config, self.own.lanes, seed)
         self.market.reset(seed, stagger=True)
         self.state = self.policy.memory.empty_state(self.own.lanes)
-        self.begins = torch.ones(self.own.lanes, dtype=torch.bool, device=self.device)
+        self.begins = np.ones(self.own.lanes, np.bool_)
         self.random = np.random.default_rng(seed)
 
     def update(self, part_done: float) -> dict[str, float]:
@@ -207,67 +222,54 @@ class _Training:
         own, market = self.own, self.market
         steps, lanes = own.rollout, own.lanes
         width, actions = market.data.width, len(ACTIONS)
-        seen = torch.empty(steps, lanes, width)
-        mask = torch.empty(steps, lanes, actions, dtype=torch.bool)
-        begins = torch.empty(steps, lanes, dtype=torch.bool)
-        chosen = torch.empty(steps, lanes, dtype=torch.long)
-        old, values = torch.empty(steps, lanes), torch.empty(steps + 1, lanes)
-        rewards, ends = torch.empty(steps, lanes), torch.zeros(steps, lanes)
+        seen, mask = torch.empty(steps, lanes, width), torch.empty(steps, lanes, actions, dtype=torch.bool)
+        begins, chosen = np.empty((steps, lanes), np.bool_), np.empty((steps, lanes), np.int64)
+        logits, values = np.empty((steps, lanes, actions), np.float32), np.empty((steps + 1, lanes), np.float32)
+        rewards, ends = np.empty((steps, lanes)), np.empty((steps, lanes), np.bool_)
+        # Gumbel's trick: one draw per action, the same on every device and whatever the batch.
+        noise = -np.log(-np.log(self.random.random((steps, lanes, actions), dtype=np.float32) + 1e-12) + 1e-12)
         states: list[State] = []
-        earned = 0.0
+        cut: list[tuple[int, NDArray[np.int64], Tensor, State]] = []
+        ask = _Asking(self.policy, self.state, lanes, self.device)
         for t in range(steps):
-            seen[t], mask[t] = torch.from_numpy(market.observation), torch.from_numpy(market.mask)
-            begins[t] = self.begins
+            seen[t], mask[t], begins[t] = torch.from_numpy(market.observation), torch.from_numpy(market.mask), self.begins
             if t % own.chunk == 0:
-                states.append(self.state)
-            where = (seen[t : t + 1].to(self.device), mask[t : t + 1].to(self.device))
-            log_p, value, self.state = self.policy(*where, self.state, self.begins[None])
-            # Gumbel's trick: one draw per action, the same on every device and whatever the batch.
-            noise = -np.log(-np.log(self.random.random((lanes, actions), dtype=np.float32) + 1e-12) + 1e-12)
-            action = (log_p[0].cpu() + torch.from_numpy(noise)).argmax(-1)
-            chosen[t], values[t] = action, value[0].cpu()
-            old[t] = log_p[0].cpu().gather(1, action[:, None])[:, 0]
-            step = market.step(action.numpy())
-            rewards[t] = torch.from_numpy(step.reward).float() * own.reward_scale
-            earned += float(step.reward.sum())
-            done = step.terminated | step.truncated
-            ends[t] = torch.from_numpy(done).float()
+                states.append(ask.state)
+            head = ask(seen[t], self.begins)
+            values[t] = head[:, -1]
+            cell.choose(head, market.mask, noise[t], logits[t], chosen[t])
+            step = market.step(chosen[t])
+            rewards[t] = step.reward
+            self.begins = ends[t] = step.terminated | step.truncated
             if step.truncated.any():
-                rewards[t] += own.discount * self._values_of_cut(step.final, step.truncated)
-            self.begins = torch.from_numpy(done.copy()).to(self.device)
-        now = torch.from_numpy(market.observation)[None].to(self.device)
-        allowed = torch.from_numpy(market.mask)[None].to(self.device)
-        values[steps] = self.policy(now, allowed, self.state, self.begins[None])[1][0].cpu()
-        advantage = torch.empty(steps, lanes)
-        after = torch.zeros(lanes)
-        for t in range(steps - 1, -1, -1):
-            alive = 1.0 - ends[t]
-            error = rewards[t] + own.discount * values[t + 1] * alive - values[t]
-            after = advantage[t] = error + own.discount * own.trace * alive * after
-        returns = advantage + values[:-1]
+                at = np.flatnonzero(step.truncated)
+                h, c = ask.state
+                cut.append((t, at, torch.from_numpy(step.final[at]), (h[at], c[at])))
+        self.state = ask.state
+        values[steps] = ask(torch.from_numpy(market.observation), self.begins)[:, -1]
+        earned = float(rewards.sum())
+        scaled = (rewards * own.reward_scale).astype(np.float32)
+        if cut:
+            # An episode that was cut is worth what its last observation promises.
+            last, memory = torch.cat([c[2] for c in cut]), tuple(torch.cat([c[3][part] for c in cut]) for part in (0, 1))
+            promised = _Asking(self.policy, (memory[0], memory[1]), len(last), self.device)(last, np.zeros(len(last), bool))
+            where = np.concatenate([np.full(len(at), t) for t, at, *_ in cut]), np.concatenate([at for _, at, *_ in cut])
+            scaled[where] += own.discount * promised[:, -1]
+        advantage = _advantages(scaled, values, ends, own.discount, own.trace)
         figures = {
             "reward": earned / (steps * lanes), "equity": float(market.equity.mean()),
             "in_market": float((market.position != 0).mean()),
         }  # fmt: skip
+        action = torch.from_numpy(chosen)
+        old = torch.log_softmax(torch.from_numpy(logits), -1).gather(-1, action[..., None])[..., 0]
         parts = {
-            "seen": seen, "mask": mask, "begins": begins, "chosen": chosen, "old": old, "values": values[:-1],
-            "advantage": advantage, "returns": returns,
+            "seen": seen, "mask": mask, "begins": torch.from_numpy(begins), "chosen": action, "old": old,
+            "advantage": torch.from_numpy(advantage), "returns": torch.from_numpy(advantage + values[:-1]),
         }  # fmt: skip
         batch = {name: _chunked(part, own.chunk).to(self.device) for name, part in parts.items()}
         for name, which in (("h", 0), ("c", 1)):
             batch[name] = torch.cat([s[which] for s in states])[None]
         return batch, figures
-
-    def _values_of_cut(self, final: NDArray[np.float32], cut: NDArray[np.bool_]) -> Tensor:
-        """Value of the last observation of the lanes that were cut, 0 for the others, (N,)."""
-        lanes = torch.from_numpy(np.flatnonzero(cut))
-        seen = torch.from_numpy(final)[lanes][None].to(self.device)
-        state = (self.state[0][lanes], self.state[1][lanes])
-        nothing = torch.zeros(1, len(lanes), dtype=torch.bool, device=self.device)
-        everything = torch.ones(1, len(lanes), len(ACTIONS), dtype=torch.bool, device=self.device)
-        out = torch.zeros(self.own.lanes)
-        out[lanes] = self.policy(seen, everything, state, nothing)[1][0].cpu()
-        return out
 
     def _learn(self, b: dict[str, Tensor]) -> tuple[float, float, float, float]:
         own = self.own
@@ -293,7 +295,7 @@ class _Training:
         tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
         for index, slot in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
-        tensors |= {"state.h": self.state[0], "state.c": self.state[1], "begins": self.begins}
+        tensors |= {"state.h": self.state[0], "state.c": self.state[1], "begins": torch.from_numpy(self.begins)}
         tensors |= {f"market.{name}": torch.from_numpy(_signed(array)) for name, array in self.market.state().items()}
         write_checkpoint(folder, tensors, {"done": done, "random": self.random.bit_generator.state, "settings": asdict(self.own)})
 
@@ -313,11 +315,50 @@ class _Training:
                 slots.setdefault(int(index), {})[field] = value
         self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.state = (tensors["state.h"].to(self.device), tensors["state.c"].to(self.device))
-        self.begins = tensors["begins"].to(self.device)
+        self.begins = tensors["begins"].numpy()
         known = self.market.state()
         self.market.restore({n: tensors[f"market.{n}"].numpy().view(array.dtype) for n, array in known.items()})
         self.random.bit_generator.state = about["random"]
         return int(about["done"])
+
+
+class _Asking:
+    """The policy one bar at a time, on whatever it lives: logits and value of `lanes` lanes as numpy knows them."""
+
+    def __init__(self, policy: Policy, state: State, lanes: int, device: torch.device) -> None:
+        self._policy, self._device, self._state = policy, device, state
+        self._fast = Stepper(policy, lanes) if _on_processor(policy) else None
+        if self._fast is not None:
+            self._fast.restore(state)
+
+    @property
+    def state(self) -> State:
+        return self._fast.state if self._fast is not None else self._state
+
+    def __call__(self, seen: Tensor, begins: NDArray[np.bool_]) -> NDArray[np.float32]:
+        if self._fast is not None:
+            return self._fast(seen, begins)
+        starts = torch.from_numpy(begins)[None].to(self._device)
+        out, self._state = self._policy.remember(seen[None].to(self._device), self._state, starts)
+        return self._policy.heads(out)[0].cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _advantages(
+    rewards: NDArray[np.float32], values: NDArray[np.float32], ends: NDArray[np.bool_], discount: float, trace: float
+) -> NDArray[np.float32]:
+    """Generalised advantage estimates (T, N) of rewards (T, N) and values (T + 1, N); nothing is carried over an end."""
+    out = np.empty_like(rewards)
+    after = np.zeros(rewards.shape[1], np.float32)
+    for t in range(len(rewards) - 1, -1, -1):
+        alive = np.float32(discount) * ~ends[t]
+        error = rewards[t] + alive * values[t + 1] - values[t]
+        after = out[t] = error + np.float32(trace) * alive * after
+    return out
+
+
+def _on_processor(policy: Policy) -> bool:
+    weight = policy.encoder.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _chunked(part: Tensor, chunk: int) -> Tensor:

@@ -6,7 +6,7 @@ between this book and the ledger is real, and the desk closes it by the broker's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,24 +67,39 @@ class PaperBroker:
 
     def submit(self, requests: Sequence[OrderRequest]) -> list[OrderReport]:
         """Take one order or a bracket, whole or not at all. A known client id answers with its order as it is now."""
+        return self.submit_groups([requests])[0]
+
+    def submit_groups(self, groups: Sequence[Sequence[OrderRequest]]) -> list[list[OrderReport]]:
+        """`submit` of several groups in one transaction: each is taken whole or not at all, whatever becomes of the others."""
+        requests = [r for group in groups for r in group]
         if not requests:
-            return []
+            return [[] for _ in groups]
         wanted = {r.client_id for r in requests} | {r.parent_client_id for r in requests if r.parent_client_id}
-        with self._writing(paper_orders.c.client_id.in_(wanted)) as book:
+        with self._writing(paper_orders.c.client_id.in_(wanted), symbols={r.symbol for r in requests}) as book:
             # What replaces an order across a split works from the session's open on, as that one would have.
             since = self._unmatched_splits(book, {r.symbol for r in requests if r.client_id not in book.orders})
-            book.take(requests, self._instruments, self._clock(), since)
-            reports = [report_of(book.orders[r.client_id]) for r in requests]
+            for group in groups:
+                book.take(group, self._instruments, self._clock(), since)
+            reports = [[report_of(book.orders[r.client_id]) for r in group] for group in groups]
         return reports
 
     def cancel(self, client_id: str) -> None:
         """End a working order. Unknown or ended orders stay as they are: the events say what is true."""
-        family = or_(paper_orders.c.client_id == client_id, paper_orders.c.parent_client_id == client_id)
-        with self._writing(family) as book:
-            order = book.orders.get(client_id)
-            if order is None:
-                raise BrokerError(f"paper broker has no order {client_id}")
-            book.cancel(order, self._clock(), "canceled by request")
+        if not self._cancelled([client_id]):
+            raise BrokerError(f"paper broker has no order {client_id}")
+
+    def cancel_many(self, client_ids: Sequence[str]) -> None:
+        """`cancel` of several in one transaction; those it does not have are passed over."""
+        self._cancelled(client_ids)
+
+    def _cancelled(self, client_ids: Sequence[str]) -> int:
+        """How many of them the book has."""
+        c = paper_orders.c
+        with self._writing(or_(c.client_id.in_(client_ids), c.parent_client_id.in_(client_ids)), symbols=()) as book:
+            found = [order for client_id in client_ids if (order := book.orders.get(client_id)) is not None]
+            for order in found:
+                book.cancel(order, self._clock(), "canceled by request")
+        return len(found)
 
     def modify(self, client_id: str, change: Modification) -> None:
         """Change a working order's prices or quantity; a refusal is an event and leaves the order as it was."""
@@ -199,11 +214,11 @@ class PaperBroker:
             ]  # fmt: skip
 
     @contextmanager
-    def _writing(self, condition: Any, relatives: bool = False) -> Iterator[Book]:
+    def _writing(self, condition: Any, relatives: bool = False, symbols: Collection[str] | None = None) -> Iterator[Book]:
         """The book with the orders of `condition`, saved and committed at the end, or not at all.
 
         The account row is locked first: changes come one after the other, so event numbers become visible in order.
-        relatives: also load the parents and oco groups of the orders found.
+        relatives: also load the parents and oco groups of the orders found. symbols: whose positions are needed; default: all.
         """
         with self._engine.begin() as connection:
             account = self._account_row(connection, lock=True)
@@ -221,7 +236,9 @@ class PaperBroker:
                 theirs = {o.request.oco_group for o in book.orders.values() if o.request.oco_group} - groups
                 if theirs:  # exits of the trades' other parts
                     _load(connection, book, paper_orders.c.oco_group.in_(theirs))
-            for row in connection.execute(select(paper_positions)):
+            held = select(paper_positions)
+            held = held if symbols is None else held.where(paper_positions.c.symbol.in_(symbols))
+            for row in connection.execute(held) if symbols is None or symbols else ():
                 book.positions[row.symbol] = BookPosition(row.quantity, row.average_price, row.last_price, row.last_close_time)
             before = {symbol: _position_values(p) for symbol, p in book.positions.items()}
             yield book
@@ -321,14 +338,16 @@ def _save(connection: Connection, book: Book, before: Mapping[str, dict[str, Any
         connection.execute(statement, [_order_values(book.orders[client_id]) for client_id in sorted(book.touched)])
     if book.events:  # one statement: rows are numbered in their order
         connection.execute(insert(paper_events), [_event_values(event) for event in book.events])
-    for symbol, position in book.positions.items():
-        values = _position_values(position)
-        if values != before.get(symbol):
-            connection.execute(
-                insert(paper_positions)
-                .values(symbol=symbol, **values)
-                .on_conflict_do_update(index_elements=["symbol"], set_=values)
-            )
+    moved = [
+        {"symbol": symbol, **values}
+        for symbol, position in sorted(book.positions.items())
+        if (values := _position_values(position)) != before.get(symbol)
+    ]
+    if moved:
+        statement = insert(paper_positions)
+        names = [name for name in moved[0] if name != "symbol"]
+        changed = {name: statement.excluded[name] for name in names}
+        connection.execute(statement.on_conflict_do_update(index_elements=["symbol"], set_=changed), moved)
     connection.execute(
         paper_account.update().where(paper_account.c.account_id == ACCOUNT_ID).values(cash=book.cash, last_close_time=newest)
     )

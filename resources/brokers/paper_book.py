@@ -166,7 +166,7 @@ class Book:
         order.text = text
         self._say(order, event, time_us, text)
         if order.filled_quantity == 0.0:
-            for leg in self._ordered(o for o in self.orders.values() if o.request.parent_client_id == order.client_id):
+            for leg in self._ordered(o for o in self._beside(order) if o.request.parent_client_id == order.client_id):
                 self.cancel(leg, time_us, f"parent {order.state}")
 
     def match(self, bar: BarClose, open_time: int, instrument: Instrument, costs: Costs) -> None:
@@ -175,9 +175,7 @@ class Book:
         An order takes part only in bars that opened at or after its creation: no fill at a price that was gone before.
         """
         self._bar, self._open_time, self._instrument, self._costs = bar, open_time, instrument, costs
-        orders = self._ordered(
-            o for o in self.orders.values() if o.working and o.request.symbol == bar.symbol and o.created_time <= open_time
-        )
+        orders = self._ordered(o for o in self._of_symbol(bar.symbol) if o.working and o.created_time <= open_time)
         for order in orders:
             if order.session is None:
                 order.session = bar.session
@@ -288,7 +286,7 @@ class Book:
     def _closing(self, order: BookOrder, time_us: int, keep_others: bool = False) -> None:
         """An order was filled or its stop reached: the others of its group end, and nothing more of its entry is filled."""
         group = order.request.oco_group if not keep_others else ""
-        for other in self._ordered(o for o in self.orders.values() if group and o.request.oco_group == group):
+        for other in self._ordered(o for o in self._beside(order) if group and o.request.oco_group == group):
             if other is not order:
                 self.cancel(other, time_us, f"one-cancels-other: {order.client_id} filled")
         parent = self.orders.get(order.request.parent_client_id)
@@ -325,14 +323,14 @@ class Book:
         request = order.request
         if request.trade and not request.parent_client_id:
             return self._open_of(order)
-        group = [o for o in self.orders.values() if request.oco_group and o.request.oco_group == request.oco_group]
+        group = [o for o in self._beside(order) if request.oco_group and o.request.oco_group == request.oco_group]
         parents = [o.request.parent_client_id for o in group if o.request.parent_client_id]
         parent_id = request.parent_client_id or (parents[0] if parents else "")
         parent = self.orders.get(parent_id)
         if parent is not None:
-            legs = [o for o in self.orders.values() if o.request.parent_client_id == parent_id]  # of its other groups, too
+            legs = [o for o in self._beside(order) if o.request.parent_client_id == parent_id]  # of its other groups, too
             groups = {o.request.oco_group for o in (*group, *legs) if o.request.oco_group}
-            family = [o for o in self.orders.values() if o in legs or o.request.oco_group in groups]
+            family = [o for o in self._beside(order) if o.request.parent_client_id == parent_id or o.request.oco_group in groups]
             exits = [o for o in family if o.request.side is not parent.request.side]
             rest = parent.filled_units - sum(o.filled_units for o in exits)
             if any(o.filled_units != o.filled_quantity for o in (parent, *exits)):
@@ -346,7 +344,7 @@ class Book:
     def _open_of(self, order: BookOrder) -> float:
         """What is open of a trade that several orders entered."""
         request = order.request
-        family = [o for o in self.orders.values() if o.request.trade == request.trade]
+        family = [o for o in self._beside(order) if o.request.trade == request.trade]
         entries = [o for o in family if not o.request.reduce_only]
         if not entries or entries[0].request.side is request.side:
             return 0.0
@@ -393,10 +391,24 @@ class Book:
         self.touched.add(order.client_id)
         self.events.append(BookEvent(order.client_id, order.broker_order_id, event, time_us, text, execution))
 
+    def _beside(self, order: BookOrder) -> list[BookOrder]:
+        """The orders of its instrument: its parent, legs, group and trade are among them."""
+        return self._of_symbol(order.request.symbol)
+
+    def _of_symbol(self, symbol: str) -> list[BookOrder]:
+        if self._indexed != len(self.orders):  # orders come, and none ever goes
+            self._indexed = len(self.orders)
+            self._by_symbol.clear()
+            for order in self.orders.values():
+                self._by_symbol.setdefault(order.request.symbol, []).append(order)
+        return self._by_symbol.get(symbol, [])
+
     @staticmethod
     def _ordered(orders: Iterable[BookOrder]) -> list[BookOrder]:
         return sorted(orders, key=lambda o: (o.created_time, o.client_id))
 
+    _by_symbol: dict[str, list[BookOrder]] = field(init=False, repr=False, default_factory=dict)
+    _indexed: int = field(init=False, default=0, repr=False)
     _bar: BarClose = field(init=False, repr=False)
     _open_time: int = field(init=False, default=0, repr=False)
     _instrument: Instrument = field(init=False, repr=False)

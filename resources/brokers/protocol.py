@@ -153,6 +153,19 @@ class Broker(Protocol):
         ...
 
 
+@runtime_checkable
+class Batching(Protocol):
+    """A broker that takes several groups, or several cancels, in one call: what many exits of one bar close are sent by."""
+
+    def submit_groups(self, groups: Sequence[Sequence[OrderRequest]]) -> list[list[OrderReport]]:
+        """`submit` of each group, which is taken whole or not at all whatever becomes of the others; answers in their order."""
+        ...
+
+    def cancel_many(self, client_ids: Sequence[str]) -> None:
+        """`cancel` of each, in this order; those the broker does not have are passed over."""
+        ...
+
+
 def is_simulated(broker: Broker) -> bool:
     """Is it a paper book, which never sees real money? Only a broker that says so by ``simulated = True`` is one."""
     return getattr(broker, "simulated", False) is True

@@ -177,5 +177,9 @@ def _renumber(
     for symbol in sorted(entries):
         e = entries[symbol]
         records = changed[symbol].writes if symbol in changed else [base.writes[w] for w in e.write]
-        out[symbol] = replace(e, write=tuple(index.setdefault(record, len(index)) for record in records))
+        if records and records.count(records[0]) == len(records):  # the rule: one write brought all its sessions
+            numbers: tuple[int, ...] = (index.setdefault(records[0], len(index)),) * len(records)
+        else:
+            numbers = tuple(index.setdefault(record, len(index)) for record in records)
+        out[symbol] = replace(e, write=numbers)
     return tuple(index), out

@@ -73,12 +73,16 @@ def _table(group: Sequence[Piece], schema: pa.Schema, index_type: np.dtype[Any])
     index = np.repeat(np.arange(len(group), dtype=index_type), [p.rows for p in group])
     known = pa.array([p.symbol for p in group], pa.string())
     names = pa.DictionaryArray.from_arrays(pa.array(index), known, safe=False)
-    columns = [names, *(_joined([p.arrays[name] for p in group]) for name in schema.names[1:])]
+    columns = [names, *(_joined([p.arrays[f.name] for p in group], f.type) for f in list(schema)[1:])]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _joined(arrays: list[NDArray[Any]]) -> pa.Array:
-    return pa.array(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+def _joined(arrays: list[NDArray[Any]], kind: pa.DataType) -> pa.Array:
+    """The values one behind the other; nothing is copied where there is one array of them."""
+    values = np.ascontiguousarray(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays)
+    if values.dtype != kind.to_pandas_dtype():
+        raise AssertionError(f"values of {values.dtype} in a column of {kind}")
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)], 0)
 
 
 def _groups(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
@@ -177,6 +181,11 @@ class PartReader:
             self._footers[key] = footer
             while len(self._footers) > self._limit:
                 self._footers.popitem(last=False)
+
+
+def row_groups_of(part: Part, start: int, stop: int) -> tuple[int, int]:
+    """[first, after) row groups that hold rows [start, stop) of `part`."""
+    return _cover(part.groups, start, stop)[:2]
 
 
 def _cover(groups: tuple[int, ...], start: int, stop: int) -> tuple[int, int, int]:

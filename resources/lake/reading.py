@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from operator import itemgetter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,15 +26,25 @@ from resources.lake.storage import Storage
 from trading.instruments import Instrument
 from trading.timeframes import session_number
 
+S = TypeVar("S")
 T = TypeVar("T")
 _ATTEMPTS = 10
 _REMOTE_READS = 8
 _KEY = itemgetter(0)
 
 
+class Mark(NamedTuple):
+    """What a session of one symbol holds. mask: the optional columns it has."""
+
+    session: int
+    rows: int
+    content_hash: str
+    mask: int
+
+
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Consecutive sessions of one symbol in one part."""
+class Run:
+    """Consecutive sessions of one symbol in one part. marks: of each of them."""
 
     session: int
     path: str
@@ -44,6 +54,7 @@ class _Run:
     meta: tuple[int, ...]
     mask: int
     versions: frozenset[str]
+    marks: tuple[Mark, ...]
 
 
 class LakeReader:
@@ -79,10 +90,11 @@ class LakeReader:
         found = []
         for hot in (True, False) if name.hot else (False,):
             wanted = [self.folder(name, p, hot=hot) for p in self.periods(name, hot=hot) if periods.in_range(p, start, end)]
-            found += [m for m in self._each(self.manifests.load, wanted) if m is not None]
+            found += [m for m in self.each(self.manifests.load, wanted) if m is not None]
         return found
 
-    def _each(self, work: Callable[[str], T], items: list[str]) -> list[T]:
+    def each(self, work: Callable[[S], T], items: list[S]) -> list[T]:
+        """work of every item, in order; several at once where the storage is far away."""
         return list(self._pool.map(work, items)) if self._pool and len(items) > 1 else [work(item) for item in items]
 
     def read(self, name: DatasetName, symbol: str, start: date | None, end: date | None) -> tuple[Rows, set[str]] | None:
@@ -97,19 +109,27 @@ class LakeReader:
 
     def pieces(self, name: DatasetName, symbol: str, start: date | None, end: date | None) -> tuple[list[Rows], set[str]] | None:
         """read before the rows are joined: in order, all with the same columns."""
+        return self.while_files_go(lambda: self._read_once(name, symbol, start, end))
+
+    @staticmethod
+    def while_files_go(work: Callable[[], T]) -> T:
+        """work, again when a file it was sent to is gone: a writer may have collected the version it held. Raises
+        CorruptPartition when it stays away."""
         for attempt in range(_ATTEMPTS):
             try:
-                return self._read_once(name, symbol, start, end)
-            except FileNotFoundError as error:
-                # A writer may have collected the version this reader held: look at the manifest again.
+                return work()
+            except FileNotFoundError as error:  # look at the manifest again
                 if attempt == _ATTEMPTS - 1:
                     raise CorruptPartition(f"{error.filename}: named by its manifest but not there; {REPAIR}") from error
         raise AssertionError("unreachable")
 
-    def _runs(self, name: DatasetName, symbol: str, start: date | None, end: date | None) -> list[_Run]:
-        runs: list[_Run] = []
+    def runs(
+        self, name: DatasetName, symbol: str, start: date | None, end: date | None, manifests: list[Manifest] | None = None
+    ) -> list[Run]:
+        """Where the rows of `symbol` are, by session. manifests: of the range or a wider one, as `manifests_in` gave them."""
+        runs: list[Run] = []
         overridden: set[int] = set()
-        for manifest in self.manifests_in(name, start, end):
+        for manifest in self.manifests_in(name, start, end) if manifests is None else manifests:
             entry = manifest.symbols.get(symbol)
             if entry is None:
                 continue
@@ -128,21 +148,24 @@ class LakeReader:
                 sources = frozenset(manifest.writes[w][0] for w in set(entry.write[lo:hi]))
                 path = f"{self.folder(name, manifest.period, hot=is_hot)}/{part.file}"
                 first, last = entry.offset + starts[lo], entry.offset + starts[hi]
+                marks = tuple(
+                    Mark(entry.sessions[i], entry.rows[i], entry.hashes[i], entry.mask(i)) for i in range(lo, hi) if entry.rows[i]
+                )
                 runs.append(
-                    _Run(entry.sessions[lo], path, part, first, last, entry.meta, mask if entry.masks else 0, sources)
-                )  # fmt: skip
+                    Run(entry.sessions[lo], path, part, first, last, entry.meta, mask if entry.masks else 0, sources, marks)
+                )
         runs.sort(key=lambda run: run.session)
         return runs
 
     def _read_once(
         self, name: DatasetName, symbol: str, start: date | None, end: date | None
     ) -> tuple[list[Rows], set[str]] | None:
-        runs = self._runs(name, symbol, start, end)
+        runs = self.runs(name, symbol, start, end)
         if not runs:
             return None
         codec = codec_of(name)
 
-        def one(run: _Run) -> Rows:
+        def one(run: Run) -> Rows:
             columns = self.parts.read(run.path, run.part, run.start, run.stop)
             return codec.decode(columns, run.part.kind, run.meta, run.part.columns)
 

@@ -29,6 +29,7 @@ from resources.lake.reading import LakeReader
 from resources.lake.rows import bar_rows, feature_rows, quote_rows
 from resources.lake.storage import open_storage
 from resources.lake.superseded import Kept
+from resources.lake.together import SeriesMemory
 from resources.lake.writing import LakeWriter
 from trading.bars import OPTIONAL_COLUMNS, Bars
 from trading.bars import concat as concat_bars
@@ -54,6 +55,7 @@ class Lake:
         self.root: Path | Root = Path(root) if self.storage.durable_delete else Root(self.storage.url)
         self._reader = LakeReader(self.storage)
         self._writer = LakeWriter(self._reader)
+        self._memory = SeriesMemory(self._reader)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -82,6 +84,17 @@ class Lake:
             return self._bars_known(name, symbol, start, end, known)
         got = self._reader.read(name, symbol, start, end)
         return _bars(name, symbol, got[0]) if got else Bars.empty(symbol, name.timeframe)
+
+    def read_bars_of(self, dataset: str, starts: Mapping[str, date | None], end: date | None = None) -> dict[str, Bars]:
+        """`read_bars` of many symbols at once, each from its own first session on: files are opened once for all, and what
+        was read before is not read again unless its content changed. The arrays are shared: not to be written to.
+
+        Raises CorruptPartition naming the file that cannot be read.
+        """
+        name = _of_content(dataset, "bars")
+        rows = self._memory.read(name, starts, end)
+        empty = lambda symbol: Bars.empty(symbol, name.timeframe)  # noqa: E731
+        return {symbol: _bars(name, symbol, rows[symbol]) if symbol in rows else empty(symbol) for symbol in starts}
 
     def read_quotes(self, dataset: str, symbol: str, start: date | None = None, end: date | None = None) -> QuoteBars:
         """Quote bars of `symbol` with start <= session <= end; empty when none. Raises CorruptPartition."""
@@ -240,8 +253,9 @@ class Lake:
         return problems
 
     def clear_cache(self) -> None:
-        """Forget manifests and footers read so far (benchmarks of cold reads)."""
+        """Forget manifests, footers and rows read so far (benchmarks of cold reads)."""
         self._reader.forget()
+        self._memory.forget()
 
     # ---- writing -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ cut-off end is found as well. The table refuses UPDATE, DELETE and TRUNCATE; who
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ from trading import ids
 HEAD_KEY = "audit_head"
 GENESIS = "0" * 64
 _APPEND = text("SELECT audit_append(:actor, :action, :content)")
+_APPEND_ALL = text(
+    "SELECT audit_append(:actor, :action, told.content) "
+    "FROM (SELECT content FROM unnest(CAST(:contents AS text[])) WITH ORDINALITY AS x(content, n) ORDER BY n) AS told"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,13 @@ def append(connection: Connection, actor: str, action: str, content: Mapping[str
     """
     told = {"actor": actor, "action": action, "content": ids.canonical(content).decode()}
     return int(connection.execute(_APPEND, told).scalar_one())
+
+
+def append_all(connection: Connection, actor: str, action: str, contents: Sequence[Mapping[str, Any]]) -> None:
+    """`append` of several records of one action, in their order, in one statement."""
+    if contents:
+        told = [ids.canonical(content).decode() for content in contents]
+        connection.execute(_APPEND_ALL, {"actor": actor, "action": action, "contents": told}).all()
 
 
 def record_hash(seq: int, time_us: int, actor: str, action: str, content: bytes, previous_hash: str) -> str:

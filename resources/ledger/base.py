@@ -28,6 +28,7 @@ def connect(url: str, *, pool_size: int = 5) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_timeout=10,
+        executemany_mode="values_plus_batch",  # many rows changed in one round trip
         connect_args={
             "connect_timeout": 5,
             "application_name": "tapeline",

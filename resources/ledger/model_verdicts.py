@@ -1,4 +1,7 @@
-"""Whether a model version has drifted, as the decision gate reads it: the newest verdict on each version, kept in the ledger.
+"""Whether a model version has drifted, as the decision gate reads it: the verdicts on each version, kept in the ledger.
+
+The newest of each version says what is so now. Those before are kept, too: a signal is judged by the last verdict on bars up to
+its own close, so that the past is never judged by what was seen only later.
 
 A change is audited in the transaction that writes it. `event` names one drift from when it was first seen until it is over, so
 that what is done about it is done once.
@@ -6,7 +9,7 @@ that what is done about it is done once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -18,7 +21,11 @@ from trading import ids
 
 ACTOR: Final = "model_drift"
 KEPT: Final = 8
+HISTORY_KEPT: Final = 800
+"""Verdicts kept of each version: about three years of daily ones."""
 _KEY: Final = "model_drift/"
+_HISTORY: Final = "model_drift_history/"
+_REMEMBERED: Final = ("drifted", "judged_time", "judged_wall", "event", "since_time")
 _DONE: Final = "model_drift_answered"
 _LOCK: Final = 0x7461_7065_6D64  # one writer at a time: what is there is read first, then replaced
 
@@ -51,6 +58,29 @@ def verdicts_of(ledger: Ledger, registered: str, connection: Connection | None =
     return {v: _read(row) for v, row in kept.items()}
 
 
+def verdict_at(ledger: Ledger, registered: str, version: str, close_time: int) -> DriftVerdict | None:
+    """The last verdict on `version` that saw no bar after `close_time` (UTC us, market clock). When there are only later ones,
+    the newest of them, which the gate refuses; None when nobody has judged it."""
+    newest = verdicts_of(ledger, registered).get(version)
+    if newest is None or newest.judged_time <= close_time:
+        return newest
+    told: Mapping[str, Any] = ledger.get_state(_HISTORY + registered) or {}
+    before = [row for row in told.get(version, ()) if row["judged_time"] <= close_time]
+    if not before:
+        return newest
+    return replace(newest, reasons=(), **max(before, key=lambda row: (row["judged_time"], row["judged_wall"])))
+
+
+def _remember(ledger: Ledger, verdict: DriftVerdict, versions: Collection[str], connection: Connection) -> None:
+    """Add `verdict` to those kept of its version; versions no longer kept are forgotten."""
+    key = _HISTORY + verdict.registered
+    told: Mapping[str, Any] = ledger.get_state(key, connection=connection) or {}
+    row = {name: getattr(verdict, name) for name in _REMEMBERED}
+    kept = {version: list(rows) for version, rows in told.items() if version in versions}
+    kept[verdict.version] = [*kept.get(verdict.version, []), row][-HISTORY_KEPT:]
+    ledger.put_state(key, kept, connection=connection)
+
+
 def record(ledger: Ledger, verdict: DriftVerdict) -> DriftVerdict:
     """Keep `verdict` as the newest on its version, with its event; older bars never overrule newer ones. Returns what is kept."""
     with ledger.transaction() as c:
@@ -67,6 +97,7 @@ def record(ledger: Ledger, verdict: DriftVerdict) -> DriftVerdict:
         kept[verdict.version] = verdict
         newest = sorted(kept.values(), key=lambda v: v.judged_wall)[-KEPT:]
         ledger.put_state(_KEY + verdict.registered, {v.version: asdict(v) for v in newest}, connection=c)
+        _remember(ledger, verdict, {v.version for v in newest}, c)
         if verdict.drifted != (before is not None and before.drifted):
             told = {k: v for k, v in asdict(verdict).items() if k not in ("reasons", "judged_wall")}
             action = "model_drifted" if verdict.drifted else "model_drift_over"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, exists, func, select, text
+from sqlalchemy import Connection, func, select, text, union
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import audit
@@ -41,11 +41,15 @@ class PlanState:
     since_time: int = 0
 
 
-def has_entered(engine: Engine, name: str) -> bool:
-    """May plan `name` enter no more: an entry was sent (any revision; a plan is one idea), or it was cancelled or ended?"""
-    sent = select(t.intents.c.id).where(t.intents.c.strategy == name, t.intents.c.leg == "entry", t.intents.c.refusal == "")
-    with engine.connect() as connection:
-        return bool(connection.execute(select(exists(sent))).scalar()) or has_ended(connection, name)
+def entered(connection: Connection, names: Collection[str]) -> frozenset[str]:
+    """Plans of `names` that may enter no more: an entry was sent (any revision; a plan is one idea), or they were cancelled or
+    ended."""
+    if not names:
+        return frozenset()
+    i, s = t.intents.c, p.plan_states.c
+    sent = select(i.strategy).where(i.strategy.in_(names), i.leg == "entry", i.refusal == "")
+    ended = select(s.plan).where(s.plan.in_(names), s.state.in_(ENDED))
+    return frozenset(connection.execute(union(sent, ended)).scalars())
 
 
 def has_ended(connection: Connection, name: str) -> bool:

@@ -17,10 +17,13 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import audit
+from resources.ledger import modes as ledger_modes
 from resources.ledger.base import now_us
 from resources.ledger.tables import desk_state
 from resources.logs import mask_text
 from resources.settings import Settings
+from trading.instruments import Mode
+from trading.modes import rank
 
 SETTINGS_KEY, CONFIG_KEY = "settings_in_force", "config_in_force"
 _MOST = 100
@@ -45,7 +48,8 @@ def note_settings(engine: Engine, settings: Settings) -> dict[str, Any]:
 def note_config(engine: Engine, folder: Path, files: Iterable[Any], modes: Mapping[str, str]) -> dict[str, Any]:
     """Write which files' revisions and which strategies' and plans' modes changed; gives what did.
 
-    files: with path and revision, as resources.config reads them. Each change of a mode is a record of its own.
+    files: with path and revision, as resources.config reads them. modes: as the files state them. Each change is a record of
+    its own; one that states more than the mode that is kept (resources.ledger.modes) is told as a promotion that is not taken.
     """
     now = {"files": {f.path: f.revision for f in files}, "modes": dict(sorted(modes.items()))}
     with engine.begin() as c:
@@ -63,8 +67,14 @@ def note_config(engine: Engine, folder: Path, files: Iterable[Any], modes: Mappi
             shown = dict(list(changed.items())[:_MOST])
             audit.append(c, actor, "config_changed", {"changed": shown, "count": len(changed), "owners": owners})
         moved = _differences(before["modes"], now["modes"])
+        standing = ledger_modes.read(c) if moved else {}
         for name, (was, mode) in moved.items():
-            audit.append(c, "file", "mode_changed", {"strategy": name, "before": was or "", "mode": mode or ""})
+            stands = standing.get(name)
+            if mode is not None and stands is not None and rank(Mode(mode)) > rank(stands.mode):  # a promotion is a command
+                content = {"strategy": name, "before": was or "", "stated": mode, "mode": stands.mode.value}
+                audit.append(c, "file", "promotion_not_taken", content)
+            else:
+                audit.append(c, "file", "mode_changed", {"strategy": name, "before": was or "", "mode": mode or ""})
     return {**changed, **{f"mode of {name}": pair for name, pair in moved.items()}}
 
 

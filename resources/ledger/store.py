@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, tuple_, update
+from sqlalchemy import Connection, Table, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import changes, put_aside
@@ -130,6 +130,22 @@ class Ledger(DeskRecords):
             session=session,
             signal_id=signal_ids,
         )
+
+    def newest_signals(self, session: str, limit: int) -> tuple[list[Row], int]:
+        """(the newest `limit` signals of a session by close time, how many it has)."""
+        return self._newest(t.signals, session, limit)
+
+    def newest_decisions(self, session: str, limit: int) -> tuple[list[Row], int]:
+        """(the newest `limit` decisions of a session by close time, how many it has)."""
+        return self._newest(t.decisions, session, limit)
+
+    def _newest(self, table: Table, session: str, limit: int) -> tuple[list[Row], int]:
+        whole = select(func.count()).where(table.c.session == session).select_from(table).scalar_subquery().label("whole_count")
+        newest = select(table, whole).where(table.c.session == session).order_by(table.c.close_time.desc(), table.c.id.desc())
+        with self.engine.connect() as c:
+            rows = [dict(row) for row in c.execute(newest.limit(limit)).mappings()]
+        count = int(rows[0]["whole_count"]) if rows else 0
+        return rows[::-1], count
 
     def decision(self, decision_id: str) -> Decision | None:
         """One decision as it was made, with its signal."""

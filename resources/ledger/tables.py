@@ -87,6 +87,7 @@ intents = Table(
     Index("intents_by_parent", "parent"),
     Index("intents_by_trade", "trade_id"),
     Index("intents_by_session", "session"),
+    Index("intents_by_strategy", "strategy"),
 )  # fmt: skip
 
 orders = Table(
@@ -145,6 +146,7 @@ fills = Table(
     Column("recorded_wall", BigInteger, nullable=False),
     Index("fills_by_order", "order_id"),
     Index("fills_by_session", "session"),
+    Index("fills_by_strategy", "strategy", "symbol"),
 )  # fmt: skip
 
 positions = Table(

@@ -384,6 +384,8 @@ _MAKERS: Final[Mapping[str, Callable[[Record, Context], Event | None]]] = {
     "desk_silent": _as("failure.desk", "the desk gives no sign of life"),
     "desk_back": _as("failure.desk", "the desk is back", Severity.INFO),
     "mode_changed": _as("command", "{strategy} runs in mode {mode}, was {before}"),
+    "promotion_not_taken": _as("command", "the file of {strategy} states {stated}: it stays in {mode}, promotions are commands"),
+    "dagster_upkeep_shown": _as("desk", "upkeep: {runs} old runs of Dagster and their events are deleted from the next night on"),
     "ledger_back": _as("failure.desk", "the ledger is back", Severity.WARNING),
     "flatten": _as("command", "flatten by {actor}", Severity.CRITICAL),
     "cancel": _as("command", "cancel of {order} by {actor}"),

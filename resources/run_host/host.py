@@ -32,7 +32,7 @@ from resources.lake import ticks
 from resources.revision import source_hash, source_state
 from resources.run_host.execute import execute_run, report_crash
 from resources.run_host.protocol import read_line, socket_address
-from resources.run_host.spare import Spare, await_run
+from resources.run_host.spare import Spare, await_run, rehearsal_of
 from resources.settings import settings
 
 FIRST_SPARE_SECONDS = 15.0
@@ -184,7 +184,7 @@ class RunHost:
 
         def work() -> int:
             os.close(write_end)
-            return await_run(read_end, self.origin)
+            return await_run(read_end, self.origin, rehearsal_of(self.module))
 
         self.spare = Spare(self._child("spare", work), write_end)
         os.close(read_end)

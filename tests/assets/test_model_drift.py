@@ -348,6 +348,24 @@ class TestVerdicts:
         assert second.event != first.event != ""
 
 
+    def test_a_signal_is_judged_by_what_had_been_seen_at_its_close(self, ledger: Ledger) -> None:
+        """A replay of the past meets the verdicts of its own time, and where there were none, one the gate refuses."""
+        first = model_verdicts.record(ledger, VERDICT)
+        model_verdicts.record(ledger, replace(VERDICT, judged_time=6_000_000, judged_wall=2, drifted=False))
+        last = model_verdicts.record(ledger, replace(VERDICT, judged_time=8_000_000, judged_wall=3))
+
+        def at(close_time: int) -> tuple[int, bool, str]:
+            found = model_verdicts.verdict_at(ledger, REGISTERED, "1", close_time)
+            assert found is not None
+            return found.judged_time, found.drifted, found.event
+
+        assert at(8_000_000) == at(9_000_000) == (8_000_000, True, last.event)
+        assert at(7_999_999) == at(6_000_000) == (6_000_000, False, "")
+        assert at(5_000_000) == (5_000_000, True, first.event)
+        assert at(4_999_999)[0] == 8_000_000, "there is only what came later"
+        assert model_verdicts.verdict_at(ledger, REGISTERED, "2", 9_000_000) is None
+
+
 class TestTheSensor:
     def ask(self, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> Any:
         monkeypatch.setattr(LedgerResource, "ledger", lambda _: ledger)

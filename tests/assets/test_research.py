@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets import research, research_run
+from assets import portfolio, portfolio_run, research, research_run
 from resources.config import load_config
 from resources.dagster_resources import resource_definitions
 from resources.lake import Lake
@@ -132,3 +132,56 @@ def test_an_instrument_without_bars_is_left_out_by_name(sample: tuple[Settings, 
     assert runs == []
     assert {f.name for f in failed} == set(config.evaluables())
     assert all("in the lake" in f.reason for f in failed)
+
+
+class TestThePortfolio:
+    """All of them on one account: what contradicts itself is resolved as live, and every loser is counted."""
+
+    BOTH = (("buys", "long", "paper"), ("sells", "short", "paper"), ("listens", "short", "shadow"))
+
+    def write(self, folder: Path, listens: str = "paused") -> None:
+        for path in [*(folder / "strategies").glob("*.yaml"), *(folder / "plans").glob("*.yaml")]:
+            path.unlink()
+        for name, side, mode in self.BOTH:
+            status = listens if name == "listens" else "active" if (listens == "paused") or name == "buys" else "paused"
+            (folder / "strategies" / f"{name}.yaml").write_text(
+                f"name: {name}\nuniverse: sample\nstatus: {status}\nmode: {mode}\nsymbols: [EURUSD]\ntimeframe: 1h\n"
+                f"entry: {{{side}: {{cross_above: [close, {{indicator: ema, params: {{period: 20}}}}]}}}}\n"
+                "exits: {stop: {kind: atr, period: 14, multiple: 2.0}, max_bars: 24}\nsizing: {kind: fixed, quantity: 10000}\n"
+            )
+
+    def found(self, sample: tuple[Settings, Lake], names: list[str] | None = None) -> portfolio_run.Portfolio:
+        config = load_config(sample[0])
+        prepared, failed = research_run.prepare_all(config, sample[1], 1e5, names or [])
+        return portfolio_run.portfolio(prepared, failed, config, 1e5, "USD", all_trade=bool(names))
+
+    def test_opposites_cancel_each_other_and_each_alone_would_have_traded(
+        self, sample: tuple[Settings, Lake], spoilable: Path
+    ) -> None:
+        self.write(spoilable)
+        found = self.found(sample)
+        assert (found.traded, found.heard, len(found.result.trades)) == (("buys", "sells"), (), 0)
+        (buys, sells) = found.result.slot_refusals
+        assert buys["CONFLICT"] == sells["CONFLICT"] > 20
+        assert all(net != 0 for net in found.alone.values())
+        assert found.left_out["listens"] == "status paused, mode shadow"
+        assert portfolio_run.rows(found)[-1][0] == "the account"
+
+    def test_a_strategy_in_shadow_is_heard_and_never_ordered(self, sample: tuple[Settings, Lake], spoilable: Path) -> None:
+        self.write(spoilable, listens="active")
+        found = self.found(sample)
+        assert (found.traded, found.heard, len(found.result.trades)) == (("buys",), ("listens",), 0)
+        assert {r[2] for r in portfolio_run.refused_rows(found) if r[0] == "listens"} == {portfolio_run.NOT_SENT}
+        assert len(self.found(sample, ["buys"]).result.trades) > 20, "alone it trades"
+
+    def test_the_asset_shows_account_refusals_and_who_was_left_out(self, sample: tuple[Settings, Lake], spoilable: Path) -> None:
+        self.write(spoilable)
+        result = dg.materialize(
+            [research.strategies, research.strategy_backtests, portfolio.portfolio_backtest],
+            resources=resource_definitions(), instance=dg.DagsterInstance.ephemeral(), selection=["portfolio_backtest"],
+        )  # fmt: skip
+        shown = metadata_of(result, "portfolio_backtest")
+        assert shown["together"].startswith("![equity")
+        assert "| sells | EURUSD | CONFLICT |" in shown["refused"]
+        assert "| listens |" in shown["left_out"]
+        assert shown["conflicts"] == "cancel_both, positions: ignore"

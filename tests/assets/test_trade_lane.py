@@ -147,7 +147,7 @@ def test_a_paused_strategy_and_an_entered_plan_are_silent(
 ) -> None:
     config, lake = sample
     close_time, _ = _signal(config, lake, ledger)
-    monkeypatch.setattr(trade_lane, "has_entered", lambda _engine, _name: True)
+    monkeypatch.setattr(trade_lane, "entered", lambda _connection, names: frozenset(names))
     outcome = trade_lane.evaluate_close(close_time, SESSION, config, lake, ledger, "paper")
     plans = set(config.plans)
     assert not [s for s in outcome.signals if s.strategy in plans]

@@ -95,6 +95,29 @@ class TestReduce:
         assert desk.position() == 200.0
         assert guarded(ledger_engine) == (200.0, 200.0, 200.0)
 
+    def test_a_request_that_is_repeated_never_meets_what_is_left(self, ledger_engine: Engine) -> None:
+        desk = opened(ledger_engine)
+        desk.router.by_hand.reduce(asked(), quantity=600.0)
+        desk.close(2)
+        again = desk.router.by_hand.reduce(asked(), quantity=600.0)  # 600 of the 400 left would be all of it
+        assert (again.quantity, again.left, again.state) == (600.0, 400.0, "filled")
+        desk.close(3)
+        assert desk.position() == 400.0
+        assert guarded(ledger_engine) == (400.0, 400.0, 400.0)
+
+    def test_a_request_that_closed_a_trade_closes_no_later_one(self, ledger_engine: Engine) -> None:
+        desk = opened(ledger_engine)
+        first = desk.router.by_hand.reduce(asked(), share=1.0)
+        assert desk.router.by_hand.reduce(asked(), share=1.0).order_id == first.order_id
+        desk.close(2)
+        assert desk.submit(2).accepted
+        desk.close(3)
+        again = desk.router.by_hand.reduce(asked(), share=1.0)
+        assert (again.trade_id, again.state, again.order_id) == (first.trade_id, "closed", "")
+        desk.close(4)
+        assert desk.position() == 1000.0
+        assert len(audited(ledger_engine, "reduce_wanted")) == 1
+
     def test_what_cannot_be_done_says_why(self, ledger_engine: Engine) -> None:
         desk = opened(ledger_engine)
         with pytest.raises(NotReduced, match="less than one lot"):

@@ -120,7 +120,7 @@ STEPS = [
     "broker.on_bars", "router.drain", "engine._hot.append", "engine._ledger.put_verdicts", "engine._store.mark",
     "router.check_daily_loss", "engine._store.snapshot_account", "engine._ledger.record_close", "engine._ledger.enqueue",
 ]  # fmt: skip
-EXIT, END = "router.exit_position", "engine._ledger.end_session"
+EXIT, END = "router.exit_positions", "engine._ledger.end_session"
 
 
 @pytest.fixture(scope="module")

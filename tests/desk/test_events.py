@@ -75,11 +75,11 @@ def test_fill_position_and_profit_are_written_together(desk: Desk) -> None:
     assert row.realized_pnl == pytest.approx(1000 * 0.02 * 2)  # multiplier 2
 
 
-def test_the_state_of_exits_starts_anew_with_each_trade(desk: Desk) -> None:
+def test_the_bars_held_are_counted_anew_with_each_trade(desk: Desk) -> None:
     desk.submit()
     desk.close(1)
-    desk.store.set_exit_state("trend", "EURUSD", bars_held=3, exit_state={"high": 1.21})
-    assert desk.store.open_positions()[0].exit_state == {"high": 1.21}
+    desk.store.set_bars_held({("trend", "EURUSD"): 3, ("revert", "EURUSD"): 5})
+    assert [p.bars_held for p in desk.store.open_positions()] == [3]
     desk.close(2, bar("EURUSD", 2, 1.19, 1.191, 1.18, 1.185))
     desk.submit(2, reference=1.185, stop=1.17, target=1.21)
     desk.close(3, bar("EURUSD", 3, 1.185, 1.186, 1.184, 1.185))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, text
 
-from desk import events
+from desk import events, guards
 from desk.exit_orders import MAX_ATTEMPTS, RETRY_US
 from desk.reconcile import reconcile
 from desk.router import GuardNeeded
@@ -179,4 +180,39 @@ def test_an_instrument_whose_corporate_action_is_not_done_waits_for_it(desk: Des
     assert asked(desk) == []
     with desk.engine.begin() as connection:
         connection.execute(text("UPDATE action_applications SET state = 'done'"))
+    assert asked(desk) == [f"exit:unprotected:{hour(1)}"]
+
+
+def test_the_stop_of_a_slice_that_has_not_filled_guards_nothing(desk: Desk) -> None:
+    entered = desk.submit()
+    desk.close(1)
+    orders = desk.store.orders_of_trade(entered.intent_ids[ENTRY])
+    stop = next(o for o in orders if o.leg == "stop")
+    entry = next(o for o in orders if o.leg == "entry")
+    waiting = replace(entry, id="int-second", leg="entry.2", state=OrderState.ACCEPTED, filled_quantity=0.0)
+    its_stop = replace(
+        stop, id="int-second-stop", leg="stop.2", content={**stop.content, "parent_intent": waiting.id, "leg": "stop.2"}
+    )
+    gone = replace(stop, state=OrderState.CANCELED)
+    assert guards.uncovered([entry, gone, waiting, its_stop], 1000.0) == 1000.0
+    assert guards.uncovered([entry, stop, waiting, its_stop], 1000.0) == 0.0
+    filled = replace(waiting, filled_quantity=1000.0, state=OrderState.FILLED)
+    assert guards.uncovered([entry, gone, filled, its_stop], 1000.0) == 0.0
+    assert guards.would_bare([entry, stop, waiting, its_stop], its_stop, 1000.0), "it guards what may still fill"
+
+
+def test_a_forced_cancel_that_the_broker_refused_took_nothing_away(desk: Desk) -> None:
+    entered = desk.submit()
+    desk.close(1)
+    stop = entered.intent_ids[STOP]
+    real = desk.paper.cancel
+    desk.paper.cancel = lambda client_id: None  # type: ignore[method-assign] # it is asked, and says no
+    desk.router.cancel(stop, "mine is elsewhere", "ana", force=True)
+    with desk.engine.begin() as connection:
+        told = BrokerEvent("no", stop, "b", OrderEvent.CANCEL_REJECTED, hour(1), "too late to cancel")
+        events.apply_event(connection, desk.broker, told, hour(1))
+    desk.paper.cancel = real  # type: ignore[method-assign]
+    assert desk.states(stop) == ["accepted"]
+    assert asked(desk) == [], "it guards the trade again"
+    at_broker(desk, stop)  # and dies later by itself
     assert asked(desk) == [f"exit:unprotected:{hour(1)}"]

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from desk.close_groups import CloseGroups
+from desk.desk_reads import algos
 from desk.hot_store import FEED_LIVE
 from desk.live_feed import STATE_KEY, LiveFeed, ended_sessions_until, live_feeds, market_clock
 from desk.replay import SKIPPED, CloseGroup, Stopped
@@ -349,6 +350,10 @@ sizing: {kind: fixed, quantity: 0.05}
 gates: {min_reward_to_risk: 1.0, quality_sessions: 1, valid_bars: 30}
 costs: {commission_kind: per_value, rate: 0.0001, minimum: 0.1, slippage_kind: fixed, value: 1}
 """
+SLICED = (
+    STRATEGY.replace("name: often", "name: sliced").replace("[BTCUSD]", "[ETHUSD]").replace("max_bars: 2", "max_bars: 9")
+    + "execution: {algo: twap, minutes: 6, slices: 6, jitter: 0.5}\n"
+)
 DAY = date(2026, 3, 4)
 
 
@@ -364,7 +369,11 @@ def desk(postgres_url: str, _ledger_template: str, tmp_path_factory: pytest.Temp
         "TAPELINE_SIMULATED_SEED": os.environ.get("LIVE_DAY_SEED", "7"),
     }  # fmt: skip
     at_ = Installation(
-        room, postgres_url, blank.new_ledger(f"live_{os.getpid()}"), overrides=environment, strategies={"often": STRATEGY}
+        room,
+        postgres_url,
+        blank.new_ledger(f"live_{os.getpid()}"),
+        overrides=environment,
+        strategies={"often": STRATEGY, "sliced": SLICED},
     )
     text = UNIVERSE.format(name="sample", simulated="true", feed="simulated")
     (at_.config_dir / "universe" / "sample.yaml").write_text(text)
@@ -395,6 +404,12 @@ def _minutes(installation: Installation) -> list[int]:
     return [int(row["close_time"]) for row in installation.ledger.closes()]
 
 
+def _sliced(installation: Installation) -> list[dict[str, Any]]:
+    """Entries worked in slices of which something has filled."""
+    found = algos(installation.ledger.engine, state=None, session=None, strategy="sliced", symbol=None, limit=100)
+    return [parent for parent in found if parent["filled"]]
+
+
 def _trade_until(installation: Installation, done: Any, seconds: float = 90.0) -> list[Any]:
     """The trade run of every close as it comes, until `done()`."""
     deadline, answers = time.monotonic() + seconds, []
@@ -408,7 +423,9 @@ def _trade_until(installation: Installation, done: Any, seconds: float = 90.0) -
 
 def test_the_desk_lives_through_a_dirty_wire_and_a_crash_without_a_gap(desk: Installation) -> None:
     process = desk.start()
-    answers = _trade_until(desk, lambda: desk.ledger.fills() and len(desk.ledger.closes()) >= 12)
+    answers = _trade_until(
+        desk, lambda: any(f["strategy"] == "often" for f in desk.ledger.fills()) and _sliced(desk) and len(_minutes(desk)) >= 12
+    )
     assert any(answer.accepted for answer in answers)
     status = desk.client().status()
     assert status["universe"]["simulated"]
@@ -440,3 +457,10 @@ def test_the_desk_lives_through_a_dirty_wire_and_a_crash_without_a_gap(desk: Ins
     state = desk.ledger.get_state(STATE_KEY) or {}
     assert state["feeds"][0]["symbols"]["BTCUSD"]["repaired"] > 0
     assert sum(f["reconnects"] for f in state["feeds"]) + sum(p.returncode == -9 for p in desk.processes) >= 1
+    parents = _sliced(desk)
+    for parent in parents:  # worked by the clock of the feed, over the dirt, the kill and the minutes nobody listened
+        slots = [s["slot"] for s in parent["slices"]]
+        assert slots == sorted(set(slots)), "at most one order a slot"
+        assert parent["filled"] <= parent["quantity"] * (1 + 1e-9)
+        assert all(parent["start_time"] <= s["wanted_time"] <= parent["end_time"] for s in parent["slices"])
+    assert (desk.ledger.get_state("mismatches") or {}) == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,16 @@ from sqlalchemy import Engine, text
 from desk import events, exit_orders, managing, submission
 from desk.by_hand import Asked
 from desk.managing import TradeManager
+from desk.plan_book import PlanBook
 from resources.feeds.protocol import BarClose
+from resources.ledger.plans import PlanState, keep_revision
 from tests.desk.kit import CASH, INSTRUMENTS, Desk, Rule, bar, config, decision, hour
 from trading.backtest import backtest
 from trading.bars import Bars
 from trading.evaluation import Evaluation
 from trading.plans import Plan, parse_plan
 from trading.timeframes import Timeframe
+from trading.universe import parse_universe
 
 PLAN = """\
 name: idea
@@ -376,3 +381,74 @@ class TestDisasterStop:
         made, problems = parse_plan(written, "idea.yaml", config().universe)
         assert made is None
         assert any(said in str(p) for p in problems), [str(p) for p in problems]
+
+
+class TestTheUniversesDisasterStop:
+    """A default for plans that state none, taken where their own stop can be judged at closes."""
+
+    BARE = DISASTER.replace("disaster_stop: {kind: percent, percent: 2}\n", "")
+
+    def parsed(self, text_: str, default: dict[str, Any] | None = None) -> Plan:
+        made, problems = parse_plan(
+            text_, "idea.yaml", replace(config().universe, disaster_stop=default or {"kind": "percent", "percent": 3.0})
+        )
+        assert made is not None, [str(p) for p in problems]
+        return made
+
+    def test_it_is_as_if_the_plan_had_it(self) -> None:
+        made, said = self.parsed(self.BARE), plan(self.BARE + "disaster_stop: {kind: percent, percent: 3.0}\n")
+        assert (made.rules.disaster_stop, made.rules.manage) == (said.rules.disaster_stop, said.rules.manage)
+        assert self.parsed(self.BARE, {"kind": "atr", "period": 14, "multiple": 6.0}).rules.disaster_stop.multiple == 6.0
+
+    def test_it_is_part_of_the_plans_revision(self) -> None:
+        wider = self.parsed(self.BARE, {"kind": "percent", "percent": 4.0})
+        assert len({plan(self.BARE).revision, self.parsed(self.BARE).revision, wider.revision}) == 3
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            DISASTER,
+            BARE + "disaster_stop: null\n",
+            BARE.replace("stop: 1.1950", "stop: {kind: atr, period: 14, multiple: 2}"),
+            BARE + "manage: [{kind: break_even, after_r: 1}]\n",
+        ],
+        ids=["states its own", "refuses it", "a stop that is another at later closes", "moves its stop"],
+    )
+    def test_other_plans_are_as_they_are(self, written: str) -> None:
+        made, alone = self.parsed(written), plan(written)
+        assert (made.revision, made.rules.disaster_stop, made.rules.manage) == (
+            alone.revision, alone.rules.disaster_stop, alone.rules.manage,
+        )  # fmt: skip
+
+    def test_what_an_open_trade_was_opened_with_stays(self, ledger_engine: Engine) -> None:
+        """The desk keeps the text in force with the default of its time in it."""
+        universe = config().universe
+        for default, percent in ((None, None), ({"kind": "percent", "percent": 3.0}, 3.0)):
+            made, _ = parse_plan(self.BARE, "idea.yaml", replace(universe, disaster_stop=default))
+            assert made is not None
+            state = PlanState("idea", made.revision, "EURUSD", "long", "managing")
+            with ledger_engine.begin() as connection:
+                keep_revision(connection, "idea", made.revision, made.resolved, hour(0))
+                changed = replace(universe, disaster_stop={"kind": "percent", "percent": 9.0})
+                kept = PlanBook._of_revision(connection, state, changed)
+            assert kept is not None
+            assert (kept.revision, getattr(kept.rules.disaster_stop, "percent", None)) == (made.revision, percent)
+
+    @pytest.mark.parametrize(
+        ("written", "said"),
+        [
+            ("{kind: percent, percent: 3}", ""),
+            ("{kind: points, points: 0.01}", "disaster_stop"),
+            ("{kind: percent, percent: 120}", "percent"),
+        ],
+    )
+    def test_the_universe_file_says_it(self, written: str, said: str) -> None:
+        file = Path("data/config/universe/sample.yaml")
+        text_ = (Path(__file__).parents[2] / file).read_text() + f"\ndisaster_stop: {written}\n"
+        made, problems = parse_universe(text_, "sample.yaml")
+        if said:
+            assert made is None
+            assert any(said in str(p) for p in problems), [str(p) for p in problems]
+        else:
+            assert made is not None, [str(p) for p in problems]
+            assert made.disaster_stop == {"kind": "percent", "percent": 3.0}

@@ -21,7 +21,12 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Engine
 
-from desk import events, external, faults, reconcile, store, submission
+from desk import algo_ledger, events, external, faults, reconcile, store, submission
+from desk.by_hand import Asked
+from desk.reductions import NotReduced
+from desk.reversals import NotReversed
+from desk.router import RouteResult
+from desk.store import PositionRecord
 from resources.brokers.protocol import Broker, BrokerError, Modification
 from resources.brokers.remote import wire
 from resources.brokers.remote.faults import FaultPlan
@@ -46,6 +51,11 @@ SETTLING = 6
 TIMEOUT = 0.15
 """Longest wait of the desk for an answer; a late answer takes twice as long."""
 COSTS = Costs("per_value", 0.00002, 0.1, "fixed", 1)
+EXECUTIONS: tuple[dict[str, Any], ...] = (
+    {"algo": "twap", "minutes": 180, "slices": 3, "rest": "market"},
+    {"algo": "twap", "minutes": 240, "slices": 4},
+    {"algo": "iceberg", "minutes": 180, "visible": 400.0, "limit_ticks": 5, "rest": "market"},
+)
 
 T = TypeVar("T")
 _FORK = multiprocessing.get_context("fork")
@@ -128,6 +138,7 @@ def _live(desk: RemoteDesk, seed: int, closes: int, decide_until: int) -> None:
     for n in range(done + 1, closes + 1):
         desk.close(n, *bars_at(seed, n))
         until_done(desk.router.continue_exits)
+        until_done(desk.router.algos.work)
         if n < decide_until:
             _look_after(desk, seed, n)
         now = until_done(desk.remote.connection)
@@ -154,8 +165,23 @@ def _look_after(desk: RemoteDesk, seed: int, n: int) -> None:
                 if order.stop_price is not None and order.state is OrderState.ACCEPTED:
                     price = round(order.stop_price - 0.0001 * order.side.sign, 4)
                     until_done(lambda o=order, p=price: desk.router.modify(o.id, Modification(stop_price=p), "closer", "torture"))  # type: ignore[misc]
+        else:
+            _by_hand(desk, seed, n, held)
     if random.Random(f"{seed} flatten {n}").random() < 0.15:
         until_done(lambda: desk.router.flatten("enough", "torture"))
+
+
+def _by_hand(desk: RemoteDesk, seed: int, n: int, held: PositionRecord) -> None:
+    """A person reduces a position or turns it around. The request is named by the close: a desk that was killed asks again."""
+    dice = random.Random(f"{seed} hand {n} {held.strategy} {held.symbol}")
+    share, away = dice.choice((0.3, 0.5, 0.7)), 0.002 if held.quantity > 0 else -0.002  # its stop is on the other side
+    with contextlib.suppress(NotReduced, NotReversed):  # it is being closed already, or a person opened it
+        if dice.random() < 0.35:
+            asked = Asked(held.strategy, held.symbol, f"reduce-{n}", "less", "torture")
+            until_done(lambda: desk.router.by_hand.reduce(asked, share=share))
+        elif dice.random() < 0.35:
+            asked = Asked(held.strategy, held.symbol, f"reverse-{n}", "other side", "torture")
+            until_done(lambda: desk.router.by_hand.reverse(asked, stop=round(path(seed, held.symbol)[n] + away, 4)))
 
 
 def _decide(desk: RemoteDesk, seed: int, n: int) -> None:
@@ -168,10 +194,21 @@ def _decide(desk: RemoteDesk, seed: int, n: int) -> None:
             more: dict[str, Any] = {}
             if dice.random() < 0.3:  # closed in two parts
                 more["targets"] = ((0.5, round(price + away, 4)), (0.5, round(price + 2 * away, 4)))
+            elif strategy == "revert":  # entered in slices, where the session has room for them
+                more |= {"execution": dice.choice(EXECUTIONS), "valid_until": hour(n + 4)}
             wish = decision(n, strategy, symbol, action, **levels, **more)
             result = until_done(lambda w=wish: desk.router.submit_decision(w))  # type: ignore[misc]
             if result.accepted and dice.random() < 0.2:
-                until_done(lambda r=result: desk.router.cancel(r.intent_ids[0], "changed my mind", "torture"))  # type: ignore[misc]
+                until_done(lambda r=result: _change_mind(desk, r))  # type: ignore[misc]
+
+
+def _change_mind(desk: RemoteDesk, result: RouteResult) -> None:
+    with desk.engine.connect() as connection:
+        parent = algo_ledger.of_decision(connection, result.decision_id)
+    if parent is not None:
+        desk.router.algos.cancel(parent.id, "changed my mind", "torture")
+    else:
+        desk.router.cancel(result.intent_ids[0], "changed my mind", "torture")
 
 
 _paths: dict[tuple[int, str], list[float]] = {}

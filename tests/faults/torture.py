@@ -27,7 +27,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from desk.faults import BOUNDARIES
+from desk.faults import TORTURED
 from resources.brokers.remote.faults import ANSWER_FAULTS, FAULTS
 from resources.ledger.migrate import create_databases, upgrade
 from resources.ledger.store import connect
@@ -158,14 +158,14 @@ def _where(dice: random.Random, wanted: list[str] | None) -> tuple[str, str, flo
     if wanted is not None:
         return (wanted[0], f"{wanted.pop(0)}:1", None) if wanted else ("", "", None)
     if dice.random() < 0.7:
-        place = dice.choice(BOUNDARIES)
+        place = dice.choice(TORTURED)
         return place, f"{place}:{dice.randint(1, 4)}", None
     return "random", "", dice.uniform(0.05, 0.5)
 
 
 def matrix_pairs() -> list[tuple[str, str]]:
     """Every boundary with every fault."""
-    return [(boundary, fault) for boundary in BOUNDARIES for fault in FAULTS]
+    return [(boundary, fault) for boundary in TORTURED for fault in FAULTS]
 
 
 def matrix_rates(fault: str) -> dict[str, float]:
@@ -242,7 +242,7 @@ def tables(lives: list[Life]) -> str:
         return out
 
     blocks = (
-        ("killed at", {k: total("kills").get(k, 0) for k in (*BOUNDARIES, "random")}),
+        ("killed at", {k: total("kills").get(k, 0) for k in (*TORTURED, "random")}),
         ("the broker did", {k: total("struck").get(k, 0) for k in FAULTS}),
         ("what happened", {**total("busy"), "market moves while the desk was down": sum(life.while_down for life in lives)}),
         ("wrong", {k: total("wrong").get(k, 0) for k in checks.NAMES}),

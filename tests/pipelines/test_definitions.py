@@ -11,8 +11,8 @@ def test_every_asset_check_job_schedule_and_sensor_loads() -> None:
 
 
 def test_a_bar_close_runs_the_lane_before_the_checks_that_only_inform() -> None:
-    """What a close waits for is one chain of three steps; nothing else may come between."""
+    """What a close waits for is one step, which makes signals, decisions and orders; nothing else may come between."""
     graph = defs.resolve_job_def("trade").graph
-    assert {node.name for node in graph.nodes} == {"signals", "decisions", "orders", "live_verdicts"}
+    assert {node.name for node in graph.nodes} == {"trade_close", "live_verdicts"}
     first = {n.name for n in graph.nodes if n.definition.tags.get("dagster/priority") == "1"}
-    assert first == {"signals", "decisions", "orders"}
+    assert first == {"trade_close"}

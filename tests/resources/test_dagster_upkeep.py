@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -13,7 +14,7 @@ import pytest
 from dagster import AssetKey
 from sqlalchemy import Engine, create_engine, text
 
-from resources.dagster_upkeep import DAY_SECONDS, Limits, UpkeepRefused, apply, plan
+from resources.dagster_upkeep import DAY_SECONDS, Limits, Night, UpkeepRefused, apply, nightly, plan
 from resources.ledger import audit
 from resources.settings import ROOT, Settings
 
@@ -204,6 +205,41 @@ def test_it_is_in_the_audit_before_and_after(log: Log, ledger_engine: Engine) ->
         ("tapeline:ann", "dagster_upkeep"), ("tapeline:ann", "dagster_upkeep_done"),
     ]  # fmt: skip
     assert not audit.verify(ledger_engine)
+
+
+def test_a_night_deletes_only_what_an_earlier_one_has_shown_under_the_same_limits(log: Log, ledger_engine: Engine) -> None:
+    def night(hours: float, limits: Limits = LIMITS, **settings: object) -> Night:
+        own = log.own.model_copy(update=settings)
+        return nightly(own, limits, ledger_engine, who="dagster:1", now=log.now + hours * 3600)
+
+    def shown() -> int:
+        with ledger_engine.connect() as connection:
+            return connection.execute(text("SELECT count(*) FROM audit WHERE action = 'dagster_upkeep_shown'")).scalar_one()
+
+    assert night(0).why == "nothing is beyond the limits"
+    old = {log.run("orders", "2024-01-02", 40, **TRADE) for _ in range(2)}
+    assert (night(0, dagster_upkeep="show").done, shown()) == (None, 0)
+    first = night(0)
+    assert (first.would.runs, first.done, shown()) == (1, None, 1)
+    assert "from the next night on" in first.why
+    assert "half a day" in night(1).why, "started again in the same night"
+    tighter = replace(LIMITS, trade_run_days=10)
+    assert night(24, tighter).done is None, "limits that no night has shown"
+    assert (log.runs(), shown()) == (old, 2)
+    done = night(48, tighter).done
+    assert done is not None
+    assert done.runs == 1
+    assert len(log.runs()) == 1
+    assert shown() == 2
+
+
+def test_delete_needs_no_night_before(log: Log, ledger_engine: Engine) -> None:
+    for _ in range(2):
+        log.run("orders", "2024-01-02", 40, **TRADE)
+    own = log.own.model_copy(update={"dagster_upkeep": "delete"})
+    done = nightly(own, LIMITS, ledger_engine, who="dagster:1", now=log.now).done
+    assert done is not None
+    assert done.runs == 1
 
 
 def test_two_at_once_are_refused(log: Log, ledger_engine: Engine) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from resources.ledger import audit, audit_read
+from resources.ledger import audit, audit_read, modes
 from resources.ledger.settings_audit import note_config, note_settings
 from resources.settings import Settings
+from trading.instruments import Mode
 
 
 def records(engine: Engine, action: str) -> list[dict[str, Any]]:
@@ -46,3 +47,15 @@ def test_files_and_modes_that_changed_are_told_with_the_files_owner(ledger_engin
     assert told[1]["actor"] == f"file:{(tmp_path / 'a').owner()}"
     (mode,) = records(ledger_engine, "mode_changed")
     assert mode["content"] == {"strategy": "trend", "before": "paper", "mode": "live"}
+
+
+def test_a_promotion_that_a_file_asks_for_and_does_not_get_is_told_as_that(ledger_engine: Engine, tmp_path: Path) -> None:
+    before, now = {"trend": "paper", "revert": "paper"}, {"trend": "live", "revert": "shadow"}
+    for stated in (before, now):
+        with ledger_engine.begin() as connection:
+            modes.note_files(connection, {name: Mode(mode) for name, mode in stated.items()})
+        note_config(ledger_engine, tmp_path, [], stated)
+    (not_taken,) = records(ledger_engine, "promotion_not_taken")
+    assert not_taken["content"] == {"strategy": "trend", "before": "paper", "stated": "live", "mode": "paper"}
+    (taken,) = records(ledger_engine, "mode_changed")
+    assert taken["content"] == {"strategy": "revert", "before": "paper", "mode": "shadow"}

@@ -8,6 +8,7 @@ fell on Wednesdays.
 # ruff: noqa: F811, F401 - fixtures are imported by name
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -21,12 +22,15 @@ from resources.read import Market
 from tests.paths import lean_data
 from tests.resources.lake_kit import folder_lake
 from tests.trading.strategies import parsed
+from trading import gate_inputs
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction
-from trading.price_units import AcrossSplits, SplitAt, to_unit, weeks_across
+from trading.gates.settings import OptionalGates
+from trading.price_units import AcrossSplits, Finer, SplitAt, to_unit, weeks_across
 from trading.price_view import point_in_time
 from trading.resample import resample
+from trading.sizing_inputs import average_range
 from trading.timeframes import Timeframe, session_number
 from trading.universe import Universe, parse_universe
 
@@ -151,6 +155,62 @@ class TestUnits:
         across = AcrossSplits(parsed(RULE), {"AAPL": [SplitAt(APPLE_2000.ex_session, 2.0)]}, finer=finer)
         before, _ = across.in_one_unit({W1: weeks.rows(slice(0, row))}, _universe(market).instruments["AAPL"])
         np.testing.assert_array_equal(before[W1].high, weeks.high[:row] / 2)
+
+
+class TestGates:
+    """What a gate measures on weeks: here the average range of the last six."""
+
+    GATES = OptionalGates.model_validate({"volatility": {"atr": {"bars": "1w", "period": 6, "max_percent": 50}}})
+
+    def live(self, market: Market, row: int, finer: Finer | None, actions: list[CorporateAction]) -> float | None:
+        """The percentage at the close of daily bar `row`, from the windows a trade run reads."""
+        days, weeks = (market.bars("AAPL", t, end="2000-12-31", form="numpy") for t in ("1d", "1w"))
+        reads = gate_inputs.reads_of(self.GATES, {}, D1)
+        assert reads is not None
+        venue, aapl = calendar("XNYS"), _universe(market).instruments["AAPL"]
+        starts = reads.starts(int(days.session[row]), venue)
+        given = {
+            b.timeframe: known.rows(slice(int(np.searchsorted(known.session, starts[b.timeframe])), None))
+            for b in (days, weeks)
+            if (known := b.known_at(int(days.close_time[row]))) is not None
+        }
+        found = gate_inputs.measure_last(self.GATES, {}, given, D1, aapl, venue, None, {"AAPL": actions}, finer)
+        value: float | None = found.at(-1, 1)["volatility"]["atr_percent"]
+        return value
+
+    def test_a_week_with_a_split_inside_is_measured_on_one_level_live_and_in_a_backtest(
+        self, market: Market, folder_lake: Lake
+    ) -> None:
+        days = market.bars("AAPL", "1d", end="2000-12-31", form="numpy")
+        finer = native_bars(folder_lake, _universe(market))
+        smooth = market.bars("AAPL", "1w", end="2000-12-31", adjusted=True, as_of="2000-12-30T00:00Z", form="numpy")
+        ranges = average_range(smooth, 6) / smooth.close * 100
+        bars = {t: market.bars("AAPL", str(t), end="2000-12-31", form="numpy") for t in (D1, W1)}
+        aapl, venue = _universe(market).instruments["AAPL"], calendar("XNYS")
+        ever = gate_inputs.measure_history(self.GATES, {}, bars, D1, aapl, venue, None, {"AAPL": [APPLE_2000]}, finer).columns[
+            "volatility/atr_percent"
+        ]
+        for day in ("2000-06-20", "2000-06-21", "2000-06-23", "2000-06-26", "2000-07-14", "2000-08-25"):
+            row = int(np.searchsorted(days.session, session_number(date.fromisoformat(day))))
+            week = int(np.searchsorted(smooth.close_time, days.close_time[row], side="right")) - 1
+            now = self.live(market, row, finer, [APPLE_2000])
+            assert now == ever[row] == pytest.approx(ranges[week], rel=1e-12), day
+
+    def test_a_week_that_cannot_be_made_again_is_unknown_until_it_has_left_the_window(self, market: Market) -> None:
+        days = market.bars("AAPL", "1d", end="2000-12-31", form="numpy")
+        july, october = (
+            int(np.searchsorted(days.session, session_number(day))) for day in (date(2000, 7, 14), date(2000, 10, 20))
+        )
+        assert self.live(market, july, None, [APPLE_2000]) is None
+        assert self.live(market, october, None, [APPLE_2000]) is not None
+
+    def test_a_spin_off_told_by_its_value_is_measured_by_the_session_before_it(self, market: Market, folder_lake: Lake) -> None:
+        days = market.bars("AAPL", "1d", end="2000-12-31", form="numpy")
+        at = int(np.searchsorted(days.session, APPLE_2000.ex_session))
+        told = replace(APPLE_2000, kind=ActionKind.SPIN_OFF, factor=float("nan"), amount=float(days.close[at - 1]) / 2)
+        finer = native_bars(folder_lake, _universe(market))
+        july = int(np.searchsorted(days.session, session_number(date(2000, 7, 14))))
+        assert self.live(market, july, finer, [told]) == pytest.approx(self.live(market, july, finer, [APPLE_2000]), rel=1e-12)
 
 
 RULE = """\

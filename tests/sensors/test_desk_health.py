@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -19,9 +20,11 @@ from assets.desk_health import (
     QUEUES,
     desk,
     desk_health_checks,
+    face,
     judge,
     look,
 )  # fmt: skip
+from desk import risk_state
 from resources.ledger.store import Ledger
 from resources.settings import Settings
 from sensors.desk_health import REPEAT_SECONDS, evaluate
@@ -105,21 +108,52 @@ def test_a_missing_bar_fails_only_where_bars_are_due(ledger: Ledger, minutes: Un
     assert _failed(ledger, CLOSED, minutes) == set(), "the venue is closed"
 
 
+def _verdicts(events: Sequence[Any]) -> list[tuple[str, bool]]:
+    return [(e.check_name, e.passed) for e in events if isinstance(e, dg.AssetCheckEvaluation)]
+
+
+def _names(events: Sequence[Any]) -> list[str]:
+    return [name for name, _ in _verdicts(events)]
+
+
 def test_only_what_changed_is_told_and_everything_every_quarter_of_an_hour(ledger: Ledger) -> None:
     _beat(ledger, OPEN)
     good = judge(look(ledger, OPEN), OWN, configured_universe())
-    first, cursor = evaluate(good, None, OPEN)
-    assert [e.check_name for e in first] == list(DESCRIPTIONS)
-    same, cursor = evaluate(good, cursor, OPEN + 5_000_000)
+    first, cursor = evaluate(good, None, None, OPEN)
+    assert _names(first) == list(DESCRIPTIONS)
+    same, cursor = evaluate(good, None, cursor, OPEN + 5_000_000)
     assert same == []
     _beat(ledger, OPEN, broker_trouble="gone")
     bad = judge(look(ledger, OPEN), OWN, configured_universe())
-    told, cursor = evaluate(bad, cursor, OPEN + 10_000_000)
-    assert [(e.check_name, e.passed) for e in told] == [(BROKER, False)]
-    told, cursor = evaluate(good, cursor, OPEN + 15_000_000)
-    assert [(e.check_name, e.passed) for e in told] == [(BROKER, True)]
-    again, _ = evaluate(good, cursor, OPEN + int(REPEAT_SECONDS * 1e6))
+    told, cursor = evaluate(bad, None, cursor, OPEN + 10_000_000)
+    assert _verdicts(told) == [(BROKER, False)]
+    told, cursor = evaluate(good, None, cursor, OPEN + 15_000_000)
+    assert _verdicts(told) == [(BROKER, True)]
+    again, _ = evaluate(good, None, cursor, OPEN + int(REPEAT_SECONDS * 1e6))
     assert len(again) == len(DESCRIPTIONS)
+
+
+def test_the_page_of_the_desk_shows_it_again_when_a_halt_or_an_order_in_doubt_comes_or_goes(ledger: Ledger) -> None:
+    _beat(ledger, OPEN)
+
+    def tick(cursor: str | None, second: int) -> tuple[list[dg.AssetObservation], str]:
+        seen = look(ledger, OPEN)
+        found, after = evaluate(judge(seen, OWN, configured_universe()), face(ledger, seen), cursor, OPEN + second * 1_000_000)
+        return [e for e in found if isinstance(e, dg.AssetObservation)], after
+
+    first, cursor = tick(None, 0)
+    assert [first[0].metadata[key].value for key in ("mode", "halts", "orders_in_doubt")] == ["PAPER", "none", 0]
+    same, cursor = tick(cursor, 5)
+    assert same == []
+    with ledger.engine.begin() as c:
+        risk_state.set_halt(c, "REDUCE_ONLY", "desk", "daily loss", "breaker", OPEN)
+    halted, cursor = tick(cursor, 10)
+    assert "REDUCE_ONLY: daily loss" in str(halted[0].metadata["halts"].value)
+    assert tick(cursor, 15)[0] == []
+
+
+def test_a_desk_that_never_ran_has_nothing_to_show(ledger: Ledger) -> None:
+    assert face(ledger, look(ledger, OPEN)) is None
 
 
 def test_a_person_can_run_the_checks_by_hand(ledger: Ledger) -> None:

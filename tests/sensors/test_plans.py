@@ -20,6 +20,7 @@ from resources.research_store import ResearchStore
 from resources.settings import Settings
 from sensors.plans import changed_events, plans_and_files
 from tests.assets.sample_lake import installation
+from tests.desk.kit import Desk, bar, hour
 
 NAME = "eurusd_year_end_breakout"
 Look = Callable[[], dict[str, Any]]
@@ -106,6 +107,31 @@ def test_a_universe_that_cannot_be_read_is_a_failed_check_and_no_other_event(loo
     told = look()
     assert set(told) == {"config_valid"}
     assert not told["config_valid"].passed
+
+
+def test_an_entry_worked_in_slices_is_told_whenever_it_comes_on(look: Look, ledger_engine: Engine) -> None:
+    look()
+    desk = Desk(ledger_engine).open()
+    assert look() == {}
+    desk.submit(execution={"algo": "twap", "minutes": 120, "slices": 2}, valid_until=hour(4))
+
+    def told() -> dict[str, Any]:
+        (name, event), *more = look().items()
+        assert (name, more) == ("executions", [])
+        return {key: value.value for key, value in event.metadata.items()}
+
+    began = told()
+    assert "| trend | EURUSD | PAPER | twap | buy | 0 | 1000 |" in began["at_work"]
+    assert "| 1/2 |" in began["at_work"]
+    desk.close(1, bar("EURUSD", 1, 1.2006, 1.201, 1.2, 1.201))
+    filled = told()
+    assert "| 500 | 1000 | 1.2006 | 5 | 1/2 |" in filled["at_work"], "with what it costs against the signal's price"
+    assert "| filled | 500 | 1.2006 |" in filled["slices"]
+    desk.router.flatten("enough", "ann")
+    over = told()
+    assert (over["ended"], over["at_work"]) == (1, "none")
+    assert "| ended | flatten: enough |" in over["over"]
+    assert look() == {}
 
 
 def test_a_text_that_lived_for_a_moment_is_kept_as_a_revision(look: Look, installed: Settings) -> None:

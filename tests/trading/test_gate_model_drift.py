@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from desk.planning import _size
 from tests.trading.test_decisions import EURUSD, SIGNAL, T, outcome, refusal, snapshot
 from trading.decisions import decide, decision_of
+from trading.ids import canonical
 from trading.signals import Decision
 from trading.timeframes import US_PER_DAY
 
@@ -52,6 +54,24 @@ def test_without_a_fresh_verdict_on_this_version_there_is_no_new_risk(
     said = refusal(of(then, verdict))
     assert said.startswith("MODEL_DRIFT: ")
     assert why in said
+
+
+@pytest.mark.parametrize("then", ["half_size", "halt"])
+def test_what_was_seen_only_after_the_close_judges_no_signal_of_that_close(then: str) -> None:
+    """A replay of the past meets the verdicts of today."""
+    assert "reason=judged_later" in refusal(of(then, {**FRESH, "judged_time": T + 1}))
+    assert refusal(of(then, FRESH)) == "", "a verdict that saw the close itself, and nothing after it"
+
+
+def test_alert_does_not_call_drifted_what_drifted_later() -> None:
+    data = of("alert", {**FRESH, "drifted": True, "judged_time": T + 1})
+    (said,) = [v for v in outcome(data)["verdicts"] if v["gate"] == "model_drift"]
+    assert (said["passed"], said["value"]) == (True, "not judged")
+
+
+def test_snapshots_from_before_are_decided_as_they_were_then() -> None:
+    later = json.loads(of("halt", {**FRESH, "judged_time": T + 1}))
+    assert refusal(canonical({**later, "schema": 3})) == ""
 
 
 @pytest.mark.parametrize("then", [None, "whatever"])

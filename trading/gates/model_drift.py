@@ -8,13 +8,15 @@ from trading.gates.base import GATES, Missing, Snapshot, look, number, off, pass
 from trading.limit_math import exceeds
 from trading.refusals import RefusalCode
 from trading.signals import GateVerdict
-from trading.timeframes import US_PER_DAY
+from trading.timeframes import US_PER_DAY, iso
 
 GATE: Final = "model_drift"
 ALERT: Final = "alert"
 HALF_SIZE: Final = "half_size"
 HALT: Final = "halt"
 HALF: Final = 0.5
+_NOT_LATER: Final = 4
+"""Schema from which on a verdict on bars after the signal's close counts as none."""
 
 
 def policy_of(snapshot: Snapshot) -> str:
@@ -35,10 +37,20 @@ def size_factor(snapshot: Snapshot) -> float:
     return HALF if policy_of(snapshot) == HALF_SIZE and look(snapshot, f"measured.{GATE}.drifted", bool) else 1.0
 
 
+def _age(snapshot: Snapshot) -> int:
+    """Time from the newest bar that was judged to the signal's close (us); below 0: what was seen only later. Raises Missing."""
+    return int(look(snapshot, "signal.close_time", int) - look(snapshot, f"measured.{GATE}.judged_time", int))
+
+
+def _later(snapshot: Snapshot) -> bool:
+    return look(snapshot, "schema", int) >= _NOT_LATER and _age(snapshot) < 0
+
+
 @GATES.register(GATE, 35)
 class ModelDrift:
     """Refuses when the file says ``halt`` and the model has drifted; with ``half_size`` or ``halt`` also when no verdict on
-    this very version is there, or it is too old: what nobody has looked at is not traded."""
+    this very version is there, or it is too old, or it saw bars after the signal's close: what nobody had looked at by then is
+    not traded."""
 
     SINCE = 3
     code = RefusalCode.MODEL_DRIFT
@@ -48,7 +60,7 @@ class ModelDrift:
         if not then:
             return off(GATE)
         if then == ALERT:
-            known = present(snapshot, f"measured.{GATE}.drifted")
+            known = present(snapshot, f"measured.{GATE}.drifted") and not _later(snapshot)
             drifted = known and look(snapshot, f"measured.{GATE}.drifted", bool)
             return passed(GATE, "drifted" if drifted else "not drifted" if known else "not judged", then)
         about = {"model": look(snapshot, "signal.model.name", str), "version": look(snapshot, "signal.model.version", str)}
@@ -56,8 +68,10 @@ class ModelDrift:
         drifted = look(snapshot, f"measured.{GATE}.drifted", bool)
         if judged != about["version"]:
             return refused(GATE, f"version {judged}", then, self.code, **about, reason="other_version", judged=judged)
-        age = look(snapshot, "signal.close_time", int) - look(snapshot, f"measured.{GATE}.judged_time", int)
-        days, most = age / US_PER_DAY, number(snapshot, f"gates.{GATE}.max_age_days")
+        if _later(snapshot):
+            at = iso(look(snapshot, f"measured.{GATE}.judged_time", int))
+            return refused(GATE, f"judged {at}", then, self.code, **about, reason="judged_later", judged=at)
+        days, most = _age(snapshot) / US_PER_DAY, number(snapshot, f"gates.{GATE}.max_age_days")
         if exceeds(days, most):
             return refused(GATE, f"{days:.1f} days old", then, self.code, **about, reason="expired", days=f"{days:.1f}")
         if drifted and then == HALT:

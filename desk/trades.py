@@ -1,0 +1,75 @@
+"""Everything that is open, read once: positions, the trades they are made of, what these hold, and their orders.
+
+What looks after open trades (exits, guards, managed plans) asks this picture instead of the ledger, trade by trade. It is as
+true as the moment it was read at: whoever writes reads it under the ledger's write lock, and reads it again after an answer
+of the broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, select, tuple_
+
+from desk import store
+from desk.store import OrderRecord, PositionRecord
+from resources.ledger import tables as t
+
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTrades:
+    """positions: those that are not flat, by strategy and symbol. made_of: by (strategy, symbol) the signed quantity by trade
+    of everything the position is made of, its own trade first. orders: of those trades, by trade, oldest first."""
+
+    positions: Sequence[PositionRecord]
+    made_of: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    orders: Mapping[str, Sequence[OrderRecord]] = field(default_factory=dict)
+
+    def of(self, position: PositionRecord) -> Mapping[str, float]:
+        """Signed quantity by trade of what `position` is made of."""
+        return self.made_of.get((position.strategy, position.symbol), {})
+
+
+def read(connection: Connection, wanted: Iterable[tuple[str, str]] | None = None) -> OpenTrades:
+    """The open trades, or those of the `wanted` (strategy, symbol) alone. Four reads, however many there are."""
+    positions = store.find_positions(connection)
+    if wanted is not None:
+        chosen = set(wanted)
+        positions = [p for p in positions if (p.strategy, p.symbol) in chosen]
+    made_of = quantities(connection, positions)
+    ids = {p.trade_id for p in positions if p.trade_id} | {trade for own in made_of.values() for trade in own}
+    return OpenTrades(positions, made_of, orders_of(connection, ids))
+
+
+def orders_of(connection: Connection, trade_ids: Iterable[str]) -> dict[str, list[OrderRecord]]:
+    """Orders by trade, oldest first; one read. A trade without orders has an empty list."""
+    found: dict[str, list[OrderRecord]] = {trade_id: [] for trade_id in sorted(trade_ids)}
+    if found:
+        for order in store.find_orders(connection, t.intents.c.trade_id.in_(list(found))):
+            found[order.trade_id].append(order)
+    return found
+
+
+def quantities(connection: Connection, positions: Sequence[PositionRecord]) -> dict[tuple[str, str], dict[str, float]]:
+    """By (strategy, symbol) the signed quantity by trade: its own trade, and others whose entry filled late beside it."""
+    own = store.trade_quantities(connection, [p.trade_id for p in positions if p.trade_id])
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    beside: list[PositionRecord] = []
+    for position in positions:
+        held = own.get(position.trade_id, 0.0)
+        found[position.strategy, position.symbol] = {position.trade_id: held} if held else {}
+        if abs(position.quantity - held) > _TINY * abs(position.quantity):
+            beside.append(position)
+    if beside:
+        f = t.fills.c
+        keys = [(p.strategy, p.symbol) for p in beside]
+        query = select(f.strategy, f.symbol, f.trade_id).distinct().where(tuple_(f.strategy, f.symbol).in_(keys))
+        rows = connection.execute(query.order_by(f.trade_id)).all()
+        others = store.trade_quantities(connection, {row.trade_id for row in rows} - own.keys())
+        for row in rows:
+            if held := others.get(row.trade_id, 0.0):
+                found[row.strategy, row.symbol][row.trade_id] = held
+    return found
