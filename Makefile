@@ -19,7 +19,7 @@ help:
 	@echo 'make run MODE=shadow     the same with a setting; see docs/settings.md'
 	@echo 'make test                run the tests'
 	@echo 'make check               ruff, mypy, import-linter'
-	@echo 'make bench NAME=lake     run one benchmark: backtest lake resample features latency paced event_log rl'
+	@echo 'make bench NAME=lake     run one benchmark: backtest lake resample features latency paced exits event_log rl'
 	@echo 'make torture N=20        kill the desk N times over a misbehaving broker: nothing lost, nothing sent twice'
 	@echo 'make torture-matrix      every boundary with every fault of the broker'
 	@echo 'make risk-million        a million random intents against random limits'
@@ -74,7 +74,7 @@ ingest-torture: install-dev
 	@exec $(PYTHON) -m tests.faults.ingest_torture --kills $(or $(N),200)
 
 month: install-dev
-	@exec $(PYTHON) -m tests.soak.month $(if $(MINUTES),--minutes)
+	@exec $(PYTHON) -m tests.soak.month $(if $(MINUTES),--minutes) $(if $(SESSIONS),--sessions $(SESSIONS))
 
 clean:
 	@rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -56,9 +56,9 @@ if ! current runtime; then
     pip "torch" --constraint requirements.lock "$(grep '^torch==' requirements.lock)"
     pip "$(grep -c == requirements.lock) locked packages" --no-deps --requirement requirements.lock
     pip "Tapeline" --no-deps --no-build-isolation --editable .
-    # Machine code of the backtest, kept beside the modules: else the first backtest waits for it. Not needed to run.
+    # Machine code of backtest and learning, kept beside the modules: else their first use waits for it. Not needed to run.
     echo "tapeline: compiling the backtest ($(($(date +%s) - begun)) s)"
-    .venv/bin/python -m trading.warm_kernels >>"$log" 2>&1 || echo "tapeline: not compiled now (see $log): the first backtest will be"
+    .venv/bin/python -m ml.warm_kernels >>"$log" 2>&1 || echo "tapeline: not compiled now (see $log): the first backtest will be"
     mark runtime >.venv/installed-runtime
 fi
 if [ "$what" = dev ] && ! current dev; then

@@ -261,15 +261,17 @@ def _gate(name: str, config_files: ConfigFilesResource, tracking: TrackingResour
         notes = {}
     metrics = mlflow.metrics(registered, version)
     criteria = promotion.judge(metrics, notes)
-    passed = promotion.promoted(criteria)
+    passed, stays = promotion.promoted(criteria), ""
     if passed:
-        mlflow.promote(registered, version, {"promotion": "passed"})
+        stays = mlflow.promote(registered, version, {"promotion": "passed"})
     else:
         mlflow.note(registered, version, {"promotion": "failed: " + ", ".join(promotion.failed(metrics))})
     synthetic = " (synthetic data)" if tags.get("data_kind") == "synthetic" else ""
     said = "is champion" if passed else f"is rejected: {', '.join(promotion.failed(metrics))}; champion stays where it is"
+    if stays:
+        said = f"meets every criterion, and champion stays where it is: {stays}"
     return dg.AssetCheckResult(
-        passed=passed,
+        passed=passed and not stays,
         # A model that is not good enough is a finding, not a breakdown: the run goes on and champion stays.
         severity=dg.AssetCheckSeverity.WARN,
         description=f"version {version}{synthetic} {said}",

@@ -31,8 +31,8 @@ def explanation_asset(name: str) -> Any:
         deps=[f"model_{name}"],
         kinds={"python", "mlflow"},
         description="The newest decisions of the champion (of the newest version while there is none), each with what every "
-        "feature added to it: integrated gradients of networks and policies, exact Shapley values of trees. Ask for more, or "
-        "for one instrument, in the launchpad (samples, symbol).",
+        "feature added to it: integrated gradients of networks and policies, exact Shapley values of trees, sampled ones "
+        "of agents that are plug-ins. Ask for more, or for one instrument, in the launchpad (samples, symbol).",
     )
     def made(
         context: dg.AssetExecutionContext, config: ExplanationConfig, config_files: ConfigFilesResource, lake: LakeResource,
@@ -66,7 +66,7 @@ def _explain(
         made, why = model_explanation_run.explain(file, watched, mlflow, rows, config.samples, config.symbol, NEWEST)
     except (run.CannotJudge, NoFeatures, UnknownAgent, TrackingError, ValueError) as error:
         raise dg.Failure(f"No explanation of {name}: {error}") from error
-    unit = "log odds of a rise" if file.kind == "forecaster" else "log probability of the action"
+    unit = made[0].unit if made else ""
     label = " (synthetic data)" if file.data == "planted" else ""
     pictures: dict[str, Any] = {}
     table = []

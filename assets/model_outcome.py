@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from assets.common import markdown_table
 from assets.model_data import Traded
-from ml import agent_training, decisions, forecasting, promotion
+from ml import agent_training, decisions, evaluation, forecasting, promotion
 from ml.baseline import OutOfSample
+from ml.combinatorial import Paths
 from ml.dataset import TrainingSet
 from ml.forecasters import BASELINES
 from ml.promotion import Criterion
@@ -159,6 +160,32 @@ def slice_figures(experiment: Experiment) -> dict[str, float]:
         "final_sessions": float(len(ends)),
     }  # fmt: skip
     return {k: v for k, v in figures.items() if math.isfinite(v)}
+
+
+def paths_figures(
+    file: ForecasterFile, data: TrainingSet, found: Paths, traded: Traded, cash: float
+) -> tuple[dict[str, float], str]:
+    """(figures by name, table) of the combinatorial paths: how the model's rule would have done on each of them."""
+    rows, auc, sharpe, total = [], [], [], []
+    for number, oos in enumerate(found.out_of_sample, 1):
+        f = slice_figures(_threshold(data, traded, oos, f"path {number}", file.margin, file, cash))
+        auc.append(evaluation.auc(data.direction[oos.row], oos.probability, oos.fold))
+        sharpe.append(f.get("final_sharpe", math.nan))
+        total.append(f["final_return"])
+        rows.append([number, f"{auc[-1]:.3f}", f"{sharpe[-1]:.2f}" if math.isfinite(sharpe[-1]) else "no trade",
+                     f"{100 * total[-1]:+.1f} %", f"{f['final_trades']:.0f}"])  # fmt: skip
+    known = np.array([s for s in sharpe if math.isfinite(s)])
+    figures = {"cpcv_paths": float(len(rows)), "cpcv_auc_median": float(np.median(auc)), "cpcv_auc_worst": float(min(auc)),
+               "cpcv_losing": float(np.mean(np.array(total) < 0))}  # fmt: skip
+    if len(known):
+        figures |= {"cpcv_sharpe_median": float(np.median(known)), "cpcv_sharpe_worst": float(known.min()),
+                    "cpcv_sharpe_best": float(known.max())}  # fmt: skip
+    table = markdown_table(["path", "AUC", "Sharpe ratio a year", "return", "trades"], rows)
+    told = (
+        f"\n\n{found.folds} trainings of {', '.join(found.members)}, purged and embargoed; each path covers the history before "
+        "the locked slice once. Part of what is learnt from lies after what is tested: the spread is what counts."
+    )
+    return figures, table + told
 
 
 def forecaster_slice(

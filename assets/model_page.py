@@ -63,13 +63,8 @@ def write_report(found: ModelFiles, universe: str, tracking: Tracking, settings:
 
 
 def _pictures(tracking: Tracking, registered: str, version: str) -> dict[str, bytes]:
-    found = {}
-    for picture in PICTURES:
-        try:
-            found[picture] = tracking.run_file(registered, version, f"figures/{picture}")
-        except TrackingError:
-            continue  # an agent has no forecast picture, a forecaster no seeds
-    return found
+    # An agent has no forecast picture, a forecaster no seeds.
+    return {name: png for name, png in tracking.run_files(registered, version, "figures").items() if name in PICTURES}
 
 
 def _known(value: float | None) -> str:

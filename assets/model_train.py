@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from assets import model_data, model_outcome, model_reference, model_run
 from assets.common import markdown_table
 from assets.model_data import Traded
 from assets.model_outcome import Judged
-from ml import agent_training, evaluation, forecasting, leakage, promotion, serving
+from ml import agent_training, combinatorial, evaluation, forecasting, leakage, promotion, serving
 from ml.dataset import TrainingSet
 from ml.promotion import Criterion
 from ml.training_files import AgentFile, ForecasterFile, TrainingFile, revision
@@ -77,6 +77,7 @@ class _Made:
     seconds: float
     work: Path | None
     reference: bytes
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 def run(
@@ -113,7 +114,7 @@ def run(
     gap, versus = _champion(book, name, made.judged)
     audit = leakage.merge(data_audit, made.audit)
     metrics = {
-        **made.judged.judgement.figures(), **model_outcome.seed_figures(made.judged), **opening.figures,
+        **made.judged.judgement.figures(), **model_outcome.seed_figures(made.judged), **made.more, **opening.figures,
         "audit_passed": float(audit.passed), "canaries_passed": float(canaries), "champion_difference": gap,
         "final_openings": 1.0 if opening.figures else 0.0, "final_seen_by_others": float(opening.others),
     }  # fmt: skip
@@ -152,14 +153,22 @@ def _forecaster(file: ForecasterFile, data: TrainingSet, traded: Traded, setting
     model = run_.model.to_bytes()
     window = run_.model.window
     outputs = ("probability", *(f"q{round(100 * level):02d}" for level in run_.model.levels))
+    audit, more, tables = run_.audit, {}, {"Forecasters": model_outcome.members_table(data, run_)}
+    if file.combinatorial is not None:
+        part = file.combinatorial
+        found = combinatorial.paths(
+            data, file.config(), groups=part.groups, tested=part.tested, members=part.members, progress=say
+        )  # fmt: skip
+        audit = leakage.merge(audit, found.audit)
+        more, tables["Combinatorial paths"] = model_outcome.paths_figures(file, data, found, traded, settings.paper_cash)
     return _Made(
-        judged, run_.audit, model, FORECAST_FILE, run_.model.content_hash(), served_forecaster_path(),
+        judged, audit, model, FORECAST_FILE, run_.model.content_hash(), served_forecaster_path(),
         {"arithmetic.py": Path(str(arithmetic.__file__)).read_bytes()}, data.matrix.names,
         data.matrix.values[data.matrix.symbol == 0][-max(5, window):].astype(np.float64), outputs, run_.config.params(),
         run_.slice_start, model_outcome.forecaster_slice(file, data, run_, traded, settings.paper_cash),
-        {"forecast.png": _members_picture(data, run_)}, {"Forecasters": model_outcome.members_table(data, run_)},
+        {"forecast.png": _members_picture(data, run_)}, tables,
         {f"fold_skill_{k}": [f.skill[k] for f in run_.folds] for k in run_.config.trained}, run_.seconds, None,
-        model_reference.forecaster_reference(file, data, run_, judged.judgement),
+        model_reference.forecaster_reference(file, data, run_, judged.judgement), more,
     )  # fmt: skip
 
 
@@ -167,6 +176,7 @@ def _agent(file: AgentFile, data: TrainingSet, traded: Traded, settings: Setting
     from ml import served_agent_path, served_plugin_agent_path
     from ml.agents import agent_class
     from ml.environment import OWN_FEATURES
+    from ml.forecasters import Settings as Members
     from resources.model_plots import seeds
 
     work = settings.path("training", "agents", registered_name(file, data.universe))
@@ -174,7 +184,7 @@ def _agent(file: AgentFile, data: TrainingSet, traded: Traded, settings: Setting
     simple = forecasting.train(
         data, forecasting.ForecastConfig(
             forecasting.BASELINES, file.folds, file.first_train, final_fraction=file.final_fraction, embargo=file.embargo,
-            seed=file.seed,
+            seed=file.seed, settings=Members(window=1),  # both look at the newest bar only
         ), say,
     )  # fmt: skip
     judged = model_outcome.judge_agent(file, data, run_, simple, traded, settings.paper_cash, trials)

@@ -122,9 +122,13 @@ def baseline_model(
     }
     tags = {
         "dagster_run_id": context.run.run_id,
+        "dagster_run_url": f"{settings().webserver_url}/runs/{context.run.run_id}",
+        "dagster_asset_url": f"{settings().webserver_url}/assets/{context.asset_key.to_user_string()}",
         "asset_key": context.asset_key.to_user_string(),
-        "partitions": data.span(),
+        "partition": data.span(),
         "code_revision": code_revision(),
+        "data_kind": "market",
+        "trials": str(len(baseline.KINDS)),
     }
     tracked = tracking.tracking().log_model(
         model_run.record(data, result, money, criteria, path=path, tags=tags, figures=figures)

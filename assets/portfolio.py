@@ -56,6 +56,7 @@ def portfolio_backtest(
         ),
         "left_out": dg.MetadataValue.md(markdown_table(["strategy or plan", "why"], sorted(found.left_out.items()))),
         "heard": ", ".join(found.heard) or "none",
+        "limits_not_tested": ", ".join(found.result.limits_not_tested) or "none",
         "conflicts": f"{found.conflicts.policy}, positions: {found.conflicts.positions}",
         "dagster/row_count": len(found.result.trades),
         "net": float(found.result.equity[-1] - found.result.cash),

@@ -274,6 +274,7 @@ def grid_of(
         periods_per_year=per_year(own.bars[0].close_time), keep_returns="session", keep_going=True, progress=progress,
         sizing=own.sizing, costs=own.costs, limits=own.limits, strategy=name, require_stop=own.require_stop,
         min_reward_to_risk=own.min_reward_to_risk, risk_budget=own.risk_budget, actions=own.actions or None,
+        currency=own.currency, fx=own.fx, files=None if own.of is None else [own.of] * len(own.instruments),
     )  # fmt: skip
     good = [i for i, m in enumerate(result.metrics) if m is not None]
     if len(good) < 2:

@@ -1,4 +1,5 @@
-"""What a backtest of the lake needs beside bars and corporate actions: rates of exchange, and doubts about the prices."""
+"""What a backtest of the lake needs beside bars and corporate actions: rates of exchange, verdicts on the bars, doubts about
+the prices."""
 
 from __future__ import annotations
 
@@ -7,11 +8,15 @@ from typing import Final
 
 import numpy as np
 
+from assets.quality.known import jumps_of
+from resources.corporate_actions import read_actions
 from resources.lake import Lake
 from trading.bars import Bars
 from trading.corporate_actions import CorporateAction, steps, unexplained_splits
 from trading.instruments import AssetClass, Instrument
 from trading.order_rules import FxSeries
+from trading.quality import Known
+from trading.quality_history import QualityHistory
 from trading.timeframes import session_date
 from trading.universe import Universe
 
@@ -31,6 +36,16 @@ def doubts_of(instrument: Instrument, bars: Bars, actions: Iterable[CorporateAct
         f"a step on {day} that looks like a split by {factor:g} and that no corporate action explains{more}: profits across it "
         "are not real; see the check splits_explained"
     )
+
+
+def quality_of(universe: Universe, lake: Lake) -> QualityHistory:
+    """What judges the bars behind every wish, as the quality gate does live. Jumps that actions explain are none; rows that an
+    operator accepted as they came count as faults here."""
+
+    def known(instrument: Instrument, bars: Bars) -> Known:
+        return Known(jumps_of(bars, read_actions(lake, instrument.symbol)))
+
+    return QualityHistory(universe.instruments, universe.quality, known)
 
 
 def rates_of(universe: Universe, lake: Lake, currencies: Iterable[str], account: str) -> dict[str, FxSeries]:

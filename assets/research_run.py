@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from assets.research_inputs import doubts_of, rates_of, without_rate
+from assets.research_inputs import doubts_of, quality_of, rates_of, without_rate
 from resources.config import Config
 from resources.gate_history import gated_from_lake
 from resources.lake import Lake, LakeError
@@ -149,8 +149,9 @@ def prepare(
     setting `price_view` says. Raises LakeError or ValueError on unreadable bars and on an action whose factor nobody knows."""
     actions = research_actions(lake, evaluable, settings().price_view)
     evaluable = gated_from_lake(
-        point_in_time(evaluable, actions, native_bars(lake, config.universe)), config.universe, config.news, lake, actions
-    )
+        point_in_time(evaluable, actions, native_bars(lake, config.universe)), config.universe, config.news, lake, actions,
+        quality_of(config.universe, lake),
+    )  # fmt: skip
     currency = currency or settings().account_currency
     traded = {symbol: config.universe.instruments[symbol] for symbol in evaluable.symbols}
     fx = rates_of(config.universe, lake, {i.currency for i in traded.values()}, currency)

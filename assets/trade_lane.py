@@ -38,6 +38,8 @@ from trading.plugins import PluginError
 from trading.signals import Decision, Signal
 from trading.strategy import Evaluable, legs_of, signal_at
 
+NO_ENTRY = "no entry condition met"
+
 
 @dataclass
 class Evaluated:
@@ -133,13 +135,15 @@ def _signal_of(
     row = len(primary) - 1
     if not evaluation.ready[row]:
         return f"warm-up: {len(primary)} bars of {evaluable.timeframe}"
+    if not (evaluation.enter_long[row] or evaluation.enter_short[row]):
+        return NO_ENTRY  # most of them: their partitions need not be hashed
     signal = signal_at(
         evaluable, evaluation, row, primary, instrument,
         features_version=FEATURES_VERSION,
         partitions=needed_partitions(windows, evaluable.quality_sessions, bars),
         mode=str(mode),
     )  # fmt: skip
-    return signal if signal is not None else "no entry condition met"
+    return signal if signal is not None else NO_ENTRY
 
 
 def close_times_of(session: str, ledger: Ledger, lake: Any, config: Any) -> list[int]:

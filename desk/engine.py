@@ -1,13 +1,13 @@
 """One bar close, from the feed's bars to the committed row that lets the trade run start.
 
-The order is fixed: fills of the old orders, hot bars, quality verdicts, marks, exits, the account, then the close itself.
-Every step may be repeated, and the close is committed last: a desk that dies in between does the whole close again and
-ends where it would have been.
+The order is fixed: fills of the old orders, exits, marks and breakers, hot bars, quality verdicts, the account, then the
+close itself. Every step may be repeated, and the close is committed last: a desk that dies in between does the whole close
+again and ends where it would have been.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +29,7 @@ from desk.managing import TradeManager
 from desk.plan_book import PlanBook
 from desk.replay import NO_STRATEGY, SKIPPED, CloseGroup
 from desk.router import Router
-from desk.store import DeskStore
+from desk.store import DeskStore, PositionRecord
 from resources.brokers.protocol import Account, Broker
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
@@ -39,7 +39,7 @@ from trading.bars import Bars
 from trading.calendars import calendar
 from trading.instruments import Instrument
 from trading.resample import resample
-from trading.strategy import Evaluable
+from trading.strategy import Evaluable, context_of
 from trading.timeframes import Timeframe, iso, session_date, session_number
 from trading.universe import Universe
 
@@ -59,10 +59,11 @@ class CloseIncomplete(Exception):
 
 @dataclass(slots=True)
 class CloseResult:
-    """What a bar close did. closed: the new bars, by symbol and timeframe."""
+    """What a bar close did. closed: the new bars, by symbol and timeframe. derived: whose higher timeframes are made."""
 
     close_time: int
     closed: dict[str, dict[Timeframe, Bars]] = field(default_factory=dict)
+    derived: set[str] = field(default_factory=set)
     partitions: list[Partition] = field(default_factory=list)
     exits: list[ExitCheck] = field(default_factory=list)
     fills: int = 0
@@ -111,9 +112,10 @@ class DeskEngine:
 
     def _standing_conflict(self, dataset: str, session: str, symbol: str) -> str:
         """What the ledger says of a bar told differently twice in this partition; empty when nothing."""
-        for row in self._ledger.session_verdicts(session, failed_only=True):
-            if (row.dataset, row.symbol, row.check) == (dataset, symbol, HOT_CONFLICT):
-                return str(next(iter(row.examples), {}).get("message", "a bar was told differently before"))
+        chosen = {"dataset": dataset, "session": session, "symbol": symbol, "check_name": HOT_CONFLICT}
+        for row in self._ledger.rows(t.quality_verdicts, list(t.quality_verdicts.primary_key), **chosen):
+            if not row["passed"]:
+                return str(next(iter(row["examples"]), {}).get("message", "a bar was told differently before"))
         return ""
 
     def process_close(self, group: CloseGroup, emitted_wall: int) -> CloseResult:
@@ -136,12 +138,16 @@ class DeskEngine:
         held = self.actions.begin(bars)
         if isinstance(self._broker, BarDriven):
             self._broker.on_bars(group.close_time, [bar for bar in bars if bar.symbol not in held])
-        result.fills = self._router.drain().fills
-        self._take_bars(bars, group.close_time, result)
+        result.fills = self._router.hear().fills
+        self._take_bars(bars, result)
+        # No exit waits for anything it does not need; a close that is repeated asks for the same exits again.
+        evaluables = self._exits(result)
+        self._router.continue_exits()
+        self._derive_of(instruments, result)
         # The price of a held instrument may be of another unit than its position.
         self._store.mark(group.close_time, session, {bar.symbol: bar.close for bar in bars if bar.symbol not in held})
         self._router.check_daily_loss()
-        self._exits(result)  # no exit waits for the lake; a close that is repeated asks for the same exits again
+        self._plans.at_close(self._config(), evaluables, self._cache, result.closed, group.close_time)
         try:
             self._store_bars(group.close_time, result)
         except (LakeWriteFailed, OSError) as error:
@@ -249,17 +255,36 @@ class DeskEngine:
                 continue
         return found
 
-    def _take_bars(self, bars: Sequence[BarClose], close_time: int, result: CloseResult) -> None:
-        """Native bars and the higher timeframes that are complete now, in memory: what exits are decided on."""
-        universe = self._config().universe
+    def _take_bars(self, bars: Sequence[BarClose], result: CloseResult) -> None:
+        """Native bars, in memory: what exits are decided on."""
         for native in hot_bars.to_bars(bars):
             self._cache.extend(native)
             result.closed.setdefault(native.symbol, {})[native.timeframe] = native
-        for symbol, instrument in universe.instruments.items():
+
+    def _derive_of(self, symbols: Collection[str], result: CloseResult) -> None:
+        """The higher timeframes of these instruments that are complete now, once a close."""
+        instruments = self._config().universe.instruments
+        for symbol in [s for s in instruments if s in symbols and s not in result.derived]:
+            result.derived.add(symbol)
             try:
-                self._derive(symbol, instrument, close_time, result)
+                self._derive(symbol, instruments[symbol], result.close_time, result)
             except (LakeError, ValueError) as error:  # its higher timeframes stay behind, the other symbols go on
-                log.error("not_derived", symbol=symbol, close=iso(close_time), error=f"{type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {error}"
+                log.error("not_derived", symbol=symbol, close=iso(result.close_time), error=why)
+
+    @staticmethod
+    def _read_higher(
+        positions: Collection[PositionRecord], evaluables: Mapping[str, Evaluable], instruments: Mapping[str, Instrument]
+    ) -> set[str]:
+        """Instruments whose higher timeframes the exits of these positions are decided on."""
+        found: set[str] = set()
+        for position in positions:
+            evaluable = evaluables.get(position.strategy)
+            if evaluable is not None:
+                series = [(position.symbol, timeframe) for timeframe in evaluable.timeframes]
+                series += context_of(evaluable, position.symbol)
+                found |= {s for s, timeframe in series if s in instruments and timeframe is not instruments[s].native_timeframe}
+        return found
 
     def _store_bars(self, close_time: int, result: CloseResult) -> None:
         """The new bars of every timeframe into the lake, judged. Raises what the lake raises when it cannot be written."""
@@ -283,13 +308,15 @@ class DeskEngine:
             self._cache.extend(new)
             result.closed.setdefault(symbol, {})[timeframe] = new
 
-    def _exits(self, result: CloseResult) -> None:
+    def _exits(self, result: CloseResult) -> dict[str, Evaluable]:
+        """Close, move and part what the strategies and plans ask for; gives these as they are in force, in today's units."""
         positions = {(p.strategy, p.symbol): p for p in self._store.open_positions()}
         universe = self._config().universe
         instruments = universe.instruments
         held = self.actions.held
         known = self._models(self._config.evaluables, result.close_time)
         evaluables = self.actions.evaluables(self._plans.in_force(known, universe))
+        self._derive_of(self._read_higher(positions.values(), evaluables, instruments), result)
         judged = [p for p in positions.values() if p.symbol not in held]
         result.exits = check_exits(
             judged, evaluables, instruments, self._cache, result.closed, result.close_time, positions.keys()
@@ -315,7 +342,7 @@ class DeskEngine:
             for c in result.exits
             if not c.trouble and c.bars_held != positions[c.strategy, c.symbol].bars_held
         })  # fmt: skip
-        self._plans.at_close(self._config(), evaluables, self._cache, result.closed, result.close_time)
+        return evaluables
 
     def _commit(self, group: CloseGroup, session: str, result: CloseResult, emitted_wall: int) -> None:
         """The close, what it tells Dagster and the sessions it ends: one transaction, the last step."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
 from desk import external, journal, mismatches, store
 from desk.faults import crash_point
@@ -75,7 +75,11 @@ def drain(engine: Engine, broker: Broker, clock: Callable[[], int]) -> DrainResu
 
 def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerEvent], now_time: int) -> DrainResult:
     """Apply events in their order: the fills of known orders first, together; then what every event says, together, too."""
-    known = {o.id: o for o in store.find_orders(connection, t.orders.c.id.in_({e.client_id for e in batch}))}
+    ids = t.orders.c.id.in_({e.client_id for e in batch})
+    ours = set(connection.execute(select(t.orders.c.id).where(ids)).scalars())
+    executed = {e.client_id for e in batch if e.execution is not None}
+    found = store.find_orders(connection, t.orders.c.id.in_(executed)) if executed else []
+    known = {o.id: o for o in found}
     filled = _apply_fills(connection, known, batch)
     total = DrainResult(0, sum(new for _, new in filled.values()))
     plain: list[NewEvent] = []
@@ -83,7 +87,7 @@ def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerE
         if number in filled:
             quantity, _ = filled[number]
             plain.append(_told_fill(known[event.client_id], _plain(broker, event), event, quantity))
-        elif event.execution is None and event.client_id in known:
+        elif event.execution is None and event.client_id in ours:
             plain.append(_plain(broker, event))
         else:  # of an order not known here, or one that cannot be true
             total += DrainResult(journal.record_events(connection, plain).new)

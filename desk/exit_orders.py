@@ -9,7 +9,7 @@ entries may be lost, exits must not be.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,25 +151,53 @@ def continue_exits(engine: Engine, broker: Broker, clock: Callable[[], int]) -> 
     Call it after each drain and at start. One exit that cannot go on does not hold up the others. What rests of all their
     trades is cancelled together, and the exits are sent together: how many there are costs little.
     """
-    sent: list[str] = []
     with store.routing_lock:
         with engine.begin() as connection:
             store.lock(connection)
             _ask_again(connection, clock())
-            left = store.find_orders(
-                connection, store.in_states(OrderState.INITIALIZED), t.intents.c.leg.startswith("exit:", autoescape=True)
-            )
-        while left:  # one of each trade at a time: an exit that is sent rests for the next one of its trade
-            batch = list({order.trade_id: order for order in reversed(left)}.values())[::-1]
-            taken = {order.id for order in batch}
-            left = [order for order in left if order.id not in taken]
-            sent += _advance(engine, broker, clock, batch)
+            wanted = _wanted(connection)
+        return _send(engine, broker, clock, wanted, None)
+
+
+def send_wanted(
+    engine: Engine, broker: Broker, clock: Callable[[], int], seen: Mapping[str, Sequence[OrderRecord]] | None = None
+) -> list[str]:
+    """`continue_exits` of what is wanted already: nobody is asked whether more should be. The caller holds the routing lock.
+
+    seen: orders by trade as they were read when the exits were wanted; what ended since is cancelled in vain.
+    """
+    with engine.connect() as connection:
+        wanted = _wanted(connection)
+    return _send(engine, broker, clock, wanted, seen)
+
+
+def _wanted(connection: Connection) -> list[OrderRecord]:
+    legs = t.intents.c.leg.startswith("exit:", autoescape=True)
+    return store.find_orders(connection, store.in_states(OrderState.INITIALIZED), legs)
+
+
+def _send(
+    engine: Engine, broker: Broker, clock: Callable[[], int], wanted: Sequence[OrderRecord],
+    seen: Mapping[str, Sequence[OrderRecord]] | None,
+) -> list[str]:  # fmt: skip
+    sent: list[str] = []
+    left = list(wanted)
+    while left:  # one of each trade at a time: an exit that is sent rests for the next one of its trade
+        batch = list({order.trade_id: order for order in reversed(left)}.values())[::-1]
+        taken = {order.id for order in batch}
+        left = [order for order in left if order.id not in taken]
+        sent += _advance(engine, broker, clock, batch, seen)
+        seen = None
     return sent
 
 
-def _advance(engine: Engine, broker: Broker, clock: Callable[[], int], exits: Sequence[OrderRecord]) -> list[str]:
+def _advance(
+    engine: Engine, broker: Broker, clock: Callable[[], int], exits: Sequence[OrderRecord],
+    seen: Mapping[str, Sequence[OrderRecord]] | None,
+) -> list[str]:  # fmt: skip
     """Send these exits, of one trade each, whose trades' other orders are known to be gone. Ids of those sent."""
-    resting = _resting(engine, exits)
+    known = seen is not None and all(e.trade_id in seen for e in exits)
+    resting = _others(exits, seen) if known and seen is not None else _resting(engine, exits)
     if any(resting.values()):
         _cancel(engine, broker, clock, [(o, f"exit {e.leg}") for e in exits for o in resting[e.id]], "cancel")
         resting = _resting(engine, exits)
@@ -207,9 +235,13 @@ def _commit(connection: Connection, exits: Sequence[OrderRecord], now: int) -> l
 def _resting(engine: Engine, exits: Sequence[OrderRecord]) -> dict[str, list[OrderRecord]]:
     """By exit its trade's other orders that the broker may hold, the entry first: nothing more fills while legs protect."""
     with engine.connect() as connection:
-        found = trades.orders_of(connection, {e.trade_id for e in exits})
+        found = trades.working_of(connection, {e.trade_id for e in exits})
+    return _others(exits, found)
+
+
+def _others(exits: Sequence[OrderRecord], orders: Mapping[str, Sequence[OrderRecord]]) -> dict[str, list[OrderRecord]]:
     return {
-        e.id: sorted((o for o in found[e.trade_id] if o.id != e.id and o.working), key=lambda o: not algo_ledger.is_slice(o))
+        e.id: sorted((o for o in orders[e.trade_id] if o.id != e.id and o.working), key=lambda o: not algo_ledger.is_slice(o))
         for e in exits
     }
 

@@ -62,20 +62,32 @@ class HotStore:
         by_source: dict[str, list[Bars]] = {}
         for bars in parts:
             by_source.setdefault(self._source(universe.instruments[bars.symbol]), []).append(bars)
+        day = session_date(session)
+        stored: dict[str, list[Partition]] = {}
         for source, group in by_source.items():
             if len(group) > 1:
                 try:
-                    self._lake.append_hot(dataset, session_date(session), group, source=source, instruments=universe.instruments)
+                    for held in self._lake.append_hot(dataset, day, group, source=source, instruments=universe.instruments):
+                        stored.setdefault(held.symbol, []).append(held)
                 except LakeWriteFailed:
                     raise
                 except LakeError:
                     log.warning("close_stored_one_by_one", dataset=dataset)  # which tells whose bars are at fault
+        held_now: dict[str, Bars] = {}
+        try:
+            held_now = self._lake.read_bars_of(dataset, dict.fromkeys(stored, day), day)
+        except LakeError:
+            stored.clear()  # one by one, which tells whose partition cannot be read
         partitions: list[Partition] = []
         verdicts: list[VerdictRow] = []
         for bars in parts:
-            held, judged = self.append(universe, dataset, session, bars, until)  # what is held already is no change
-            partitions += held
-            verdicts += judged
+            if bars.symbol in stored:
+                partitions += stored[bars.symbol]
+                verdicts += self._verdicts(universe, dataset, session, bars, held_now[bars.symbol].known_at(until), until, {})
+            else:
+                held, judged = self.append(universe, dataset, session, bars, until)
+                partitions += held
+                verdicts += judged
         return partitions, verdicts
 
     def append(
@@ -87,30 +99,41 @@ class HotStore:
         """
         instrument = universe.instruments[bars.symbol]
         day = session_date(session)
-        name: dict[str, Any] = {"dataset": dataset, "session": day.isoformat(), "symbol": bars.symbol}
-        faults: dict[str, str] = {FEED_LIVE: why} if (why := self._trouble(bars.symbol)) else {}
+        faults: dict[str, str] = {}
         partitions: list[Partition] = []
         held = bars
-        # A bar told differently twice is not settled by the next bar, nor by a restart: only other content of the partition
-        # (the source's final bars) does that, and whoever stores it says so in the ledger.
-        key = (dataset, day.isoformat(), bars.symbol)
-        if self._conflicts.get(key, "not asked yet"):
-            self._conflicts[key] = self._conflict(*key)
-        if self._conflicts[key]:
-            faults[HOT_CONFLICT] = self._conflicts[key]
         try:
             try:
                 partitions = self._lake.append_hot(
                     dataset, day, [bars], source=self._source(instrument), instruments=universe.instruments
                 )
             except HotConflict as error:  # the stored bar stands
-                faults[HOT_CONFLICT] = self._conflicts[key] = str(error)
+                faults[HOT_CONFLICT] = self._conflicts[dataset, day.isoformat(), bars.symbol] = str(error)
                 partitions = self._lake.partitions(dataset, day, day, [bars.symbol])
             held = self._lake.read_bars(dataset, bars.symbol, day, day).known_at(until)
         except LakeWriteFailed:
             raise
         except LakeError as error:
             faults[LAKE_READABLE] = str(error)
+        return partitions, self._verdicts(universe, dataset, session, bars, held, until, faults)
+
+    def _verdicts(
+        self, universe: Universe, dataset: str, session: int, bars: Bars, held: Bars, until: int, faults: dict[str, str]
+    ) -> list[VerdictRow]:
+        """Every check's verdict on the partition that `bars` were written to. held: what it holds as known at `until`; faults:
+        what went wrong with it, by own check."""
+        instrument = universe.instruments[bars.symbol]
+        day = session_date(session).isoformat()
+        name: dict[str, Any] = {"dataset": dataset, "session": day, "symbol": bars.symbol}
+        if why := self._trouble(bars.symbol):
+            faults.setdefault(FEED_LIVE, why)
+        # A bar told differently twice is not settled by the next bar, nor by a restart: only other content of the partition
+        # (the source's final bars) does that, and whoever stores it says so in the ledger.
+        key = (dataset, day, bars.symbol)
+        if self._conflicts.get(key, "not asked yet"):
+            self._conflicts[key] = faults.get(HOT_CONFLICT) or self._conflict(*key)
+        if self._conflicts[key]:
+            faults.setdefault(HOT_CONFLICT, self._conflicts[key])
         content_hash = held.content_hash()
         verdicts: list[VerdictRow] = []
         try:
@@ -129,7 +152,7 @@ class HotStore:
             if not row.passed:
                 partition = f"{row.dataset}/{row.session}/{row.symbol}"
                 log.warning("quality_failed", partition=partition, check=row.check, why=faults.get(row.check, ""))
-        return partitions, verdicts
+        return verdicts
 
     def _judge(
         self,

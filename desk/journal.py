@@ -10,13 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, tuple_, update
+from sqlalchemy import Connection, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from desk.faults import crash_point
 from desk.store import OrderRecord, trade_totals, wall_us
 from resources.brokers.protocol import Execution
 from resources.ledger import tables as t
+from resources.ledger.base import insert_many, update_many
 from trading import portfolio
 from trading.orders import OrderEvent, OrderState, apply
 from trading.signals import Intent
@@ -63,8 +64,9 @@ def insert_intents(
     known = select(t.intents.c.id).where(t.intents.c.id.in_([n.intent.id for n in group])).limit(1)
     if connection.execute(known).first() is not None:
         return False
-    connection.execute(
-        insert(t.intents),
+    insert_many(
+        connection,
+        t.intents,
         [
             {
                 "id": n.intent.id, "parent": n.intent.parent, "leg": n.intent.leg, "trade_id": n.trade_id,
@@ -77,8 +79,9 @@ def insert_intents(
     )  # fmt: skip
     if len(group) > 1:
         crash_point("during_bracket_legs")
-    connection.execute(
-        insert(t.orders),
+    insert_many(
+        connection,
+        t.orders,
         [
             {
                 "id": n.intent.id, "broker": broker, "broker_order_id": "", "mode": mode, "symbol": n.intent.symbol,
@@ -102,12 +105,9 @@ def _update_orders(connection: Connection, changes: Mapping[str, Mapping[str, An
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for order_id, values in changes.items():
         if values:
-            alike.setdefault(tuple(sorted(values)), []).append(
-                {"of_order": order_id, **{f"now_{k}": v for k, v in values.items()}}
-            )
-    for columns, rows in alike.items():
-        statement = update(t.orders).where(t.orders.c.id == bindparam("of_order"))
-        connection.execute(statement.values({name: bindparam(f"now_{name}") for name in columns}), rows)
+            alike.setdefault(tuple(sorted(values)), []).append({"id": order_id, **values})
+    for rows in alike.values():
+        update_many(connection, t.orders, rows, key=["id"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def _insert_events(connection: Connection, rows: Sequence[Mapping[str, Any]]) ->
     if not rows:
         return False
     if len(rows) > 1:
-        connection.execute(insert(t.order_events), list(rows))
+        insert_many(connection, t.order_events, [dict(row) for row in rows])
         return True
     statement = insert(t.order_events).values(**rows[0]).on_conflict_do_nothing().returning(t.order_events.c.seq)
     return connection.execute(statement).scalar() is not None
@@ -238,7 +238,7 @@ def record_fills(connection: Connection, told: Sequence[NewFill]) -> list[float 
     if not fresh:
         return answers
     before = _Positions(connection, fresh)
-    connection.execute(insert(t.fills), [_fill_row(n) for n in fresh])
+    insert_many(connection, t.fills, [_fill_row(n) for n in fresh])
     _update_orders(connection, {i: {"filled_quantity": q, "average_price": v / q} for i, (q, v) in filled.items() if q})
     for new in fresh:
         before.move(new.order, new.execution)
@@ -326,15 +326,10 @@ class _Positions:
 
     def write(self) -> None:
         """Every step of every position, in its order: each is told to the audit."""
-        for values in self._new:
-            self._connection.execute(t.positions.insert().values(**values))
-        if self._changed:
-            p = t.positions.c
-            names = [c.name for c in t.positions.columns if c.name not in ("strategy", "symbol")]
-            here = (p.strategy == bindparam("of_strategy")) & (p.symbol == bindparam("of_symbol"))
-            statement = update(t.positions).where(here).values({name: bindparam(f"now_{name}") for name in names})
-            rows = [
-                {"of_strategy": v["strategy"], "of_symbol": v["symbol"], **{f"now_{name}": v[name] for name in names}}
-                for v in self._changed
-            ]
-            self._connection.execute(statement, rows)
+        insert_many(self._connection, t.positions, self._new)
+        left = self._changed
+        while left:  # one step of each position at a time
+            first = {(values["strategy"], values["symbol"]): values for values in reversed(left)}
+            update_many(self._connection, t.positions, list(first.values()), key=["strategy", "symbol"])
+            taken = {id(values) for values in first.values()}
+            left = [values for values in left if id(values) not in taken]

@@ -52,13 +52,14 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One trade judged by its bars. wanted: None when there is nothing to do, or nothing that can be done: then trouble says
-    why. close: of its newest bar."""
+    why. close: of its newest bar. orders: of the trade, as they were then."""
 
     position: PositionRecord
     wanted: Wanted | None = None
     trouble: str = ""
     close: float = 0.0
     instrument: Instrument | None = None
+    orders: Sequence[OrderRecord] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class TradeManager:
             return Judged(position)
         bars = exits.windows(plan, instrument, cache, close_time)
         wanted, trouble = self._wanted(position, plan, instrument, algo_ledger.as_one(entry, orders), bars, edited)
-        return Judged(position, wanted, trouble, float(bars[plan.timeframe].close[-1]), instrument)
+        return Judged(position, wanted, trouble, float(bars[plan.timeframe].close[-1]), instrument, orders)
 
     def _wanted(
         self, position: PositionRecord, plan: Any, instrument: Instrument, entry: OrderRecord, bars: Mapping[Any, Bars],
@@ -224,8 +225,7 @@ class TradeManager:
 
     def _align(self, staying: Sequence[Judged], close_time: int, sent: dict[str, list[str]], failed: dict[str, str]) -> None:
         """New legs beside the old ones, then the old ones away. sent, failed: by trade."""
-        with self._engine.connect() as connection:
-            orders = trades.orders_of(connection, {j.position.trade_id for j in staying})
+        orders: Mapping[str, Sequence[OrderRecord]] = {j.position.trade_id: j.orders for j in staying}
         if stale := [old for own in orders.values() for old in replaced(own)]:
             exit_orders.cancel_orders(self._engine, self._broker, self._clock, stale, "replaced")
             with self._engine.connect() as connection:

@@ -7,7 +7,7 @@ before the commit leaves nothing behind and may be tried again; whatever fails a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 from sqlalchemy import Connection, Engine, select
@@ -17,10 +17,10 @@ from desk import (
     breakers,
     events,
     exit_orders,
+    exit_routing,
     external,
     guards,
     journal,
-    mismatches,
     modify,
     risk_state,
     store,
@@ -29,8 +29,9 @@ from desk import (
 )
 from desk.by_hand import ByHand
 from desk.execution_algos import ExecutionAlgos
+from desk.exit_routing import RouteResult as RouteResult
 from desk.faults import crash_point
-from desk.planning import ConfigView, EntryPlan, plan_entry
+from desk.planning import ConfigView, EntryPlan, evaluable_of, plan_entry
 from desk.risk_inputs import MarketView
 from desk.store import OrderRecord, PositionRecord
 from resources.brokers.protocol import Account, Broker, Modification
@@ -51,17 +52,6 @@ log = structlog.get_logger("desk.router")
 
 class GuardNeeded(Exception):
     """A cancel would leave a trade without its stop or exit."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouteResult:
-    """What became of a request. decision_id: of an exit, the trade's id. refusal: ``CODE: key=value``, "" when accepted.
-    intent_ids: the orders it became, a denied one included."""
-
-    decision_id: str
-    accepted: bool
-    refusal: str
-    intent_ids: tuple[str, ...]
 
 
 class Router:
@@ -137,7 +127,7 @@ class Router:
 
                 plan = plan_entry(
                     decision, config=config, mode=mode, state_of=state_of, verdicts=verdicts,
-                    entered_before=self._entered_before(connection, decision.signal.strategy), equity=account.equity,
+                    entered_before=self._entered_before(connection, config, decision.signal.strategy), equity=account.equity,
                     currency=account.currency, now_time=now, now_wall=store.wall_us(),
                 )  # fmt: skip
                 parent = None
@@ -183,8 +173,14 @@ class Router:
         return ""
 
     @staticmethod
-    def _entered_before(connection: Connection, strategy: str) -> bool:
-        """Has any entry of the strategy filled, or may one still? A plan that was cancelled or ended counts as entered."""
+    def _entered_before(connection: Connection, config: ConfigView, strategy: str) -> bool:
+        """Has any entry of the strategy filled, or may one still? A plan that was cancelled or ended counts as entered.
+
+        Asked of what enters once: of all others the answer is not used, and False.
+        """
+        evaluable = evaluable_of(config, strategy)
+        if evaluable is not None and not evaluable.once:
+            return False
         if has_ended(connection, strategy) or algo_ledger.ever_worked(connection, strategy):
             return True
         own = (t.intents.c.strategy == strategy) & (t.intents.c.leg == "entry")
@@ -228,53 +224,10 @@ class Router:
         with store.routing_lock:
             with self._engine.begin() as connection:
                 store.lock(connection)
-                results = self._want_exits(connection, leaving, close_time, who)
-            exit_orders.continue_exits(self._engine, self._broker, self._clock)
+                book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving})
+                results = exit_routing.want(connection, leaving, book, close_time, self._clock(), who)
+            exit_orders.send_wanted(self._engine, self._broker, self._clock, book.orders)
             return results
-
-    def _want_exits(
-        self, connection: Connection, leaving: Sequence[tuple[str, str, str]], close_time: int, who: str
-    ) -> list[RouteResult]:
-        book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving})
-        held = {(p.strategy, p.symbol): p for p in book.positions}
-        results: list[RouteResult | exit_orders.ExitWish] = []
-        wished: set[str] = set()
-        for strategy, symbol, reason in leaving:
-            position = held.get((strategy, symbol))
-            if position is None:
-                text = str(refuse(RefusalCode.SIZE_ZERO, strategy=strategy, symbol=symbol, reason="no_open_position"))
-                results.append(RouteResult("", False, text, ()))
-                continue
-            leg = exit_orders.exit_leg(reason.replace(":", "_"), close_time)
-            answer = self._exit_of(connection, position, leg, book)
-            if isinstance(answer, exit_orders.ExitWish) and position.trade_id in wished:
-                answer = RouteResult(position.trade_id, True, "", ())  # asked for twice at once: the first reason stands
-            wished.add(position.trade_id)
-            results.append(answer)
-        wishes = [r for r in results if isinstance(r, exit_orders.ExitWish)]
-        ids = iter(exit_orders.want_exits(connection, wishes, self._clock(), who))
-        return [
-            RouteResult(r.entry.trade_id, True, "", (next(ids),)) if isinstance(r, exit_orders.ExitWish) else r for r in results
-        ]
-
-    def _exit_of(
-        self, connection: Connection, position: PositionRecord, leg: str, book: trades.OpenTrades
-    ) -> RouteResult | exit_orders.ExitWish:
-        """What is to be wanted, or what is answered instead."""
-        trade_id = position.trade_id
-        orders = book.orders.get(trade_id, ())
-        under_way = [o.id for o in orders if o.is_exit and (o.working or o.state is OrderState.INITIALIZED)]
-        same = [o.id for o in orders if o.leg == leg]
-        if under_way or same:
-            return RouteResult(trade_id, True, "", tuple(under_way or same))
-        entry = next((o for o in orders if o.leg in ("entry", external.LEG)), None)
-        quantity = book.of(position).get(trade_id, 0.0)
-        if entry is None or quantity == 0.0:
-            text = f"position {position.quantity:g} is not of trade {trade_id!r}: its fills sum up to {quantity:g}"
-            mismatches.put(connection, position.symbol, "POSITION", text, self._clock(), sticky=True)
-            refusal = str(refuse(RefusalCode.RECONCILIATION, symbol=position.symbol, strategy=position.strategy))
-            return RouteResult(trade_id, False, refusal, ())
-        return exit_orders.ExitWish(entry, leg, quantity)
 
     def continue_exits(self) -> list[str]:
         """Finish exits that wait for their cancels, ask again for refused ones, close what a FLATTEN halt left open.
@@ -466,8 +419,12 @@ class Router:
                 self._stop(trip.level, trip.scope, trip.reason, "desk")
         return latched
 
+    def hear(self) -> events.DrainResult:
+        """What the broker said since: into the ledger, and nothing more. `continue_exits` follows, however soon."""
+        return events.drain(self._engine, self._broker, self._clock)
+
     def drain(self) -> events.DrainResult:
-        """events.drain, then whatever exits the news allow."""
-        result = events.drain(self._engine, self._broker, self._clock)
+        """`hear`, then whatever exits the news allow."""
+        result = self.hear()
         self.continue_exits()
         return result

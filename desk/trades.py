@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, select, tuple_
 
 from desk import store
 from desk.store import OrderRecord, PositionRecord
 from resources.ledger import tables as t
+from trading.orders import MAY_BE_AT_BROKER
 
 _TINY = 1e-9
 
@@ -46,11 +48,20 @@ def read(connection: Connection, wanted: Iterable[tuple[str, str]] | None = None
 
 def orders_of(connection: Connection, trade_ids: Iterable[str]) -> dict[str, list[OrderRecord]]:
     """Orders by trade, oldest first; one read. A trade without orders has an empty list."""
+    return _by_trade(connection, trade_ids)
+
+
+def _by_trade(connection: Connection, trade_ids: Iterable[str], *conditions: Any) -> dict[str, list[OrderRecord]]:
     found: dict[str, list[OrderRecord]] = {trade_id: [] for trade_id in sorted(trade_ids)}
     if found:
-        for order in store.find_orders(connection, t.intents.c.trade_id.in_(list(found))):
+        for order in store.find_orders(connection, t.intents.c.trade_id.in_(list(found)), *conditions):
             found[order.trade_id].append(order)
     return found
+
+
+def working_of(connection: Connection, trade_ids: Iterable[str]) -> dict[str, list[OrderRecord]]:
+    """`orders_of`, of those the broker may hold."""
+    return _by_trade(connection, trade_ids, store.in_states(*MAY_BE_AT_BROKER))
 
 
 def quantities(connection: Connection, positions: Sequence[PositionRecord]) -> dict[tuple[str, str], dict[str, float]]:

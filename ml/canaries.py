@@ -29,7 +29,7 @@ from trading.timeframes import US_PER_HOUR, Timeframe, session_number, to_us
 
 COSTS: Final = Costs("per_value", 0.0002, 0.0, "fixed", 1.0)
 WANTED_SHARE: Final = 0.9
-ENTRIES_ALLOWED: Final = 2
+ENTRIES_ALLOWED: Final = 0
 STEPS: Final = 180_000
 
 

@@ -1,7 +1,8 @@
 """Why a model said what it said at one bar: what each feature added, in the unit the model decides in.
 
 Forecasters: log odds of a rise; networks by integrated gradients, trees by their Shapley values, members added up by their
-weights. Agents: log probability of the action taken, by integrated gradients through the memory.
+weights. Agents: log probability of the action taken, by integrated gradients through the memory; agents whose policy is not
+ours: chance of the action, by replacing what they see (ml.occlusion).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ml import gradients, tree_shap
+from ml import gradients, occlusion, tree_shap
 from ml.agent_training import AgentConfig
 from ml.agents import Agent
 from ml.environment import OWN_FEATURES, MarketData, Segment, VectorMarket
@@ -22,6 +23,7 @@ from ml.threads import torch_threads
 Floats = NDArray[np.float64]
 MEMORY = 32
 """Bars an agent's decision is traced back over, at most."""
+RISE, ACTION, CHANCE = "log odds of a rise", "log probability of the action", "chance of the action"
 _ENTRIES = {1: "BUY_LONG", 2: "SELL_SHORT"}
 
 
@@ -29,7 +31,7 @@ _ENTRIES = {1: "BUY_LONG", 2: "SELL_SHORT"}
 class Explanation:
     """base: what the model says of the average row; values: what each feature adds; log_odds: what it says of this one. gap:
     what the method did not catch, log_odds - base - sum of the values. members: the same by member. symbol, close_time, what:
-    of the decision."""
+    of the decision. unit: of all of them."""
 
     base: float
     values: Mapping[str, float]
@@ -38,6 +40,7 @@ class Explanation:
     symbol: str = ""
     close_time: int = 0
     what: str = ""
+    unit: str = RISE
 
     @property
     def gap(self) -> float:
@@ -76,23 +79,29 @@ def of_forecast(
 def of_agent(
     agent: Agent, segments: Sequence[Segment], config: AgentConfig, names: Sequence[str], samples: int
 ) -> list[Explanation]:
-    """Of the newest `samples` entries the agent makes on `segments`, oldest first. names: of the market features.
-
-    Raises ValueError where the agent's policy is not ours.
-    """
+    """Of the newest `samples` entries the agent makes on `segments`, oldest first. names: of the market features."""
     columns = (*names, *OWN_FEATURES)
-    found: list[Explanation] = []
+    entries = []
     for segment in segments:
         seen, masks, actions = _played(agent, segment, config)
-        for t in [i for i in range(len(actions)) if actions[i] in _ENTRIES][-samples:]:
-            first = max(0, t + 1 - MEMORY)
-            made = gradients.of_policy(agent, seen[first : t + 1], masks[first : t + 1], int(actions[t]))
-            values = dict(zip(columns, made.values.sum(axis=0).tolist(), strict=True))
-            found.append(
-                Explanation(made.base, values, made.output, {}, segment.bars.symbol, int(segment.bars.close_time[t]),
-                            _ENTRIES[int(actions[t])])
-            )  # fmt: skip
-    return sorted(found, key=lambda e: e.close_time)[-samples:]
+        entries += [
+            (int(segment.bars.close_time[t]), segment.bars.symbol, t, seen, masks, actions[t])
+            for t in [i for i in range(len(actions)) if actions[i] in _ENTRIES][-samples:]
+        ]
+    found: list[Explanation] = []
+    for close_time, symbol, t, seen, masks, action in sorted(entries, key=lambda e: e[0])[-samples:]:
+        if gradients.is_ours(agent):
+            first, unit = max(0, t + 1 - MEMORY), ACTION
+            made = gradients.of_policy(agent, seen[first : t + 1], masks[first : t + 1], action)
+            by_column = made.values.sum(axis=0)
+        else:
+            bars, unit = occlusion.remembered(agent, seen[: t + 1], masks[: t + 1], action), CHANCE
+            own = slice(t + 1 - bars, t + 1)
+            made = occlusion.of_action(agent, seen[own], masks[own], action, seen)
+            by_column = made.values
+        values = dict(zip(columns, by_column.tolist(), strict=True))
+        found.append(Explanation(made.base, values, made.output, {}, symbol, close_time, _ENTRIES[action], unit))
+    return found
 
 
 def _played(agent: Agent, segment: Segment, config: AgentConfig) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[int]]:

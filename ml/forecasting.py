@@ -125,9 +125,9 @@ def fold_of(
     )  # fmt: skip
     y = data.direction[late]
     base = evaluation.log_loss(y, np.full(len(late), prior))
-    windows = fitting.windows(late)
     members = {kind: fit(kind, fitting) for kind in kinds}
-    skill = {k: 1.0 - evaluation.log_loss(y, m.forecast(windows).probability) / base for k, m in members.items()}
+    said = {k: m.calibrated(fitting.late(), *fitting.raw(m)).probability for k, m in members.items()}
+    skill = {k: 1.0 - evaluation.log_loss(y, p) / base for k, p in said.items()}
     return members, skill, weights_of({k: skill[k] for k in config.members}), fitting, prior
 
 
@@ -181,7 +181,7 @@ def train(data: TrainingSet, config: ForecastConfig | None = None, progress: Cal
         members, skill, weights, fitting, prior = fold_of(data, config, fold.train, config.trained, history)
         windows = windows_of(data.matrix.values, history, fold.test)
         test = {name: member.forecast(windows) for name, member in members.items()}
-        test[ENSEMBLE] = _mixed(test, weights)
+        test[ENSEMBLE] = mixed(test, weights)
         made.append(FoldForecast(fold, prior, skill, weights, test))
         fitted += [(fold, _scaler(m, fitting), fitting.train) for m in members.values() if "scaler.mean" in m.tensors]
         told = ", ".join(f"{k} {100 * s:+.2f} %" for k, s in skill.items())
@@ -204,7 +204,8 @@ def forecast_rows(model: ForecastModel, data: TrainingSet, rows: NDArray[np.int6
     return model.forecast(windows_of(data.matrix.values, history_of(data.matrix.symbol, model.window), rows))
 
 
-def _mixed(test: Mapping[str, Forecast], weights: Mapping[str, float]) -> Forecast:
+def mixed(test: Mapping[str, Forecast], weights: Mapping[str, float]) -> Forecast:
+    """The ensemble's forecast of its members' ones."""
     odds = sum(w * logit(test[k].probability) for k, w in weights.items())
     quantiles = sum(w * test[k].quantiles for k, w in weights.items())
     return Forecast(np.round(1.0 / (1.0 + np.exp(-np.asarray(odds))), 9), np.asarray(quantiles, np.float64))

@@ -76,6 +76,13 @@ def of_member(member: Member, window: Floats) -> Attribution:
         return integrated_gradients(lambda x: module(x)[:, 0], z, np.zeros_like(z))
 
 
+def is_ours(agent: Any) -> bool:
+    """Has the agent a policy whose gradient can be taken?"""
+    from ml.agents.recurrent_ppo import Policy
+
+    return isinstance(getattr(agent, "policy", None), Policy)
+
+
 def of_policy(agent: Any, seen: NDArray[np.float32], mask: NDArray[np.bool_], action: int) -> Attribution:
     """What each observation of `seen` (T, W), from an empty memory on, adds to the log probability of `action` at the last of
     them. mask: bool (T, A). Baseline: observations of zero, the average bar and a flat account. Raises ValueError where the
@@ -87,10 +94,9 @@ def of_policy(agent: Any, seen: NDArray[np.float32], mask: NDArray[np.bool_], ac
     from ml.agents.recurrent_ppo import Policy
     from ml.threads import torch_threads
 
-    policy = getattr(agent, "policy", None)
-    if not isinstance(policy, Policy):
+    if not is_ours(agent):
         raise ValueError(f"agent {getattr(agent, 'name', agent)!r} has no policy whose gradient could be taken")
-    policy = copy.deepcopy(policy).cpu().double()
+    policy: Policy = copy.deepcopy(agent.policy).cpu().double()
     for parameter in policy.parameters():
         parameter.requires_grad_(False)
 

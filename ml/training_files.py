@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ml.agent_training import AgentConfig
 from ml.decisions import DEFAULT_COSTS, Terms
@@ -61,6 +61,32 @@ class DriftPart(ConfigModel):
         return Limits(self.psi, self.level, self.share, self.slack, self.performance_level)
 
 
+class CombinatorialPart(ConfigModel):
+    """Combinatorial purged cross-validation beside the walk forward (ml.combinatorial)."""
+
+    groups: Annotated[int, Field(ge=3, le=12)] = Field(6, description="spans the time before the locked slice is cut into")
+    tested: Annotated[int, Field(ge=1, le=6)] = Field(2, description="spans forecast at once; fewer than groups")
+    members: tuple[str, ...] = Field((), description="what is trained on every choice; none: the model's own members")
+
+    @field_validator("members")
+    @classmethod
+    def _known(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        return _members(members)
+
+    @model_validator(mode="after")
+    def _fewer(self) -> CombinatorialPart:
+        if self.tested >= self.groups:
+            raise custom_error(f"{self.tested} of {self.groups} groups are tested", "fewer tested than groups")
+        return self
+
+
+def _members(members: tuple[str, ...]) -> tuple[str, ...]:
+    for member in members:
+        if member not in KINDS:
+            raise custom_error(f"no forecaster {member!r}", "some of " + ", ".join(KINDS), nearest(member, KINDS))
+    return members
+
+
 class _Training(ConfigModel):
     name: Name
     description: Text = ""
@@ -87,15 +113,13 @@ class ForecasterFile(_Training):
     folds: Annotated[int, Field(ge=1, le=20)] = 4
     first_train: Share = 0.4
     validation: Share = 0.25
+    combinatorial: CombinatorialPart | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("members")
     @classmethod
     def _known(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        for member in members:
-            if member not in KINDS:
-                raise custom_error(f"no forecaster {member!r}", "some of " + ", ".join(KINDS), nearest(member, KINDS))
-        return members
+        return _members(members)
 
     @field_validator("settings")
     @classmethod
@@ -148,8 +172,9 @@ def parse_training(text: str, file: str) -> tuple[TrainingFile | None, list[Prob
 
 
 def revision(file: TrainingFile) -> str:
-    """Hash of everything that changes what is trained; the description, and what is done about drift, do not."""
-    return ids.content_hash(file.model_dump(mode="json", exclude={"description", "in_job", "drift"}))[:12]
+    """Hash of everything that changes what is trained; the description, further evaluation, and what is done about drift, do
+    not."""
+    return ids.content_hash(file.model_dump(mode="json", exclude={"description", "in_job", "drift", "combinatorial"}))[:12]
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:

@@ -168,6 +168,8 @@ def portfolio(
     table("refused", list(portfolio_run.REFUSED_HEADER), [[str(c) for c in row] for row in portfolio_run.refused_rows(found)])
     for name, why in found.left_out.items():
         typer.echo(f"left out: {name}: {why}")
+    if found.result.limits_not_tested:
+        typer.echo(f"limits the desk keeps and a backtest does not know: {', '.join(found.result.limits_not_tested)}")
     if found.heard:
         typer.echo(f"heard, not traded (shadow or alert): {', '.join(found.heard)}")
 

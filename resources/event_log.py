@@ -123,6 +123,12 @@ class SessionRunStorage(PostgresRunStorage):
     """PostgresRunStorage that looks its columns up once."""
 
     _stats_columns_seen = False
+    _backfill_column_seen = False
+
+    def has_backfill_id_column(self) -> bool:
+        if not self._backfill_column_seen:
+            self._backfill_column_seen = super().has_backfill_id_column()
+        return self._backfill_column_seen
 
     def has_run_stats_index_cols(self) -> bool:
         if not self._stats_columns_seen:

@@ -13,6 +13,7 @@ from trading.gate_inputs import reads_of
 from trading.gated import gated
 from trading.gates.settings import gates_of
 from trading.news import NewsCalendar
+from trading.quality_history import QualityHistory
 from trading.quotes import QuoteBars
 from trading.universe import Universe
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 def gated_from_lake(
     evaluable: Evaluable, universe: Universe, news: NewsCalendar | None, lake: Lake,
-    actions: Mapping[str, Sequence[CorporateAction]],
+    actions: Mapping[str, Sequence[CorporateAction]], quality: QualityHistory | None = None,
 ) -> Evaluable:  # fmt: skip
-    """`evaluable` with its gates over histories (trading.gated), on whole series of the lake. Raises LakeError."""
+    """`evaluable` with its gates over histories (trading.gated), on whole series of the lake; quality judges the bars behind each
+    wish. Raises LakeError."""
     gates = gates_of(evaluable)
     reads = reads_of(gates, {}, evaluable.timeframe)
     series: dict[Any, Bars] = {}
@@ -39,4 +41,5 @@ def gated_from_lake(
         for symbol, timeframe in reads.context:
             if (symbol, timeframe) not in getattr(evaluable, "context", ()) and symbol in universe.instruments:
                 series[symbol, timeframe] = lake.read_bars(f"bars_{timeframe}", symbol)
-    return gated(evaluable, series=series, news=news, quotes=quotes, actions=actions, finer=native_bars(lake, universe))
+    return gated(evaluable, series=series, news=news, quotes=quotes, actions=actions, finer=native_bars(lake, universe),
+                 quality=quality)  # fmt: skip

@@ -26,13 +26,16 @@ def actions_for(lake: Lake, symbol: str, view: str) -> list[CorporateAction]:
 
 
 def native_bars(lake: Any, universe: Universe) -> Finer:
-    """What weekly bars across a split are made of: the instrument's own bars in the lake, read when asked for. They raise
-    LakeError."""
+    """What weekly bars across a split are made of: the instrument's own bars in the lake, read when asked for, or its daily ones
+    where those are kept longer. They raise LakeError."""
 
     def read(symbol: str, first: int, last: int) -> Bars:
-        native = universe.instruments[symbol].native_timeframe
-        bars: Bars = lake.read_bars(f"bars_{native}", symbol, session_date(first), session_date(last))
-        return bars
+        native, span = universe.instruments[symbol].native_timeframe, (session_date(first), session_date(last))
+        bars: Bars = lake.read_bars(f"bars_{native}", symbol, *span)
+        if native is Timeframe.D1:
+            return bars
+        days: Bars = lake.read_bars(f"bars_{Timeframe.D1}", symbol, *span)
+        return days if len(days) > len(set(bars.session.tolist())) else bars
 
     return read
 

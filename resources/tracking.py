@@ -118,6 +118,7 @@ class Tracking:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self._places: dict[tuple[str, str], str] = {}
 
     def check(self) -> None:
         """Ask the server whether it is there. Raises TrackingError with what to do."""
@@ -254,20 +255,29 @@ class Tracking:
         with self._mlflow() as mlflow:
             return _alias(mlflow.MlflowClient(), name, alias)
 
-    def promote(self, name: str, version: str, evidence: Mapping[str, str]) -> None:
-        """Make `version` the champion and the champion so far `previous`. Called by the promotion gate only; `evidence` is
-        kept as the version's tags."""
+    def promote(self, name: str, version: str, evidence: Mapping[str, str]) -> str:
+        """Make `version` the champion and the champion so far `previous`; "" when it is champion now, else why it is not.
+
+        Called by the promotion gate only; `evidence` is kept as the version's tags. A version that was rolled back is not
+        promoted again, and one whose gate was overtaken by a newer version's does not take the alias back.
+        """
         with self._mlflow() as mlflow, self._aliases(name):
             client = mlflow.MlflowClient()
             for key, value in evidence.items():
                 client.set_model_version_tag(name, version, key, value)
             before = _alias(client, name, CHAMPION)
             if before == version:
-                return
+                return ""
+            undone = client.get_model_version(name, version).tags.get("rolled_back")
+            if undone is not None:
+                return f"version {version} was rolled back ({undone}): train again"
+            if before is not None and int(before) > int(version):
+                return f"version {before} was promoted meanwhile"
             # In this order a crash in between leaves the old champion in place.
             if before is not None:
                 client.set_registered_model_alias(name, PREVIOUS, before)
             client.set_registered_model_alias(name, CHAMPION, version)
+            return ""
 
     def roll_back(self, name: str, why: str) -> tuple[str, str]:
         """Make `previous` the champion again and the champion `previous`: (version before, version now).
@@ -329,9 +339,22 @@ class Tracking:
     def run_file(self, name: str, version: str, file: str) -> bytes:
         """A file kept with the run that made a version, such as ``evidence/returns.json``."""
         with self._mlflow() as mlflow, tempfile.TemporaryDirectory() as folder:
-            run_id = mlflow.MlflowClient().get_model_version(name, version).run_id
-            path = mlflow.artifacts.download_artifacts(artifact_uri=f"runs:/{run_id}/{file}", dst_path=folder)
-            return Path(path).read_bytes()
+            uri = f"{self._place(mlflow, name, version)}/{file}"
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)).read_bytes()
+
+    def run_files(self, name: str, version: str, folder: str) -> dict[str, bytes]:
+        """Every file of one folder kept with the run that made a version, by its name; {} when it kept none there."""
+        with self._mlflow() as mlflow, tempfile.TemporaryDirectory() as draft:
+            uri = f"{self._place(mlflow, name, version)}/{folder}"
+            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=draft))
+            return {p.name: p.read_bytes() for p in sorted(path.iterdir())} if path.is_dir() else {}
+
+    def _place(self, mlflow: Any, name: str, version: str) -> str:
+        """Where the run that made a version keeps its files; never changes, so it is asked once."""
+        if (name, version) not in self._places:
+            client = mlflow.MlflowClient()
+            self._places[name, version] = str(client.get_run(client.get_model_version(name, version).run_id).info.artifact_uri)
+        return self._places[name, version]
 
     def load(self, name: str, version_or_alias: str) -> Any:
         """The model as an MLflow pyfunc: predict(DataFrame) -> DataFrame with column probability."""

@@ -16,6 +16,7 @@ import dagster as dg
 from assets.trading import CLOSE_TIME_TAG
 from resources.dagster_resources import LedgerResource
 from resources.ledger.base import Row
+from resources.ledger.close_watch import close_watch
 from resources.ledger.store import Ledger
 from resources.run_host.protocol import LANE_TAG, TRADE_LANE
 from resources.settings import settings
@@ -30,7 +31,8 @@ ROUND_SECONDS = 1.5
 LAG_SECONDS = 1.5
 """From a close's moment, and the desk's patience with stragglers, to its row in the ledger."""
 MINUTE_SECONDS = 60.0
-POLL_SECONDS = 0.1
+LOOK_SECONDS = 0.25
+"""Between two looks when nothing wakes it: the run before, whose end nobody tells, may be over."""
 NO_RUN_OUTCOMES = frozenset({"no_strategy", "skipped"})
 
 
@@ -94,20 +96,22 @@ def evaluate(ledger: Ledger, cursor: str | None, seconds: float) -> Iterator[dg.
     """Wait up to `seconds` for a close; yields a RunRequest or SkipReason, then the new cursor as a str."""
     position = int(cursor or 0)
     end = time.monotonic() + seconds
-    while True:
-        now_wall = time.time_ns() // 1000
-        row, position = next_close(ledger, position, settings().replay_barrier_seconds, now_wall)
-        if row is not None:
-            close_time = int(row["close_time"])
-            ledger.stamp_close(close_time, sensed_wall=now_wall)
-            yield trade_request(row)
-            yield str(close_time)
-            return
-        if time.monotonic() >= end:
-            yield dg.SkipReason("No new bar close.")
-            yield str(position)
-            return
-        time.sleep(POLL_SECONDS)
+    with close_watch(ledger.engine) as wait:
+        while True:
+            now_wall = time.time_ns() // 1000
+            row, position = next_close(ledger, position, settings().replay_barrier_seconds, now_wall)
+            left = end - time.monotonic()
+            if row is not None or left <= 0:
+                break
+            wait(min(left, LOOK_SECONDS))
+    if row is None:
+        yield dg.SkipReason("No new bar close.")
+        yield str(position)
+        return
+    close_time = int(row["close_time"])
+    ledger.stamp_close(close_time, sensed_wall=now_wall)
+    yield trade_request(row)
+    yield str(close_time)
 
 
 @dg.sensor(

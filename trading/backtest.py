@@ -51,6 +51,7 @@ from trading.order_rules import FxSeries, Margin, Margins, OrderRules, Target
 from trading.sizing import FIXED, NOTIONAL
 from trading.strategy import legs_of
 from trading.strategy_slots import Evaluable, evaluate_all
+from trading.timeframes import US_PER_MINUTE
 from trading.trade_paths import TradePaths
 
 __all__ = [
@@ -170,8 +171,10 @@ def backtest(
         [(e.name, e.revision) for e in files] if files else [(name, "") for name in strategies],
         [bool(r.targets or e.targets) for r, e in zip(rules, evaluations, strict=True)],
     )  # fmt: skip
+    shortest_us = min(b.timeframe.minutes for b in own_bars) * US_PER_MINUTE
     slots = engine_host.Slots(
-        evaluations, own_bars, wishes, records, engine_inputs.bounds_of(limits, strategies), float(cash), rates=rates,
+        evaluations, own_bars, wishes, records,
+        engine_inputs.bounds_of(limits, strategies, own_instruments, shortest_us), float(cash), rates=rates,
         weights=weights, paths=managed, heard=heard, together=together,
     )  # fmt: skip
     plain = _is_plain(slots, rules, limits, actions, detail)
@@ -192,6 +195,7 @@ def backtest(
         equity=raw.equity,
         cash=float(cash),
         refusals=refused,
+        limits_not_tested=engine_inputs.limits_not_tested(limits, shortest_us),
         slot_refusals=tuple(by_slot) if raw.by_slot is not None else (refused,) if count == 1 else (),
         ambiguous_bars=int(raw.book["ambiguous"]),
         traded_value=raw.book["traded_value"],

@@ -96,7 +96,7 @@ class BacktestResult:
     traded_value: sum of |quantity * price * multiplier| of all fills. margin_calls: closes at which the equity was below the
     maintenance margin; liquidations: positions ended by them. rolled_out: trades managed by a plan that a roll ended.
     borrow_paid, dividends: account currency, in the trades' P&L. Amounts are in account currency. slot_refusals: refusals by
-    slot; empty where several slots went the short way.
+    slot; empty where several slots went the short way. limits_not_tested: names of limits that the desk keeps and this did not.
     """
 
     trades: Trades
@@ -120,6 +120,7 @@ class BacktestResult:
     slot_bars: tuple[Bars, ...] = field(default=(), repr=False)
     instruments: tuple[Instrument, ...] = field(default=(), repr=False)
     slot_refusals: tuple[Mapping[str, int], ...] = field(default=(), repr=False)
+    limits_not_tested: tuple[str, ...] = ()
 
     @property
     def returns(self) -> NDArray[np.float64]:

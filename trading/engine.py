@@ -18,6 +18,7 @@ from trading import (
     engine_account,
     engine_managed,
     engine_orders,
+    engine_pauses,
     engine_records,
     engine_rules,
     engine_slices,
@@ -30,6 +31,7 @@ from trading.compiled import kernel
 from trading.engine_account import act, borrow, check_margin
 from trading.engine_managed import manage, unknown_paths
 from trading.engine_orders import end_order, mark_to, trade_bar
+from trading.engine_pauses import new_close, paused
 from trading.engine_records import (
     ACT_DELIST,
     BARRED,
@@ -67,8 +69,8 @@ from trading.execution import slicing
 from trading.sizing import floor_to_lot, raw_quantity
 
 _compiled = kernel(
-    engine_account, engine_managed, engine_orders, engine_rules, engine_records, engine_slices, engine_together, slicing,
-    matching, sizing, limit_math, nogil=True,
+    engine_account, engine_managed, engine_orders, engine_pauses, engine_rules, engine_records, engine_slices, engine_together,
+    slicing, matching, sizing, limit_math, nogil=True,
 )  # fmt: skip
 
 ROOM = 8
@@ -131,6 +133,8 @@ def _wish(
         return RISK_BUDGET
     if bound["active"] != 0:
         refusal = limit(slots, bound, states, book, s, quantity, reference)
+        if refusal == NO_REFUSAL and bound["more"] != 0:
+            refusal = paused(slots, bounds, states, book, s, side, quantity, reference, now)
         if refusal != NO_REFUSAL:
             return refusal
     refusal = margin_refusal(slots, states, book, s, quantity, reference)
@@ -141,6 +145,7 @@ def _wish(
     _place(slot, state, book, wish, levels, parts, legs, left, closing, quantity, now)
     if slot["algo"] != 0:
         begin(slot, state, wish)
+    book["placed"] += 1
     return NO_REFUSAL
 
 
@@ -280,6 +285,8 @@ def run_many(
                 book["filled"] = 1
                 return NEED_PATH, written
         book["filled"] = 0
+        if book["more"] != 0:
+            new_close(slots, states, book, now)
         if book["together"] != 0:
             resolve(slots, states, book, wishes, heard, now)
         for s in range(count):

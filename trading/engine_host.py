@@ -78,7 +78,7 @@ class Raw:
 def _book(cash: float) -> er.Records:
     book = np.zeros(1, er.BOOK)
     book["session"] = -(2**31)
-    for name in ("start_cash", "equity", "day_start_equity"):
+    for name in ("start_cash", "equity", "day_start_equity", "peak"):
         book[name] = cash
     return book
 
@@ -184,7 +184,7 @@ def run_together(slots: Slots) -> Raw:
     width = slots.levels[0].shape[1]
     legs, left, closing = np.full((count, width), np.nan), np.zeros((count, width)), np.zeros((count, width))
     managing = _Managing(slots)
-    book["managed"] = int(managing.any)
+    book["managed"], book["more"] = int(managing.any), int((slots.bounds["more"] != 0).any())
     slots.together.tell(book)
     together, heard = np.concatenate(slots.wishes), np.concatenate(slots.heard)
     levels, parts = np.concatenate(slots.levels), np.concatenate(slots.parts)
@@ -290,6 +290,7 @@ def _states(slots: Slots) -> er.Records:
     for level in ("stop", "trail", "pending_stop", "pending_trail", "limit", "trigger", "first_stop"):
         states[level] = np.nan
     states["session"] = -(2**31)
+    states["stop_time"] = states["ended_time"] = states["streak_time"] = -er.END_OF_TIME
     states["fx"] = np.where(slots.records["fx_at"] >= 0, np.nan, 1.0)
     return states
 

@@ -98,8 +98,11 @@ def scale_wishes(
         wishes["scale"] *= scale
 
 
-def bounds_of(limits: Limits | None, strategies: Sequence[str]) -> er.Records:
-    """BOUND records, one per slot; limits None: inactive ones."""
+def bounds_of(
+    limits: Limits | None, strategies: Sequence[str], instruments: Sequence[Instrument] = (), shortest_us: int = 0
+) -> er.Records:  # fmt: skip
+    """BOUND records, one per slot; limits None: inactive ones. instruments: for their sectors. shortest_us: length of the
+    shortest bars, which a limit on orders a time can be tested up to."""
     bounds = np.zeros(len(strategies), er.BOUND)
     if limits is None:  # active 0: the others are not looked at
         return bounds
@@ -111,6 +114,7 @@ def bounds_of(limits: Limits | None, strategies: Sequence[str]) -> er.Records:
     def loss(one: StrategyLimits) -> tuple[float, float]:
         return one.daily_loss.codes if one.daily_loss is not None else (math.nan, math.nan)
 
+    sectors: dict[str, int] = {}
     for s, strategy in enumerate(strategies):
         own = given.of(strategy)
         # trading.risk.tighter keeps a limit that the account misses missing, whatever the strategy says.
@@ -127,10 +131,41 @@ def bounds_of(limits: Limits | None, strategies: Sequence[str]) -> er.Records:
             "own_loss_amount": loss(own)[0],
             "own_loss_percent": loss(own)[1],
             "leverage": number(given.max_gross_leverage),
+            **_optional(given, own, shortest_us),
         }
+        values["more"] = int(any(not math.isnan(values[name]) for name in _optional(given, own, shortest_us)))
+        sector = instruments[s].sector if instruments else ""
+        values["sector"] = sectors.setdefault(sector, len(sectors)) if sector else -1
         for name in bounds.dtype.names or ():
             bounds[name][s] = values[name]
     return bounds
+
+
+def _optional(given: Limits, own: StrategyLimits, shortest_us: int) -> dict[str, float]:
+    """The limits that trading/engine_pauses.py tests; NaN where not set."""
+    pauses = [m for m in (given.cooldown_minutes, own.cooldown_minutes) if m is not None]
+    found = {"cooldown_us": max(pauses) * US_PER_MINUTE if pauses else math.nan}
+    for prefix, streak in (("", given.losing_streak), ("own_", own.losing_streak)):
+        found[f"{prefix}streak_trades"] = math.nan if streak is None else float(streak.trades)
+        found[f"{prefix}streak_us"] = math.nan if streak is None else streak.pause_minutes * US_PER_MINUTE
+    rate = given.order_rate
+    tested = rate is not None and rate.seconds * 1e6 <= shortest_us
+    return found | {
+        "drawdown": math.nan if given.drawdown is None else float(given.drawdown.percent),
+        "net_leverage": math.nan if given.max_net_leverage is None else float(given.max_net_leverage),
+        "sector_percent": math.nan if given.max_sector_percent is None else float(given.max_sector_percent),
+        "rate_orders": float(rate.orders) if rate is not None and tested else math.nan,
+    }
+
+
+def limits_not_tested(limits: Limits | None, shortest_us: int) -> tuple[str, ...]:
+    """Limits that are set and that a backtest does not know: what the desk refuses by them, it lets through."""
+    if limits is None:
+        return ()
+    names = [name for name in ("value_at_risk", "correlation", "circuit_breaker") if getattr(limits, name) is not None]
+    if limits.order_rate is not None and limits.order_rate.seconds * 1e6 > shortest_us:
+        names.append("order_rate")
+    return tuple(names)
 
 
 def wishes_of(

@@ -156,9 +156,12 @@ def leave(
     state["carried"] -= carried
     if slot["settled"] == 0:
         state["value"] = rest * multiplier * state["mark"] * fx
+    if reason == STOP:
+        state["stop_time"] = now
     if rest == 0.0:
         if reason != ROLL:
             count_trade(state)
+            state["ended_time"], state["ended_made"] = now, state["made"]
         state["exit_reason"] = OPEN
         state["stop"] = state["trail"] = math.nan
 

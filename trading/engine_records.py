@@ -57,7 +57,7 @@ EXPIRED: Final = 3
 REJECTED: Final = 4
 ORDER_ENDS: Final = ("working", "filled", "canceled", "expired", "rejected")
 
-# Counted refusals, as columns of `refused` (S, 18). The codes are RefusalCode's.
+# Counted refusals, as columns of `refused` (S, 25). The codes are RefusalCode's.
 STOP_REQUIRED: Final = 0
 REWARD_TO_RISK: Final = 1
 SIZE_ZERO: Final = 2
@@ -76,10 +76,18 @@ RISK_BUDGET: Final = 14
 EXECUTION: Final = 15
 CONFLICT: Final = 16
 LEG_MISSING: Final = 17
+COOLDOWN: Final = 18
+LOSING_STREAK: Final = 19
+DRAWDOWN: Final = 20
+NET_EXPOSURE: Final = 21
+SECTOR_EXPOSURE: Final = 22
+ORDER_RATE: Final = 23
+RISK_INPUT_MISSING: Final = 24
 REFUSAL_NAMES: Final = (
     "STOP_REQUIRED", "REWARD_TO_RISK", "SIZE_ZERO", "MAX_ORDER_QUANTITY", "MAX_NOTIONAL", "MAX_POSITION",
     "CONCURRENT_POSITIONS", "POSITION_OPEN", "DAILY_LOSS", "BUYING_POWER", "LIMIT_MISSING", "NOT_TRADABLE", "PRICE_MISSING",
-    "SESSION_CLOSED", "RISK_BUDGET", "EXECUTION", "CONFLICT", "LEG_MISSING",
+    "SESSION_CLOSED", "RISK_BUDGET", "EXECUTION", "CONFLICT", "LEG_MISSING", "COOLDOWN", "LOSING_STREAK", "DRAWDOWN",
+    "NET_EXPOSURE", "SECTOR_EXPOSURE", "ORDER_RATE", "RISK_INPUT_MISSING",
 )  # fmt: skip
 NO_REFUSAL: Final = -1
 
@@ -119,11 +127,14 @@ bought at the market. group: code of the legs that are entered together, -1 = no
 place of its strategy, 0 = first."""
 
 BOUND: Final = _dtype(
-    "active",
+    "active more sector",
     "collar_percent order_quantity order_value position_value concurrent own_concurrent loss_amount loss_percent "
-    "own_loss_amount own_loss_percent leverage",
+    "own_loss_amount own_loss_percent leverage "
+    "cooldown_us streak_trades streak_us own_streak_trades own_streak_us drawdown net_leverage sector_percent rate_orders",
 )
-"""Risk limits of a slot; NaN = missing. active 0: no limits at all. own_*: of the slot's strategy, NaN = none."""
+"""Risk limits of a slot; NaN = missing. active 0: no limits at all. own_*: of the slot's strategy, NaN = none. more: 1 where one
+of the optional ones (the last line, NaN = not limited) is set; sector: code of the instrument's, -1 = it has none; rate_orders:
+entries at one close."""
 
 WISH: Final = _dtype("row side algo_start algo_end algo_seed algo_at", "reference stop target limit trigger trail scale")
 """An entry wish at a bar's row: side +1 or -1, levels on the grid, NaN = none. Ascending by row within a slot. trail:
@@ -145,9 +156,10 @@ ACT_DELIST: Final = 4  # row: the last bar, after which nothing trades
 STATE: Final = _dtype(
     "cursor wish wish_end action action_end next_time session pending_time placed_time exit_reason held entry_time signal_time "
     "trade entry_type triggered worked delisted path_end inside wins losses algo_start algo_end algo_last algo_sent algo_seed "
-    "algo_at beaten said placed",
+    "algo_at beaten said placed stop_time ended_time streak streak_time",
     "quantity entry_price stop trail mark value cash pending ordered pending_stop pending_trail pending_reference limit "
-    "trigger entry_commission settled entry_fx fx day_start carried first_stop risked made won lost released algo_target",
+    "trigger entry_commission settled entry_fx fx day_start carried first_stop risked made won lost released algo_target "
+    "ended_made",
 )
 """What changes in a slot. cursor: next row; wish, wish_end: next and last wish; quantity, pending: signed; cash: flows so
 far; value: quantity * mark * multiplier * fx; day_start: cash + value when the session began; worked: bars the entry
@@ -155,17 +167,20 @@ order has met; ordered: signed quantity of the entry order; settled: profit of t
 borrow cost and dividends of the open position; path_end: row before which the paths of its open trade are known; inside: 1
 where it was entered inside a bar; first_stop: the protective level at the entry. released: unsigned, what of the pending
 entry may fill, where it is worked in slices; algo_last: newest slot that was used. beaten: refusal
-of this close's wish by what other slots want; said: what became of it; placed: orders it counted."""
+of this close's wish by what other slots want; said: what became of it; placed: orders it counted. stop_time: last fill
+of its stop; ended_time, ended_made: end and result of its last trade; streak, streak_time: losing trades in a row of its strategy
+and the last of them, kept in the strategy's first slot."""
 
 BOOK: Final = _dtype(
     "session orders ambiguous trades margin_calls liquidations rolled_out margined managed filled n_trades n_fills n_orders "
-    "together conflicts policy block",
-    "start_cash equity day_start_equity traded_value borrow_paid dividends",
+    "together conflicts policy block more placed",
+    "start_cash equity day_start_equity traded_value borrow_paid dividends peak",
 )
 """What changes in the portfolio, one record. rolled_out: managed trades ended by a roll. margined, managed: 1 when a slot has
 margins, or managed trades. filled: 1 while the fills of a close are done and its decisions wait for paths. n_*: records written
 to the buffers of trades, fills and orders. together: 1 where slots have legs or conflicts; conflicts: 1 where opposite signals
-are resolved, by policy; block: 1 where a position of another strategy blocks the other side."""
+are resolved, by policy; block: 1 where a position of another strategy blocks the other side. more: 1 where optional limits
+are set; peak: highest equity at a close; placed: entries ordered at this close."""
 
 TRADE: Final = _dtype(
     "slot signal_time entry_time exit_time bars_held reason trade", "quantity entry_price exit_price commission pnl"

@@ -135,6 +135,7 @@ def withdraw(slots: Records, states: Records, book: Record, refused: Records, s:
         state = states[k]
         if state["said"] == PLACED:
             book["orders"] -= state["placed"]
+            book["placed"] -= 1
             state["pending"] = 0.0
             state["said"] = LEG_MISSING
             refused[k, LEG_MISSING] += 1

@@ -2,9 +2,9 @@
 
 ``gated`` wraps a strategy or plan; whoever evaluates it over anchored windows (trading/evaluable.py) gets an evaluation in
 which the wishes that a gate refuses are no wishes. The verdicts are the gates' own (trading/gates), on the same measures: what
-is refused live is refused here. Hosted: session with news, regime, confluence, volatility. Reward to risk, the budget and
-sizes are the backtest's own (they need the price on the grid and the account); data quality, conflicts with other strategies
-and legs are the desk's alone.
+is refused live is refused here. Hosted: data quality (trading.quality_history), session with news, regime, confluence,
+volatility. Reward to risk, the budget and sizes are the backtest's own (they need the price on the grid and the account), and so
+are legs and conflicts with other strategies (trading.engine_together).
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from trading.gates.settings import gates_of
 from trading.instruments import Instrument
 from trading.news import NewsCalendar
 from trading.price_units import Finer
+from trading.quality_history import GATE as QUALITY
+from trading.quality_history import QualityHistory
 from trading.quotes import QuoteBars
 from trading.signals import Action, GateVerdict
 
-HOSTED: Final = ("session", "regime", "confluence", "volatility")
+HOSTED: Final = (QUALITY, "session", "regime", "confluence", "volatility")
 """Gates judged here, in their order."""
 
 
@@ -79,9 +81,10 @@ class Gated:
     def __init__(
         self, evaluable: Evaluable, series: Mapping[Any, Bars], news: NewsCalendar | None,
         quotes: Mapping[str, QuoteBars], actions: Mapping[str, Sequence[CorporateAction]], finer: Finer | None = None,
+        quality: QualityHistory | None = None,
     ) -> None:  # fmt: skip
         self._evaluable, self._series, self._news = evaluable, dict(series), news
-        self._quotes, self._actions, self._finer = dict(quotes), dict(actions), finer
+        self._quotes, self._actions, self._finer, self._quality = dict(quotes), dict(actions), finer, quality
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -112,9 +115,10 @@ class Gated:
             )  # fmt: skip
         settings = gates.switched_on
         open_ = venue.session_of(own.close_time[rows]) >= 0
-        kept = [(name, gate) for name, gate in GATES.ordered() if name in HOSTED]
+        kept = [(name, gate) for name, gate in GATES.ordered() if name in HOSTED and name != QUALITY]
+        good = self._good(bars, instrument, rows)
         verdicts: list[tuple[GateVerdict, ...]] = []
-        for row, sign, is_open in zip(rows.tolist(), side.tolist(), open_.tolist(), strict=True):
+        for row, sign, is_open, of_bars in zip(rows.tolist(), side.tolist(), open_.tolist(), good, strict=True):
             close_time = int(own.close_time[row])
             measured = measures.at(row, sign)
             if gates.news is not None and self._news is not None:
@@ -124,8 +128,19 @@ class Gated:
                 "signal": {"symbol": instrument.symbol, "action": action.value, "close_time": close_time},
                 "now_time": close_time, "session_open": is_open, "gates": settings, "measured": measured,
             }  # fmt: skip
-            verdicts.append(tuple(verdict_of(name, gate, snapshot) for name, gate in kept))
+            verdicts.append((of_bars, *(verdict_of(name, gate, snapshot) for name, gate in kept)))
         return Judged(rows, side, tuple(verdicts))
+
+    def _good(self, bars: Mapping[Any, Bars], instrument: Instrument, rows: NDArray[np.int64]) -> list[GateVerdict]:
+        """The data-quality gate's verdict on the bars behind each wish; passed where it was not to be asked."""
+        if self._quality is None:
+            return [GateVerdict(QUALITY, True, "not asked", "")] * len(rows)
+        gates, sizing = gates_of(self._evaluable), self._evaluable.sizing
+        reads = gate_inputs.reads_of(gates, sizing, self._evaluable.timeframe)
+        readable = self._readable(bars, instrument)
+        wanted = (*reads.warm_up, *reads.context) if reads is not None else ()
+        beside = [readable[key] for key in wanted if key not in bars and key in readable]
+        return self._quality.verdicts(self._evaluable, instrument, bars, beside, rows)
 
     def gate_history(
         self, evaluation: Evaluation, bars: Mapping[Any, Bars], instrument: Instrument, venue: Calendar
@@ -154,17 +169,17 @@ def without(evaluation: Evaluation, rows: NDArray[np.int64]) -> Evaluation:
 def gated(
     evaluable: Evaluable, *, series: Mapping[Any, Bars] | None = None, news: NewsCalendar | None = None,
     quotes: Mapping[str, QuoteBars] | None = None, actions: Mapping[str, Sequence[CorporateAction]] | None = None,
-    finer: Finer | None = None,
+    finer: Finer | None = None, quality: QualityHistory | None = None,
 ) -> Evaluable:  # fmt: skip
     """`evaluable` with its file's gates over histories; itself when none is on, or it is wrapped already.
 
     series: bars the gates read and the strategy does not, by (symbol, timeframe). news: the calendar; quotes: by symbol;
     actions: by symbol, as in trading/price_view.py; finer: what weekly bars across one are made of. A gate
-    whose input is not given refuses every wish.
+    whose input is not given refuses every wish. quality: judges the bars behind a wish; None: they are taken as they are.
     """
-    if isinstance(evaluable, Gated) or not gates_of(evaluable).switched_on:
+    if isinstance(evaluable, Gated) or (quality is None and not gates_of(evaluable).switched_on):
         return evaluable
-    return cast(Evaluable, Gated(evaluable, series or {}, news, quotes or {}, actions or {}, finer))
+    return cast(Evaluable, Gated(evaluable, series or {}, news, quotes or {}, actions or {}, finer, quality))
 
 
 def gated_like(model: Evaluable, other: Evaluable) -> Evaluable:
@@ -172,4 +187,4 @@ def gated_like(model: Evaluable, other: Evaluable) -> Evaluable:
     if not isinstance(model, Gated):
         return other
     return gated(other, series=model._series, news=model._news, quotes=model._quotes, actions=model._actions,
-                 finer=model._finer)  # fmt: skip
+                 finer=model._finer, quality=model._quality)  # fmt: skip

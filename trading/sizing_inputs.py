@@ -274,6 +274,9 @@ def levels(bars: Bars, actions: Sequence[CorporateAction]) -> Iterator[tuple[int
 
 def on_level(bars: Bars, actions: Sequence[CorporateAction], as_of: int, session: int) -> Bars:
     """`bars` on the price level of the bar of `session` that closes at `as_of`. After-hours bars may close on the next UTC day:
-    an action of a later session is none of theirs. Raises UnknownFactor."""
-    its = [a for a in actions if a.ex_session <= session]
-    return adjust(bars, its, as_of=as_of) if its else bars
+    an action of a later session is none of theirs. An overnight session begins on the UTC day before its own: its action counts
+    from then on, in series that have no bar of it yet as well. Raises UnknownFactor."""
+    its = [a for a in actions if a.ex_session <= session and a.known_time <= as_of]
+    if not its:
+        return bars
+    return adjust(bars.known_at(as_of), its, as_of=max(as_of, *(a.ex_session * US_PER_DAY for a in its)))

@@ -21,7 +21,7 @@ _FAST = {"contract", "arcp", "nsz"}
 """What the compiler may do with single operations: fuse a product and a sum; never reorder a sum."""
 
 
-@njit(inline="always")
+@njit
 def _exp(x):  # type: ignore[no-untyped-def]
     x = min(max(x, -_MOST), _MOST)
     n = np.floor(x * _LOG2E + _HALF)
@@ -30,17 +30,17 @@ def _exp(x):  # type: ignore[no-untyped-def]
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(inline="always")
+@njit
 def _sigmoid(x):  # type: ignore[no-untyped-def]
     return _ONE / (_ONE + _exp(-x))
 
 
-@njit(inline="always")
+@njit
 def _tanh(x):  # type: ignore[no-untyped-def]
     return _TWO / (_ONE + _exp(-_TWO * x)) - _ONE
 
 
-@njit(inline="always")
+@njit
 def _activate(z, size):  # type: ignore[no-untyped-def]
     """Gates of one lane (4H,), in place. Loops over one array each: the compiler makes vectors of those."""
     for k in range(3 * size):

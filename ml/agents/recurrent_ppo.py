@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ml.adam import Adam
 from ml.agents import cell
 from ml.agents.base import Progress
 from ml.agents.checkpoints import read_checkpoint, write_checkpoint
@@ -195,7 +196,8 @@ class _Training:
         self.own, self.device = agent.settings, agent.device
         torch.manual_seed(seed)
         self.policy = agent.policy = Policy(data.width, self.own.hidden).to(self.device)
-        self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=self.own.learning_rate, eps=1e-5)
+        own = self.own
+        self.optimiser = Adam(self.policy.parameters(), own.learning_rate, eps=1e-5, norm=own.gradient_norm)
         self.market = VectorMarket(data, config, self.own.lanes, seed)
         self.market.reset(seed, stagger=True)
         self.state = self.policy.memory.empty_state(self.own.lanes)
@@ -205,8 +207,7 @@ class _Training:
     def update(self, part_done: float) -> dict[str, float]:
         """Gather one rollout and learn from it."""
         own = self.own
-        for group in self.optimiser.param_groups:
-            group["lr"] = own.learning_rate + part_done * (own.final_learning_rate - own.learning_rate)
+        self.optimiser.rate = own.learning_rate + part_done * (own.final_learning_rate - own.learning_rate)
         batch, figures = self._gather()
         losses: list[tuple[float, float, float, float]] = []
         for _ in range(own.epochs):
@@ -281,9 +282,8 @@ class _Training:
         value_loss = 0.5 * (value - b["returns"]).square().mean()
         entropy = -(log_p.exp() * log_p.clamp(min=_NEVER / 2)).masked_fill(~b["mask"], 0.0).sum(-1).mean()
         loss = policy_loss + own.value_weight * value_loss - own.entropy * entropy
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.clear()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.policy.parameters(), own.gradient_norm)
         self.optimiser.step()
         part = float(((ratio - 1).abs() > own.clip).float().mean())
         return float(policy_loss.detach()), float(value_loss.detach()), float(entropy.detach()), part
@@ -293,8 +293,7 @@ class _Training:
     def keep(self, folder: Path, done: int) -> None:
         """Write everything that decides what comes next."""
         tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        for index, slot in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
+        tensors |= {f"adam.{name}": value for name, value in self.optimiser.state().items()}
         tensors |= {"state.h": self.state[0], "state.c": self.state[1], "begins": torch.from_numpy(self.begins)}
         tensors |= {f"market.{name}": torch.from_numpy(_signed(array)) for name, array in self.market.state().items()}
         write_checkpoint(folder, tensors, {"done": done, "random": self.random.bit_generator.state, "settings": asdict(self.own)})
@@ -305,15 +304,12 @@ class _Training:
         if found is None:
             return 0
         tensors, about = found
+        if "adam.mean" not in tensors:
+            return 0  # written by code that kept the optimiser otherwise: begun anew
         if about["settings"] != asdict(self.own):
             raise ValueError(f"{folder}: the checkpoint is of other settings; remove it or train with those")
         self.policy.load_state_dict({n.removeprefix("policy."): v for n, v in tensors.items() if n.startswith("policy.")})
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, field = name.split(".")
-                slots.setdefault(int(index), {})[field] = value
-        self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.optimiser.restore({n.removeprefix("adam."): v for n, v in tensors.items() if n.startswith("adam.")})
         self.state = (tensors["state.h"].to(self.device), tensors["state.c"].to(self.device))
         self.begins = tensors["begins"].numpy()
         known = self.market.state()

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 FORMAT = "tapeline-forecaster-1"
 DIGITS = 9
+BLOCK = 1024
+"""Rows computed together: what they need stays in the processor's cache."""
 Floats = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -50,9 +52,14 @@ class Member:
 
     def raw(self, windows: NDArray[np.floating]) -> tuple[Floats, Floats]:
         """(log odds (N,), quantiles of the standardised return (N, Q)) of windows (N, W, F), before calibration."""
+        parts = [self._raw(windows[at : at + BLOCK]) for at in range(0, max(1, len(windows)), BLOCK)]
+        return np.concatenate([odds for odds, _ in parts]), np.concatenate([standard for _, standard in parts])
+
+    def _raw(self, windows: NDArray[np.floating]) -> tuple[Floats, Floats]:
         if self.kind == "boosting":
             return _trees(self.tensors, self.about, np.asarray(windows[:, -1], np.float64))
-        x = np.asarray(windows[:, -int(self.about["window"]) :], np.float64)
+        bars = 1 if self.kind == "linear" else int(self.about["window"])
+        x = np.asarray(windows[:, -bars:], np.float64)
         z = np.clip((x - self.tensors["scaler.mean"]) / self.tensors["scaler.scale"], -self.about["clip"], self.about["clip"])
         z = np.where(np.isfinite(z), z, 0.0)  # bars before the history begins: the mean
         state = _NETWORKS[self.kind](self.tensors, self.about, z)
@@ -61,7 +68,10 @@ class Member:
 
     def forecast(self, windows: NDArray[np.floating]) -> Forecast:
         """The calibrated forecast of windows (N, W, F), the last row of each being the bar that has just closed."""
-        odds, standard = self.raw(windows)
+        return self.calibrated(windows, *self.raw(windows))
+
+    def calibrated(self, windows: NDArray[np.floating], odds: Floats, standard: Floats) -> Forecast:
+        """The forecast that the raw output of windows (N, W, F) stands for."""
         slope, intercept = self.about["calibration"]
         quantiles = np.sort(standard + np.asarray(self.about["quantile_shift"], np.float64), axis=1) * self.about["return_scale"]
         probability = _sigmoid(slope * odds + intercept)

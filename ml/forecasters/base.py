@@ -66,6 +66,20 @@ class Fitting:
     horizon: int = 1
     members: int = 1
     prior: float = float("nan")
+    _known: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def late(self) -> NDArray[np.float32]:
+        """(n, W, F) of the validation rows."""
+        if "windows" not in self._known:
+            self._known["windows"] = self.windows(self.validation)
+        return self._known["windows"]  # type: ignore[no-any-return]
+
+    def raw(self, member: Member) -> tuple[Floats, Floats]:
+        """What `member` says of the validation rows before calibration; computed once, whatever becomes of its calibration."""
+        kept = self._known.get(member.kind)
+        if kept is None or kept[0] is not member.tensors:
+            kept = self._known[member.kind] = (member.tensors, *member.raw(self.late()))
+        return kept[1], kept[2]
 
     def windows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, W, F) of `rows`; NaN before an instrument's first bar."""
@@ -119,7 +133,7 @@ def calibrated(member: Member, fitting: Fitting) -> Member:
     moved so that each covers its level on the validation rows (Romano, Patterson and Candes 2019).
     """
     rows = fitting.validation
-    odds, standard = member.raw(fitting.windows(rows))
+    odds, standard = fitting.raw(member)
     y = fitting.direction[rows].astype(np.float64)
     prior = fitting.prior
     if math.isnan(prior):

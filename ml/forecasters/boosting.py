@@ -47,6 +47,6 @@ def fit_boosting(fitting: Fitting) -> Member:
     tensors = {name: np.concatenate(parts) for name, parts in columns.items()}
     tensors |= {"roots": np.array(roots, np.int64), "head": np.array(head, np.int64)}
     made = Member("boosting", "boosting", {**about, "intercepts": intercepts}, tensors)
-    odds, _ = made.raw(fitting.windows(fitting.validation))
+    odds, _ = fitting.raw(made)
     found = fitting.luck((1.0 / (1.0 + np.exp(-np.clip(odds, -60.0, 60.0))))[None])
     return calibrated(replace(made, about={**made.about, "luck": found}), fitting)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ml.adam import Adam
 from ml.forecasters.arithmetic import Member
 from ml.forecasters.base import Fitting, about_of, calibrated, net_of_costs
 from ml.scaling import fit_scaler
@@ -94,11 +95,13 @@ def _train(kind: str, fitting: Fitting) -> Member:
     torch.manual_seed(fitting.seed)
     device = torch.device(own.device)
     module = _MODULES[kind](fitting.values.shape[1], own.hidden, own.heads, own.window, 1 + len(own.levels)).to(device)
-    optimiser = torch.optim.Adam(module.parameters(), lr=own.learning_rate, weight_decay=own.weight_decay)
+    optimiser = Adam(module.parameters(), own.learning_rate, weight_decay=own.weight_decay, norm=1.0)
     # One row of zeros (the mean) after the others stands for bars before an instrument's history begins.
     scaled = np.vstack([scaler(fitting.values), np.zeros((1, fitting.values.shape[1]), np.float32)])
     values = torch.from_numpy(scaled).to(device)
-    history = torch.from_numpy(np.where(fitting.history < 0, len(fitting.values), fitting.history)).to(device)
+    # A linear member looks at the newest bar only.
+    bars = fitting.history[:, -1:] if kind == "linear" else fitting.history
+    history = torch.from_numpy(np.where(bars < 0, len(fitting.values), bars)).to(device)
     rise = torch.from_numpy(fitting.direction.astype(np.float32)).to(device)
     outcome = torch.from_numpy((fitting.returns / about["return_scale"]).astype(np.float32)).to(device)
     levels = torch.tensor(own.levels, device=device)
@@ -116,9 +119,8 @@ def _train(kind: str, fitting: Fitting) -> Member:
             loss = nn.functional.binary_cross_entropy_with_logits(out[:, 0], rise[at])
             miss = outcome[at][:, None] - out[:, 1:]
             loss = loss + torch.maximum(levels * miss, (levels - 1) * miss).mean()
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.clear()
             loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
         probability = _probabilities(module, values, history, fitting.validation)
         earned = net_of_costs(probability, fitting.returns[fitting.validation], own.costs, prior)

@@ -27,6 +27,7 @@ from resources.brokers.protocol import (
 )  # fmt: skip
 from resources.feeds.protocol import BarClose
 from resources.ledger.action_tables import paper_splits
+from resources.ledger.base import insert_many
 from resources.ledger.tables import paper_account, paper_events, paper_orders, paper_positions
 from trading.calendars import calendar
 from trading.costs import Costs
@@ -320,34 +321,21 @@ def _position_values(position: BookPosition) -> dict[str, Any]:
 
 def _save(connection: Connection, book: Book, before: Mapping[str, dict[str, Any]], newest: int) -> None:
     if book.touched:
-        statement = insert(paper_orders)
         changing = (
-            "quantity",
-            "limit_price",
-            "state",
-            "stop_price",
-            "filled_quantity",
-            "filled_units",
-            "text",
-            "session",
+            "quantity", "limit_price", "state", "stop_price", "filled_quantity", "filled_units", "text", "session",
             "updated_time",
-        )
-        statement = statement.on_conflict_do_update(
-            index_elements=["client_id"], set_={name: statement.excluded[name] for name in changing}
-        )
-        connection.execute(statement, [_order_values(book.orders[client_id]) for client_id in sorted(book.touched)])
-    if book.events:  # one statement: rows are numbered in their order
-        connection.execute(insert(paper_events), [_event_values(event) for event in book.events])
+        )  # fmt: skip
+        rows = [_order_values(book.orders[client_id]) for client_id in sorted(book.touched)]
+        insert_many(connection, paper_orders, rows, replacing=changing)
+    # One statement: rows are numbered in their order.
+    insert_many(connection, paper_events, [_event_values(event) for event in book.events])
     moved = [
         {"symbol": symbol, **values}
         for symbol, position in sorted(book.positions.items())
         if (values := _position_values(position)) != before.get(symbol)
     ]
     if moved:
-        statement = insert(paper_positions)
-        names = [name for name in moved[0] if name != "symbol"]
-        changed = {name: statement.excluded[name] for name in names}
-        connection.execute(statement.on_conflict_do_update(index_elements=["symbol"], set_=changed), moved)
+        insert_many(connection, paper_positions, moved, replacing=[name for name in moved[0] if name != "symbol"])
     connection.execute(
         paper_account.update().where(paper_account.c.account_id == ACCOUNT_ID).values(cash=book.cash, last_close_time=newest)
     )

@@ -22,8 +22,10 @@ KEY_ENCODING = {"close_time": "DELTA_BINARY_PACKED", "session": "PLAIN"}
 KEY_COMPRESSION = {"close_time": "lz4", "session": "lz4", "symbol": "none"}
 """A session repeats for hundreds of rows: packed as it is it costs less to write than its differences or byte planes, and no
 more room."""
+_SHORT_RUN = 1 << 16
+"""Bytes of a run above which its columns are hashed where they lie: copying them costs more than the calls."""
 _SIDE_BY_SIDE = 1 << 19
-"""Bytes of runs that are laid side by side at a time: a symbol's month of minutes, which the processor's cache still holds."""
+"""Bytes of short runs laid side by side at a time: a symbol's month of minutes, which the processor's cache still holds."""
 _FALLBACK_DIGITS = (2, 4, 6, 8)
 TICK_TYPES: dict[str, type] = {"i": np.int32, "l": np.int64}
 
@@ -106,7 +108,7 @@ def run_hashes(prefix: str, columns: list[NDArray[Any]], starts: Sequence[int]) 
         at += rows * count
         # Short runs of one length are laid side by side first, so that a run is one piece of memory and one call: a call
         # for each column would give the interpreter's lock away and fetch it back every few microseconds.
-        if rows * width > _SIDE_BY_SIDE:
+        if rows * width > _SHORT_RUN:
             for a in runs:
                 digest = head.copy()
                 for column in columns:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, text, union
+from sqlalchemy import Connection, Engine, func, select, text, union
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import audit

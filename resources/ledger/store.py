@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
 
-from resources.ledger import changes, put_aside
+from resources.ledger import changes, close_watch, put_aside
 from resources.ledger import tables as t
-from resources.ledger.base import LedgerConflict, Row, connect, insert_once, now_us
+from resources.ledger.base import LedgerConflict, Row, connect, insert_many, insert_once, now_us
 from resources.ledger.desk_records import DeskRecords
 from trading.signals import Decision, GateVerdict, PartitionRef, Signal
 
@@ -175,16 +174,11 @@ class Ledger(DeskRecords):
         if not rows:
             return
         keys = [column.name for column in t.quality_verdicts.primary_key]
-        statement = insert(t.quality_verdicts)
-        replaced = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-        statement = statement.on_conflict_do_update(
-            index_elements=keys,
-            set_=replaced,
-            where=t.quality_verdicts.c.evaluated_wall <= statement.excluded.evaluated_wall,
-        )
+        replaced = [name for name in rows[0] if name not in keys]
+        newer = "quality_verdicts.evaluated_wall <= excluded.evaluated_wall"
         with self.transaction(connection) as c:
             for start in range(0, len(rows), 2000):
-                c.execute(statement, rows[start : start + 2000])
+                insert_many(c, t.quality_verdicts, rows[start : start + 2000], replacing=replaced, where=newer)
 
     def verdicts(self, required: Iterable[PartitionRef]) -> list[VerdictRow]:
         """Every verdict on the partitions `required` names, whatever content it judged: the gate compares the hashes."""
@@ -236,13 +230,17 @@ class Ledger(DeskRecords):
         stored_wall: int,
         connection: Connection | None = None,
     ) -> bool:
-        """A bar close is stored: bars is ``{"1h": ["EURUSD"], ...}``. False when it was known. Raises LedgerConflict."""
+        """A bar close is stored: bars is ``{"1h": ["EURUSD"], ...}``. False when it was known. Who waits for one (close_watch) is
+        woken. Raises LedgerConflict."""
         row = {
             "close_time": close_time, "session": session, "emitted_wall": emitted_wall, "stored_wall": stored_wall,
             "bars": {timeframe: sorted(symbols) for timeframe, symbols in bars.items()},
         }  # fmt: skip
         with self.transaction(connection) as c:
-            return bool(insert_once(c, t.closes, [row], same=("session", "bars")))
+            new = bool(insert_once(c, t.closes, [row], same=("session", "bars")))
+            if new:
+                close_watch.tell(c, close_time)
+            return new
 
     def stamp_close(
         self,

@@ -8,13 +8,16 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import dagster as dg
 import pytest
 from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
-from assets import gate_run, replay_check, research_run, trade_lane
+from assets import gate_analytics, gate_run, replay_check, research, research_run, trade_lane
 from pipelines.cli import app
+from resources import gate_plots
 from resources.config import Config, load_config
+from resources.dagster_resources import resource_definitions
 from resources.feeds import get_feed
 from resources.lake import Lake
 from resources.ledger import tables as t
@@ -246,6 +249,21 @@ class TestAnalytics:
             assert line.each.count + line.each.open + line.each.lost_way == line.refused
             assert line.free.count <= line.each.count
         assert len(gate_run.history_rows([found])) == len(found.lines) + 1
+        assert gate_plots.earned([found]).startswith(b"\x89PNG")
+        assert gate_plots.earned([]).startswith(b"\x89PNG"), "nothing refused is a picture, too"
+
+    def test_the_asset_shows_a_picture_and_tables_that_fit(self, sample: tuple[Settings, Lake], config: Config) -> None:
+        made = dg.materialize(
+            [research.strategies, research.strategy_backtests, gate_analytics.gate_analytics],
+            resources=resource_definitions(), instance=dg.DagsterInstance.ephemeral(), selection=["gate_analytics"],
+            run_config={"ops": {"gate_analytics": {"config": {"strategies": ["ema_trend"]}}}},
+        )  # fmt: skip
+        (told,) = made.asset_materializations_for_node("gate_analytics")
+        shown = {name: str(value.value) for name, value in told.metadata.items()}
+        assert shown["earned"].startswith("![what the refused")
+        assert "| ema_trend | regime |" in shown["refused"]
+        assert "| ema_trend | regime |" in shown["results"]
+        assert max(len(line) for line in shown["reading"].splitlines()) < 110
 
     def test_refused_decisions_on_record_are_counted_and_followed(
         self, sample: tuple[Settings, Lake], config: Config, ledger: Ledger, monkeypatch: pytest.MonkeyPatch

@@ -97,9 +97,10 @@ def test_the_baseline_is_tracked_and_never_promoted(desk: Settings) -> None:
     tags = tracking.version_tags(name, shown["model_version"])
     assert tags["dagster_run_id"] == first.run_id
     assert tags["asset_key"] == "baseline_model"
+    assert tags["dagster_run_url"] == f"{desk.webserver_url}/runs/{first.run_id}"
     assert tags["model_hash"] == shown["model_hash"]
     assert tags["data_hash"] == shown["data_hash"] == metadata_of(first, "training_set")["data_hash"]
-    assert {"features_version", "code_revision", "partitions", "seed", "schema_hash"} <= set(tags)
+    assert {"features_version", "code_revision", "partition", "seed", "schema_hash", "trials", "data_kind"} <= set(tags)
     assert (
         shown["mlflow_run"]
         == f"{desk.mlflow_url}/#/experiments/{shown['mlflow_run'].split('/')[-3]}/runs/{shown['mlflow_run_id']}"

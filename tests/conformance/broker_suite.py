@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from resources.brokers.protocol import Broker, BrokerEvent, OrderRequest
+from resources.brokers.protocol import Batching, Broker, BrokerEvent, OrderRequest
 from trading.orders import TERMINAL, OrderEvent, OrderState, OrderType, Side, TimeInForce
 
 
@@ -177,6 +177,29 @@ class BrokerSuite:
         assert {r.state for r in reports} == {OrderState.REJECTED}
         venue.trade(1.2, 1.201, 1.199, 1.2)
         assert broker.positions() == []
+
+    def test_a_bad_group_among_several_is_refused_alone_and_each_is_answered_in_its_place(
+        self, broker: Broker, venue: Venue
+    ) -> None:
+        if not isinstance(broker, Batching):
+            pytest.skip(f"{broker.name} takes one group a call")
+        groups = [self.bracket(venue, 1), [self.order(venue, 4, quantity=0)], [self.order(venue, 5)]]
+        answers = broker.submit_groups(groups)
+        assert [[r.client_id for r in reports] for reports in answers] == [[r.client_id for r in group] for group in groups]
+        assert [{r.state is OrderState.REJECTED for r in reports} for reports in answers] == [{False}, {True}, {False}]
+        assert [[r.broker_order_id for r in reports] for reports in broker.submit_groups(groups)] == [
+            [r.broker_order_id for r in reports] for reports in answers
+        ]
+
+    def test_several_are_cancelled_at_once_whatever_some_of_them_are(self, broker: Broker, venue: Venue) -> None:
+        if not isinstance(broker, Batching):
+            pytest.skip(f"{broker.name} takes one cancel a call")
+        broker.submit(self.bracket(venue, 1))
+        broker.submit([self.order(venue, 4)])
+        broker.submit([self.order(venue, 5, order_type=OrderType.LIMIT, limit_price=1.1)])
+        broker.cancel(client_id(4))
+        broker.cancel_many([client_id(1), client_id(4), client_id(999)])
+        assert [r.client_id for r in broker.open_orders()] == [client_id(5)]
 
     def test_events_tell_the_whole_story_in_order_and_from_any_point(self, broker: Broker, venue: Venue) -> None:
         broker.submit(self.bracket(venue, 1))

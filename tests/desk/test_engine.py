@@ -117,8 +117,9 @@ def test_a_close_that_is_recorded_is_not_done_again(make: Make) -> None:
 
 
 STEPS = [
-    "broker.on_bars", "router.drain", "engine._hot.append", "engine._ledger.put_verdicts", "engine._store.mark",
-    "router.check_daily_loss", "engine._store.snapshot_account", "engine._ledger.record_close", "engine._ledger.enqueue",
+    "broker.on_bars", "router.hear", "router.continue_exits", "engine._hot.append_all", "engine._ledger.put_verdicts",
+    "engine._store.mark", "router.check_daily_loss", "engine._store.snapshot_account", "engine._ledger.record_close",
+    "engine._ledger.enqueue",
 ]  # fmt: skip
 EXIT, END = "router.exit_positions", "engine._ledger.end_session"
 

@@ -352,7 +352,7 @@ costs: {commission_kind: per_value, rate: 0.0001, minimum: 0.1, slippage_kind: f
 """
 SLICED = (
     STRATEGY.replace("name: often", "name: sliced").replace("[BTCUSD]", "[ETHUSD]").replace("max_bars: 2", "max_bars: 9")
-    + "execution: {algo: twap, minutes: 6, slices: 6, jitter: 0.5}\n"
+    + "execution: {algo: twap, minutes: 6, slices: 3, jitter: 0.5}\n"
 )
 DAY = date(2026, 3, 4)
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +15,7 @@ def write_pid(context: dg.OpExecutionContext) -> None:
     with Path(os.environ["TINY_OUT"]).open("a") as out:
         out.write(f"{context.run.run_id} {os.getpid()}\n")
     print("written by", os.getpid())
+    subprocess.run(["/bin/echo", "and its child"], check=True)
 
 
 @dg.op
@@ -39,5 +42,15 @@ def slow() -> None:
 def crash() -> None:
     die()
 
+
+def rehearse() -> Iterator[None]:
+    """What the waiting process does until its run is there; then it turns out that something is wrong."""
+    with Path(f"{os.environ['TINY_OUT']}.rehearsed").open("a") as out:
+        out.write(f"{os.getpid()}\n")
+    yield
+    raise RuntimeError("the rehearsal fails")
+
+
+REHEARSE = rehearse
 
 defs = dg.Definitions(jobs=[quick, slow, crash])

@@ -22,7 +22,7 @@ import structlog
 from sqlalchemy import Engine
 
 from desk import algo_ledger, events, external, faults, reconcile, store, submission
-from desk.by_hand import Asked
+from desk.by_hand import Asked, NoPosition
 from desk.reductions import NotReduced
 from desk.reversals import NotReversed
 from desk.router import RouteResult
@@ -175,7 +175,7 @@ def _by_hand(desk: RemoteDesk, seed: int, n: int, held: PositionRecord) -> None:
     """A person reduces a position or turns it around. The request is named by the close: a desk that was killed asks again."""
     dice = random.Random(f"{seed} hand {n} {held.strategy} {held.symbol}")
     share, away = dice.choice((0.3, 0.5, 0.7)), 0.002 if held.quantity > 0 else -0.002  # its stop is on the other side
-    with contextlib.suppress(NotReduced, NotReversed):  # it is being closed already, or a person opened it
+    with contextlib.suppress(NoPosition, NotReduced, NotReversed):  # it is closed, or being closed already
         if dice.random() < 0.35:
             asked = Asked(held.strategy, held.symbol, f"reduce-{n}", "less", "torture")
             until_done(lambda: desk.router.by_hand.reduce(asked, share=share))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import factorial
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ml import explanation, gradients, planted, tree_shap
+from ml import explanation, gradients, occlusion, planted, tree_shap
 from ml.agents.recurrent_ppo import Policy, RecurrentPPO
 from ml.forecasters import ForecastModel, Settings, history_of, windows_of
 from ml.forecasters.arithmetic import Member, logit
@@ -143,3 +146,52 @@ def test_an_agent_is_explained_at_its_entries() -> None:
         assert abs(one.gap) < 1e-3
         assert {"position", "signal"} <= set(one.values)
         assert one.base + sum(one.values.values()) == pytest.approx(one.log_odds, abs=1e-3)
+
+
+class Summing:
+    """Buys when the sum of what it has seen of column 1 is positive; remembers, and looks at nothing else."""
+
+    name = "summing"
+
+    def start(self, lanes: int) -> np.ndarray:
+        return np.zeros(lanes)
+
+    def act(self, observation: np.ndarray, mask: np.ndarray, memory: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, Any]:
+        memory = np.where(begins, 0.0, memory) + observation[:, 1]
+        return np.where((memory > 0) & mask[:, 1], 1, 0).astype(np.int64), memory
+
+
+class TestAnAgentOfAPlugin:
+    SEEN = np.random.default_rng(4).normal(size=(300, 7)).astype(np.float32)
+    MASK = np.tile([True, True, True, False, False], (300, 1))
+
+    def found(self, last: int) -> gradients.Attribution:
+        own = slice(last - 20, last)
+        return occlusion.of_action(Summing(), self.SEEN[own], self.MASK[own], 1, self.SEEN)  # type: ignore[arg-type]
+
+    def test_is_explained_by_what_it_looks_at_and_by_nothing_else(self) -> None:
+        last = next(t for t in range(40, 300) if self.SEEN[t - 20 : t, 1].sum() > 3)
+        found = self.found(last)
+        assert found.output == 1.0
+        assert 0.0 < found.base < 1.0
+        assert found.values[1] == pytest.approx(1.0 - found.base)
+        assert not found.values[[0, 2, 3, 4, 5, 6]].any()
+
+    @given(last=st.integers(20, 300))
+    @settings(max_examples=15, deadline=None)
+    def test_the_values_add_up_and_repeat(self, last: int) -> None:
+        found = self.found(last)
+        assert abs(found.gap) < 1e-9
+        assert np.array_equal(found.values, self.found(last).values)
+
+    def test_its_memory_is_as_long_as_it_takes_to_act_so_again(self) -> None:
+        seen = np.zeros((200, 7), np.float32)
+        seen[20, 1] = 1.0
+        mask = np.tile([True, True, True, False, False], (200, 1))
+        assert occlusion.remembered(Summing(), seen[:40], mask[:40], 1) == 32  # type: ignore[arg-type]
+        assert occlusion.remembered(Summing(), seen[:140], mask[:140], 1) == 128  # type: ignore[arg-type]
+        assert occlusion.remembered(Summing(), seen, mask, 1) == 200  # type: ignore[arg-type]
+
+    def test_too_few_moments_are_an_error(self) -> None:
+        with pytest.raises(ValueError, match="at least 20 needed"):
+            occlusion.of_action(Summing(), self.SEEN[:20], self.MASK[:20], 1, self.SEEN[:5])  # type: ignore[arg-type]

@@ -366,6 +366,19 @@ def test_the_two_google_shares_part_in_april_2014_goocv_goog_googl(lean: LeanFee
     assert (round(float(old.close[row])), round(float(old.close[row + 1]))) == (1135, 572)
 
 
+def test_the_when_issued_google_shares_end_where_the_new_ones_begin_gooav_goocv_2014_03(lean: LeanFeed) -> None:
+    """GOOAV was the A share for five sessions, GOOCV the C share; the C share goes on as GOOG, GOOAV is nobody's history."""
+    march, april = date(2014, 3, 1), date(2014, 4, 10)
+    when_issued, joined = (lean.history(stock(t), D1, march, april) for t in ("gooav", "goog"))
+    days = [session_date(int(n)) for n in when_issued.session]
+    assert (len(days), days[0], days[-1]) == (5, date(2014, 3, 27), date(2014, 4, 2))
+    assert [session_date(int(n)) for n in joined.session[:6]] == [*days, date(2014, 4, 3)]
+    assert when_issued.close[-1] == 568.67
+    assert joined.close[4] == 567.0, "GOOCV's"
+    assert len(lean.history(stock("goocv"), D1, march, april)) == 0
+    assert any(x.symbol == "equity/usa/goocv" and "that of GOOG then" in x.reason for x in lean.left_out)
+
+
 def test_news_corp_becomes_fox_nwsa_2013_06_28_to_foxa(lean: LeanFeed) -> None:
     fox = stock("tfcfa", M1)
     bars = lean.history(fox, M1, date(2013, 6, 27), date(2013, 7, 2))

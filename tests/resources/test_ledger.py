@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from resources.ledger import schema
+from resources.ledger import audit, schema
 from resources.ledger import tables as t
+from resources.ledger.base import insert_many, update_many
 from resources.ledger.migrate import SchemaError, create_databases, upgrade
 from resources.ledger.store import DecisionRow, Ledger, LedgerConflict, VerdictRow
 from trading.config_text import Problem
@@ -311,3 +312,41 @@ def test_a_restarted_server_is_outlived(ledger: Ledger, ledger_url: str) -> None
         connection.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
     other.dispose()
     assert ledger.get_state("k") == 1
+
+
+AWKWARD = ["", "it's", 'say "no"', "back\\slash", "a:b :c", "percent %s %(x)s", "tab\tnew\nline", "\u00e9\u20ac\U0001f600"]
+NUMBERS = [0.1 + 0.2, 1e-17, -1e300, 5e-324, 123456789.123456789, 0.0, 1e16]
+
+
+def test_many_rows_in_one_statement_keep_their_order_and_every_bit(ledger: Ledger) -> None:
+    told = [
+        {"order_id": f"o{n}", "event": "ack", "event_key": f"k{n}", "state_before": "", "state_after": "",
+         "anomalous": n % 2 == 0, "text": word, "event_time": 2**53 + n, "recorded_wall": n}
+        for n, word in enumerate(AWKWARD)
+    ]  # fmt: skip
+    held = [
+        {"strategy": "s", "symbol": f"A{n}", "trade_id": "", "quantity": x, "average_price": -x, "realized_pnl": 0.0,
+         "commission": 0.0, "opened_time": None, "updated_time": 1, "bars_held": 0, "exit_state": {"deep": [0.1, None, "it's"]}}
+        for n, x in enumerate(NUMBERS)
+    ]  # fmt: skip
+    with ledger.transaction() as c:
+        insert_many(c, t.order_events, told)
+        insert_many(c, t.positions, held)
+        changed = [{"strategy": "s", "symbol": f"A{n}", "average_price": x, "opened_time": 7} for n, x in enumerate(NUMBERS)]
+        update_many(c, t.positions, changed[1:], key=["strategy", "symbol"])
+    rows = [row for n in range(len(told)) for row in ledger.order_events(f"o{n}")]
+    assert [{k: v for k, v in row.items() if k != "seq"} for row in rows] == told
+    assert [row["seq"] for row in rows] == sorted(row["seq"] for row in rows)
+    kept = ledger.positions()
+    assert [row["quantity"] for row in kept] == NUMBERS
+    assert [row["average_price"] for row in kept] == [-NUMBERS[0], *NUMBERS[1:]]
+    assert [row["opened_time"] for row in kept] == [None, *[7] * 6]
+    assert [row["exit_state"] for row in kept] == [row["exit_state"] for row in held]
+    assert audit.verify(ledger.engine) == []
+
+
+def test_a_number_that_is_none_is_refused_before_anything_is_written(ledger: Ledger) -> None:
+    row = {"strategy": "s", "symbol": "A", "quantity": float("nan")}
+    with ledger.transaction() as c, pytest.raises(ValueError, match="not JSON compliant"):
+        insert_many(c, t.positions, [row])
+    assert ledger.positions() == []

@@ -6,13 +6,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resources.config import Config, load_config
 from resources.plugin_files import load_plugins
 from resources.settings import Settings
 from tests.paths import ROOT
+from tests.trading.samples import eurusd
 from trading import execution_functions, patterns
+from trading.backtest import backtest
 from trading.gates.base import GATES
 from trading.ids import file_revision
 
@@ -127,6 +130,63 @@ def test_what_a_plugin_registers_can_be_used_by_files_and_goes_with_it(folder: P
     assert any("no pattern 'higher_close'" in p for p in problems(folder))
     assert "house_rule" not in GATES.names()
     assert "half" not in execution_functions.REGISTRY
+
+
+FUNCTIONS = """
+from typing import ClassVar, Literal
+
+from trading.execution_functions import Trigger, register
+from trading.execution_functions.managing import Trade, TradeExit
+
+
+@register
+class InsideClose(Trigger):
+    NAME: ClassVar[str] = "inside_close"
+    kind: Literal["inside_close"] = "inside_close"
+
+    def holds(self, frame):
+        close = frame.price("close")
+        return (close < frame.price("high", None, 1)) & (close > frame.price("low", None, 1))
+
+
+@register
+class FirstClose(TradeExit):
+    NAME: ClassVar[str] = "first_close"
+    kind: Literal["first_close"] = "first_close"
+
+    def leaves(self, frame, trade: Trade, instrument):
+        return trade.held(frame)
+"""
+
+PLAN = """\
+name: own_functions
+universe: sample
+status: active
+mode: paper
+symbol: EURUSD
+direction: long
+timeframe: 1h
+valid: {from: 2017-12-27, to: 2017-12-29}
+entry: {kind: inside_close}
+stop: {kind: percent, percent: 2}
+manage: [{kind: first_close}]
+sizing: {kind: fixed, quantity: 1000}
+"""
+
+
+def test_a_plan_is_entered_and_left_by_functions_of_a_small_python_file(folder: Path) -> None:
+    (folder / "plans" / "own_functions.yaml").write_text(PLAN)
+    assert any("inside_close" in p for p in problems(folder))
+    (folder / "plugins" / "functions.py").write_text(FUNCTIONS)
+    config = load(folder)
+    assert config.problems == []
+    instruments = {"EURUSD": config.universe.instruments["EURUSD"]}
+    bars = eurusd()
+    result = backtest(config.plans["own_functions"], {"EURUSD": bars}, instruments, cash=1e5)
+    (trade,) = result.trades.rows()
+    decided = int(np.searchsorted(bars.close_time, result.trades.signal_time[0]))
+    assert bars.low[decided - 1] < bars.close[decided] < bars.high[decided - 1]
+    assert (trade["reason"], int(result.trades.bars_held[0])) == ("managed", 1), "at the first close it asks to leave"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 
 from resources.run_host.launcher import WarmRunLauncher
 from resources.run_host.protocol import LANE_TAG, TRADE_LANE, HostUnavailable, ask, worker_alive, worker_mark
+from resources.run_host.spare import _rehearse
 from tests.doubles import tiny_location
 from tests.paths import ROOT
 
@@ -84,7 +85,10 @@ class Lane:
 @pytest.fixture(scope="module")
 def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
     home = tmp_path_factory.mktemp("dagster_home")
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    (home / "dagster.yaml").write_text(
+        "telemetry:\n  enabled: false\ncompute_logs:\n  module: resources.compute_logs\n  class: RunLogs\n"
+        f"  config:\n    base_dir: {home / 'logs'}\n"
+    )
     data = tmp_path_factory.mktemp("d")
     environment = {
         **os.environ,
@@ -118,6 +122,10 @@ def test_two_runs_execute_in_two_processes_forked_from_the_host(lane: Lane) -> N
     pids = {int(lines[r]) for r in runs}
     assert len(pids) == 2
     assert lane.process.pid not in pids
+    for run_id in runs:  # what a run prints, and what it starts, is where Dagster's pages look
+        printed = "".join(path.read_text() for path in (lane.home / "logs" / run_id / "compute_logs").glob("*.out"))
+        assert f"written by {lines[run_id]}" in printed
+        assert "and its child" in printed
 
 
 def test_a_run_asked_for_twice_is_executed_once(lane: Lane) -> None:
@@ -169,6 +177,34 @@ def test_the_trade_lanes_next_run_is_taken_by_the_process_that_waits_for_it_and_
     assert _wait(lambda: lane.status(second) is DagsterRunStatus.SUCCESS)
     assert (lane.mark(second) or "").startswith(f"{spare}:")
     assert lane.spare() != spare
+
+
+def test_the_waiting_process_rehearses_and_a_rehearsal_that_fails_costs_no_run(lane: Lane) -> None:
+    spare = str(lane.spare())
+    rehearsed = lane.home / "out.txt.rehearsed"
+    assert _wait(lambda: rehearsed.exists() and spare in rehearsed.read_text().split())
+    run_id = lane.urgent(tiny_location.quick)
+    assert _wait(lambda: lane.status(run_id) is DagsterRunStatus.SUCCESS)
+    assert (lane.mark(run_id) or "").startswith(f"{spare}:")
+
+
+def test_a_rehearsal_is_left_as_soon_as_the_run_is_there() -> None:
+    read_end, write_end = os.pipe()
+    taken = 0
+
+    def endless() -> Iterator[None]:
+        nonlocal taken
+        while True:
+            taken += 1
+            if taken == 3:
+                os.write(write_end, b"the run\n")
+            yield
+
+    _rehearse(endless, read_end)
+    assert taken == 3
+    assert os.read(read_end, 100) == b"the run\n", "it is left for who waits for it"
+    os.close(read_end)
+    os.close(write_end)
 
 
 def test_a_run_whose_waiting_process_was_killed_before_is_executed_all_the_same(lane: Lane) -> None:

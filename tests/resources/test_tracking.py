@@ -132,6 +132,17 @@ def test_the_champion_before_is_kept_and_one_command_goes_back_to_it(tracking: T
     assert tracking.roll_back(own.name, "worse live") == (second.version, first.version)
     assert (tracking.version_of(own.name, CHAMPION), tracking.version_of(own.name, PREVIOUS)) == (first.version, second.version)
     assert tracking.version_tags(own.name, second.version)["rolled_back"] == "worse live"
+    assert "was rolled back (worse live)" in tracking.promote(own.name, second.version, {"promotion": "passed"})
+    assert tracking.version_of(own.name, CHAMPION) == first.version, "a gate that is asked again undoes no rollback"
+
+
+def test_gates_that_end_together_leave_champion_at_the_newest_that_passed(tracking: Tracking, record: ModelRecord) -> None:
+    own = replace(record, name="tapeline-baseline-gates")
+    older, newer = tracking.log_model(own), tracking.log_model(own)
+    assert tracking.promote(own.name, newer.version, {"promotion": "passed"}) == ""
+    assert "was promoted meanwhile" in tracking.promote(own.name, older.version, {"promotion": "passed"})
+    assert (tracking.version_of(own.name, CHAMPION), tracking.version_of(own.name, PREVIOUS)) == (newer.version, None)
+    assert tracking.version_tags(own.name, older.version)["promotion"] == "passed"
 
 
 def test_trainings_that_end_together_leave_challenger_at_the_newest(tracking: Tracking, record: ModelRecord) -> None:

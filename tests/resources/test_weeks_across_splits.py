@@ -162,8 +162,10 @@ class TestGates:
 
     GATES = OptionalGates.model_validate({"volatility": {"atr": {"bars": "1w", "period": 6, "max_percent": 50}}})
 
-    def live(self, market: Market, row: int, finer: Finer | None, actions: list[CorporateAction]) -> float | None:
-        """The percentage at the close of daily bar `row`, from the windows a trade run reads."""
+    def live(
+        self, market: Market, row: int, finer: Finer | None, actions: list[CorporateAction], days_since: date = MARCH
+    ) -> float | None:
+        """The percentage at the close of daily bar `row`, from the windows a trade run reads; days before `days_since` gone."""
         days, weeks = (market.bars("AAPL", t, end="2000-12-31", form="numpy") for t in ("1d", "1w"))
         reads = gate_inputs.reads_of(self.GATES, {}, D1)
         assert reads is not None
@@ -174,6 +176,7 @@ class TestGates:
             for b in (days, weeks)
             if (known := b.known_at(int(days.close_time[row]))) is not None
         }
+        given[D1] = given[D1].rows(given[D1].session >= session_number(days_since))
         found = gate_inputs.measure_last(self.GATES, {}, given, D1, aapl, venue, None, {"AAPL": actions}, finer)
         value: float | None = found.at(-1, 1)["volatility"]["atr_percent"]
         return value
@@ -196,13 +199,18 @@ class TestGates:
             now = self.live(market, row, finer, [APPLE_2000])
             assert now == ever[row] == pytest.approx(ranges[week], rel=1e-12), day
 
-    def test_a_week_that_cannot_be_made_again_is_unknown_until_it_has_left_the_window(self, market: Market) -> None:
+    def test_a_week_that_cannot_be_made_again_leaves_the_measure_unknown(self, market: Market) -> None:
         days = market.bars("AAPL", "1d", end="2000-12-31", form="numpy")
-        july, october = (
-            int(np.searchsorted(days.session, session_number(day))) for day in (date(2000, 7, 14), date(2000, 10, 20))
-        )
-        assert self.live(market, july, None, [APPLE_2000]) is None
-        assert self.live(market, october, None, [APPLE_2000]) is not None
+        july = int(np.searchsorted(days.session, session_number(date(2000, 7, 14))))
+        assert self.live(market, july, None, [APPLE_2000], date(2000, 6, 21)) is None
+        assert self.live(market, july, None, [], date(2000, 6, 21)) is not None
+
+    def test_where_the_minutes_are_gone_the_days_make_the_week(self, market: Market, folder_lake: Lake) -> None:
+        """As retention leaves it: minutes for a year, days for ever."""
+        minutes = replace(_universe(market).instruments["AAPL"], native_timeframe=Timeframe.M1)
+        finer = native_bars(folder_lake, replace(_universe(market), instruments={"AAPL": minutes}))
+        found = finer("AAPL", session_number(date(2000, 6, 19)), session_number(date(2000, 6, 23)))
+        assert (found.timeframe, len(found)) == (D1, 5)
 
     def test_a_spin_off_told_by_its_value_is_measured_by_the_session_before_it(self, market: Market, folder_lake: Lake) -> None:
         days = market.bars("AAPL", "1d", end="2000-12-31", form="numpy")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resources.ledger.close_watch import close_watch
 from resources.ledger.store import Ledger
 from sensors.fresh_bars import (
     LAG_SECONDS,
@@ -87,6 +88,18 @@ def test_a_close_that_arrives_while_the_tick_waits_is_answered_in_that_tick(ledg
     timer.join()
     assert isinstance(result, dg.RunRequest)
     assert time.monotonic() - started < 10
+
+
+def test_a_close_recorded_before_the_wait_begins_wakes_it_all_the_same(ledger: Ledger) -> None:
+    with close_watch(ledger.engine) as wait:
+        _close(ledger, 1)
+        started = time.monotonic()
+        wait(60.0)
+        assert time.monotonic() - started < 30
+        _close(ledger, 1)  # known already: nobody is woken
+        started = time.monotonic()
+        wait(0.2)
+        assert time.monotonic() - started >= 0.2
 
 
 def test_the_joint_is_stamped_when_the_sensor_asks(ledger: Ledger) -> None:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -296,8 +296,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Replay a month of paper trading; compare ledger, broker and backtest.")
     parser.add_argument("--minutes", action="store_true", help="one-minute bars of eleven sessions as well: some 15,000 closes")
     parser.add_argument("--only", choices=["sample", "market", "minutes"], help="only this month")
+    parser.add_argument("--sessions", type=int, default=0, help="at most so many sessions of each month; 0: all of them")
     chosen = parser.parse_args()
     months = {"sample": SAMPLE, "market": MARKET, "minutes": MINUTES}
+    if chosen.sessions:
+        months = {k: replace(m, sessions=min(m.sessions, chosen.sessions)) for k, m in months.items()}
     wanted = [chosen.only] if chosen.only else ["sample", "market", *(["minutes"] if chosen.minutes else [])]
     room = Path(tempfile.mkdtemp(prefix="tapeline-month-"))
     outcomes = []

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trading.backtest_kit import bars_of, make, wishes
 from tests.trading.samples import eurusd, eurusd_4h, universe
 from tests.trading.strategies import parsed, problems_of
+from trading.backtest import backtest
 from trading.conditions import Condition, evaluate
 from trading.config_text import load_yaml
 from trading.conflict_policy import ConflictRule, resolve
@@ -230,3 +234,70 @@ class TestPolicies:
 
     def test_the_universe_file_names_the_policy(self) -> None:
         assert universe().conflicts.policy == "cancel_both"
+
+
+class TestInABacktest:
+    """The compiled loop resolves what the trade run resolves: the same losers at the same closes."""
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            ConflictRule(policy="cancel_both"), ConflictRule(policy="strongest"), ConflictRule(policy="first_wins", order=["c"]),
+            ConflictRule(policy="first_wins"), ConflictRule(policy="allow"),
+        ],
+        ids=lambda r: f"{r.policy} {','.join(r.order)}",
+    )  # fmt: skip
+    def test_every_policy_has_the_same_losers(self, rule: ConflictRule) -> None:
+        dice, names, n = np.random.default_rng(11), ("b", "a", "c"), 80
+        bars = bars_of("\n".join(["100 101 99 100"] * n))
+        evaluations, expected = [], dict.fromkeys(names, 0)
+        for _ in names:
+            side = dice.integers(0, 3, n)
+            made = wishes(
+                bars, enter_long=dict.fromkeys(np.flatnonzero(side == 0).tolist(), True),
+                enter_short=dict.fromkeys(np.flatnonzero(side == 1).tolist(), True),
+                stop_long=dict.fromkeys(range(n), 90.0), stop_short=dict.fromkeys(range(n), 110.0),
+            )  # fmt: skip
+            silent = dice.random(n) < 0.1  # without a stop a wish is no signal
+            evaluations.append(
+                replace(made, strength=np.round(dice.random(n), 1), stop_long=np.where(silent, np.nan, made.stop_long))
+            )
+        for row in range(n):
+            signals = []
+            for name, e in zip(names, evaluations, strict=True):
+                long = bool(e.enter_long[row])
+                if (long or e.enter_short[row]) and np.isfinite((e.stop_long if long else e.stop_short)[row]):
+                    action = Action.ENTER_LONG if long else Action.ENTER_SHORT
+                    signals.append(signal(name, action, float(e.strength[row])))
+            for one in signals:
+                expected[one.strategy] += resolve(signals, rule)[one.id].lost
+        result = backtest(
+            evaluations, [bars] * 3, [make()] * 3, cash=1e6, sizing={"kind": "fixed", "quantity": 1}, strategy=list(names),
+            require_stop=True, conflicts=rule,
+        )  # fmt: skip
+        found = [refused.get("CONFLICT", 0) for refused in result.slot_refusals]
+        assert found == [expected[name] for name in names]
+        assert (sum(found) > 20) == (rule.policy != "allow")
+
+    def test_a_signal_that_a_gate_refuses_stands_against_the_other_side_all_the_same(self) -> None:
+        bars = bars_of("\n".join(["100 101 99 100"] * 4))
+        long = wishes(bars, enter_long={1: True}, stop_long={1: 90.0})
+        short = wishes(bars, enter_short={1: True}, stop_short={1: 110.0})
+        never = {"SOME_GATE": np.zeros(4, bool)}
+        result = backtest(
+            [long, short], [bars] * 2, [make()] * 2, cash=1e6, sizing={"kind": "fixed", "quantity": 1}, strategy=["a", "b"],
+            gates=[{}, never], conflicts=ConflictRule(),
+        )  # fmt: skip
+        assert [dict(r) for r in result.slot_refusals] == [{"CONFLICT": 1}, {"SOME_GATE": 1}]
+
+    def test_a_position_of_another_strategy_blocks_the_other_side_when_told_to(self) -> None:
+        bars = bars_of("\n".join(["100 101 99 100"] * 6))
+        long = wishes(bars, enter_long={1: True}, stop_long={1: 90.0})
+        short = wishes(bars, enter_short={3: True}, stop_short={3: 110.0})
+        for rule, trades in ((ConflictRule(positions="block"), 1), (ConflictRule(), 2)):
+            result = backtest(
+                [long, short], [bars] * 2, [make()] * 2, cash=1e6, sizing={"kind": "fixed", "quantity": 1},
+                strategy=["a", "b"], conflicts=rule,
+            )  # fmt: skip
+            assert len(result.trades) == trades
+            assert result.refusals == ({"CONFLICT": 1} if trades == 1 else {})
