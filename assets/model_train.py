@@ -20,6 +20,7 @@ from assets.common import markdown_table
 from assets.model_data import Traded
 from assets.model_outcome import Judged
 from ml import agent_training, combinatorial, evaluation, forecasting, leakage, promotion, serving
+from ml.baseline import TrainingError
 from ml.dataset import TrainingSet
 from ml.promotion import Criterion
 from ml.training_files import AgentFile, ForecasterFile, TrainingFile, revision
@@ -153,14 +154,18 @@ def _forecaster(file: ForecasterFile, data: TrainingSet, traded: Traded, setting
     model = run_.model.to_bytes()
     window = run_.model.window
     outputs = ("probability", *(f"q{round(100 * level):02d}" for level in run_.model.levels))
-    audit, more, tables = run_.audit, {}, {"Forecasters": model_outcome.members_table(data, run_)}
+    audit, more = run_.audit, dict[str, float]()
+    tables = {"Forecasters": model_outcome.members_table(data, run_)}
     if file.combinatorial is not None:
         part = file.combinatorial
-        found = combinatorial.paths(
-            data, file.config(), groups=part.groups, tested=part.tested, members=part.members, progress=say
-        )  # fmt: skip
-        audit = leakage.merge(audit, found.audit)
-        more, tables["Combinatorial paths"] = model_outcome.paths_figures(file, data, found, traded, settings.paper_cash)
+        try:
+            found = combinatorial.paths(
+                data, file.config(), groups=part.groups, tested=part.tested, members=part.members, progress=say
+            )  # fmt: skip
+            audit = leakage.merge(audit, found.audit)
+            more, tables["Combinatorial paths"] = model_outcome.paths_figures(file, data, found, traded, settings.paper_cash)
+        except TrainingError as error:  # it decides nothing: a model is not refused for a history too short for this
+            tables["Combinatorial paths"] = f"Not computed: {error}"
     return _Made(
         judged, audit, model, FORECAST_FILE, run_.model.content_hash(), served_forecaster_path(),
         {"arithmetic.py": Path(str(arithmetic.__file__)).read_bytes()}, data.matrix.names,

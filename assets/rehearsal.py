@@ -42,7 +42,7 @@ def steps() -> Iterator[None]:
         return
     close_time, session = int(latest["close_time"]), str(latest["session"])
     # Nothing is adopted: the strategies with the models that served them at that close.
-    serving = model_serving.evaluables_at_close(config.strategies, close_time, store, own, config.universe.name)
+    serving: Any = model_serving.evaluables_at_close(config.strategies, close_time, store, own, config.universe.name)
     config = replace(config, strategies=serving)
     yield
     everything = sorted({**config.strategies, **config.plans})

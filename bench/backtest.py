@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from bench import reference
 from bench.core import Row, at_least, at_most, best_of, best_of_pair, ratio_at_most
+from trading.averages import fast_above_slow
 from trading.backtest import BacktestResult, backtest
 from trading.bars import Bars
 from trading.costs import Costs
@@ -65,15 +66,25 @@ def instrument(symbol: str) -> Instrument:
     return Instrument(symbol, AssetClass.EQUITY, "XNYS", TICK, "USD", "synthetic", symbol, Timeframe.M1)
 
 
+def known_from(row: int, rows: int) -> NDArray[np.bool_]:
+    """bool (rows,): False before `row`."""
+    ready = np.ones(rows, np.bool_)
+    ready[:row] = False
+    return ready
+
+
 def cross(bars: Bars, fast: int, slow: int, distance: float = 0.0, columns: Columns | None = None) -> Evaluation:
-    """SMA cross as an evaluation; distance > 0: a stop that far below the close, a target twice as far above."""
+    """SMA cross as an evaluation; distance > 0: a stop that far below the close, a target twice as far above.
+
+    columns: averages that trials of a sweep share; without them both are walked at once, and only their order is kept.
+    """
     shared = columns or Columns()
 
     def average(period: int) -> NDArray[np.float64]:
         return shared((bars.symbol, period), lambda: talib.SMA(bars.close, period))
 
-    above = average(fast) > average(slow)
-    ready = shared((len(bars), slow), lambda: np.arange(len(bars)) >= slow - 1)
+    above = fast_above_slow(bars.close, fast, slow) if columns is None else average(fast) > average(slow)
+    ready = shared((len(bars), slow), lambda: known_from(slow - 1, len(bars)))
     enter = above.copy()
     np.greater(above[1:], above[:-1], out=enter[1:])  # above now and not at the bar before
     never = shared((len(bars), "never"), lambda: np.broadcast_to(np.False_, len(bars)))

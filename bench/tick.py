@@ -61,7 +61,10 @@ class Watch:
 
     def on_tick(self, price: float) -> None:
         """Bring everything up to date with one trade."""
-        self.values = values = [update(price) for update in self._updates]
+        a, b, c, d, e, f, g, h, i, j = self._updates  # written out: a comprehension is a call of its own
+        self.values = values = [
+            a(price), b(price), c(price), d(price), e(price), f(price), g(price), h(price), i(price), j(price)
+        ]  # fmt: skip
         wanted = wants(values)
         if self.held:
             # The matching functions are asked where a level is met or moves: what they would answer elsewhere is known.

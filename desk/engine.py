@@ -115,7 +115,8 @@ class DeskEngine:
         chosen = {"dataset": dataset, "session": session, "symbol": symbol, "check_name": HOT_CONFLICT}
         for row in self._ledger.rows(t.quality_verdicts, list(t.quality_verdicts.primary_key), **chosen):
             if not row["passed"]:
-                return str(next(iter(row["examples"]), {}).get("message", "a bar was told differently before"))
+                told: Mapping[str, Any] = next(iter(row["examples"]), {})
+                return str(told.get("message", "a bar was told differently before"))
         return ""
 
     def process_close(self, group: CloseGroup, emitted_wall: int) -> CloseResult:

@@ -67,8 +67,8 @@ class HotStore:
         for source, group in by_source.items():
             if len(group) > 1:
                 try:
-                    for held in self._lake.append_hot(dataset, day, group, source=source, instruments=universe.instruments):
-                        stored.setdefault(held.symbol, []).append(held)
+                    for one in self._lake.append_hot(dataset, day, group, source=source, instruments=universe.instruments):
+                        stored.setdefault(one.symbol, []).append(one)
                 except LakeWriteFailed:
                     raise
                 except LakeError:

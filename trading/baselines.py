@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import talib
 from numpy.typing import NDArray
 
 from trading import regime, trade_metrics
+from trading.averages import fast_above_slow
 from trading.backtest import BacktestResult
 from trading.calendars import calendar
 from trading.evaluation import Evaluation
@@ -95,9 +95,8 @@ def average_cross(of: Experiment, fast: int = FAST, slow: int = SLOW) -> Experim
         above = np.zeros(len(b), np.bool_)
         known = np.zeros(len(b), np.bool_)
         if len(b) > slow and np.isfinite(b.close).all():
-            quick, slower = talib.SMA(b.close, fast), talib.SMA(b.close, slow)
-            known = np.isfinite(slower)
-            above = known & (quick > slower)
+            known = np.arange(len(b)) >= slow - 1
+            above = fast_above_slow(b.close, fast, slow)
         up = known & above & ~np.roll(above, 1) & np.roll(known, 1)
         down = known & ~above & np.roll(above, 1) & np.roll(known, 1)
         up[:1] = down[:1] = False

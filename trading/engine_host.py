@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -123,6 +124,26 @@ def known_whole(bars: Sequence[Bars]) -> Iterator[None]:
             _searched.pop(id(one), None)
 
 
+class _Spare(threading.local):
+    """A curve of each thread that nobody reads any more. Fresh memory costs a page fault every 512 values."""
+
+    curve: NDArray[np.float64] | None = None
+
+
+_spare = _Spare()
+
+
+def give_back(equity: NDArray[np.float64]) -> None:
+    """Let this thread's next run write into the equity of a run whose result is dropped: nobody may read it any more."""
+    _spare.curve = equity if equity.base is None and equity.flags.writeable and equity.dtype == np.float64 else None
+
+
+def _fresh(rows: int) -> NDArray[np.float64]:
+    """float64 (rows,), to be written before it is read."""
+    spare, _spare.curve = _spare.curve, None
+    return spare if spare is not None and spare.shape == (rows,) else np.empty(rows)
+
+
 def _whole(bars: Bars) -> bool:
     """Is every high and low there? (Opens and closes are read where orders fill, anyway.)"""
     known = _searched.get(id(bars))  # holds the bars, so that their id cannot be another's
@@ -146,7 +167,7 @@ def run_apart(slots: Slots) -> Raw:
     book, n, curve, begun = _book(slots.cash), 0, np.empty(0), 0
     for s, b in enumerate(slots.bars):
         if len(curve) != len(b):
-            curve = np.empty(len(b))
+            curve = _fresh(len(b))
         end = engine_plain.run_plain(
             *_columns(b, slots.evaluations[s], None)[2:9], slots.records[s], slots.wishes[s], s,
             slots.cash if count == 1 else 0.0, whole, real, n, begun, curve, refused, book[0], _whole(b),

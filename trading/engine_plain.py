@@ -59,17 +59,18 @@ def split(records: Ints, order: Ints, whole: int) -> tuple[Ints, Ints]:
 
 @_compiled
 def _quiet(
-    close: Floats, low: Floats, high: Floats, exits: Bools, equity: Floats, row: int, last: int, below: float, above: float,
-    cash: float, unit: float,
+    open_: Floats, close: Floats, low: Floats, high: Floats, exits: Bools, equity: Floats, row: int, last: int, below: float,
+    above: float, cash: float, unit: float,
 ) -> int:  # fmt: skip
     """Mark an open position from `row` to the first bar that may bring an event, at most `last`, and return that row.
 
-    An event: a level within the bar's range, the exit rule at its close, no close.
+    An event: a level within the bar's range, the exit rule at its close, no price. The opens are read along though a quiet bar
+    does not need them: read in their order they are there when an exit fills at one, asked for one by one each is waited for.
     """
     if math.isnan(below) and math.isnan(above):
         while row < last:
             price = close[row]
-            if exits[row] or math.isnan(price):
+            if exits[row] or math.isnan(price + open_[row]):
                 break
             equity[row] = cash + unit * price
             row += 1
@@ -206,9 +207,8 @@ def run_plain(
                 if longest > 0:
                     until = min(until, row + longest - held - 1)
                 begun = row
-                row = _quiet(
-                    close, low, high, exit_long if side > 0 else exit_short, equity, row, until, below, above, start + cash, unit
-                )
+                exits = exit_long if side > 0 else exit_short
+                row = _quiet(open_, close, low, high, exits, equity, row, until, below, above, start + cash, unit)
                 if row > begun:
                     held += row - begun
                     mark = close[row - 1]

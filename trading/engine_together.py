@@ -25,6 +25,7 @@ from trading.engine_records import (
     SIZE_ZERO,
     STOP_REQUIRED,
     STRONGEST,
+    Ints,
     Record,
     Records,
 )  # fmt: skip
@@ -121,7 +122,7 @@ def alone(slots: Records, states: Records, s: int) -> bool:
 
 
 @_compiled
-def withdraw(slots: Records, states: Records, book: Record, refused: Records, s: int) -> None:
+def withdraw(slots: Records, states: Records, book: Record, refused: Ints, s: int) -> None:
     """After the last leg of a group was decided: when a gate refused one, the others were never ordered."""
     first, gated = s, False
     while first >= 0 and slots[first]["group"] == slots[s]["group"]:
@@ -142,7 +143,7 @@ def withdraw(slots: Records, states: Records, book: Record, refused: Records, s:
 
 
 @_compiled
-def take_back(slots: Records, states: Records, book: Record, orders: Records, refused: Records, now: int) -> None:
+def take_back(slots: Records, states: Records, book: Record, orders: Records, refused: Ints, now: int) -> None:
     """After the decisions of a close: a leg that was ordered while a limit refused another is cancelled."""
     for s in range(len(slots)):
         if slots[s]["group"] < 0 or states[s]["said"] != PLACED:

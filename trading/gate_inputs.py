@@ -23,7 +23,7 @@ from trading import conditions, sizing_inputs, windows
 from trading.bars import Bars
 from trading.calendars import Calendar
 from trading.conditions import Condition, Confluence
-from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor, effective, with_factors
+from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor, with_factors
 from trading.frame import Frame
 from trading.gates.settings import OptionalGates, VolumeMin
 from trading.instruments import Instrument
@@ -355,11 +355,11 @@ def _weeks_on_level(
     moving = [
         a for a in actions
         if a.kind in MOVES_PRICE and a.kind is not ActionKind.DIVIDEND and a.factor != 1.0 and a.ex_session <= session
-        and effective(a, weeks, as_of)
+        and a.known_time <= as_of
     ]  # fmt: skip
     told = [_told(a, weeks, held, finer) for a in moving]
     level = sizing_inputs.on_level(weeks, told, as_of, session)
-    columns: dict[str, Floats] = {}
+    columns: dict[str, Any] = {}
     for row, part in parts_of_weeks(weeks, [a.ex_session for a in told], held, finer).items():
         if part is None:
             raise UnknownFactor(

@@ -103,7 +103,7 @@ def _curve(equity: Floats, start: float) -> tuple[int, float, float, float, floa
             total += r
             squares += r * r
             largest = max(largest, abs(r))
-            loss = min(r, 0.0)
+            loss = 0.5 * (r - abs(r))  # min(r, 0) to the bit, without a branch that no one can foresee
             downside += loss * loss
         before = value
         if value >= peak:

@@ -28,7 +28,7 @@ from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, 
 from trading.instruments import Instrument
 from trading.resample import bars_in_session
 from trading.sizing import ATR_RISK, KELLY, VOLATILITY_TARGET, AdaptiveRule, kelly_percent
-from trading.timeframes import Timeframe
+from trading.timeframes import US_PER_DAY, Timeframe
 
 Floats = NDArray[np.float64]
 

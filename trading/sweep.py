@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from trading import metrics as figures
 from trading.backtest import backtest
 from trading.bars import Bars
-from trading.engine_host import known_whole
+from trading.engine_host import give_back, known_whole
 
 T = TypeVar("T")
 Parameters = Mapping[str, Any]
@@ -138,6 +138,7 @@ def sweep(
             found.failed[number] = str(error)
             return
         found.take(number, result.metrics(periods_per_year), result.close_time, result.equity, cash, result.refusals)
+        give_back(result.equity)
 
     with known_whole(_all_bars(bars)):
         _run(one, len(trials), workers or os.cpu_count() or 1, progress)

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 import numpy as np
 
+from trading.averages import fast_above_slow
 from trading.backtest import backtest
 from trading.bars import Bars
 from trading.calendars import calendar
@@ -24,7 +25,7 @@ from trading.timeframes import US_PER_DAY, Timeframe
 
 
 def warm_kernels() -> None:
-    """Run a tiny backtest through the plain and the general lane, which compiles both unless the cache has them."""
+    """Run a tiny backtest and its figures through the plain and the general lane, which compiles all unless the cache has it."""
     n = 8
     at = np.arange(1, n + 1, dtype=np.int64)
     price = np.full(n, 100.0)
@@ -37,9 +38,11 @@ def warm_kernels() -> None:
     )
     instrument = Instrument("X", AssetClass.EQUITY, "24/7", Decimal("0.01"), "USD", "none", "X", Timeframe.D1)
     for detail in (False, True):
-        backtest(
+        result = backtest(
             evaluation, bars, instrument, cash=10_000.0, sizing={"kind": "fixed", "quantity": 1.0}, costs=Costs(), detail=detail
         )
+        result.metrics(252.0)
+    fast_above_slow(price, 1, 2)
     _warm_gates(instrument)
 
 

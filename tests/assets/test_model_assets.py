@@ -35,6 +35,7 @@ data: planted
 horizon: 1
 members: [lstm]
 folds: 2
+combinatorial: {groups: 3, tested: 1, members: [linear]}
 settings: {window: 12, epochs: 8, batch: 128, trees: 8, min_leaf: 50}
 """
 PLANTED_SET = model_data.planted_set
@@ -103,6 +104,8 @@ class TestAPromotedModel:
         assert wanted <= set(run.data.tags)
         assert run.data.tags["dagster_run_url"] == f"{desk.webserver_url}/runs/{first.run_id}"
         assert run.data.tags["data_kind"] == "synthetic"
+        assert run.data.metrics["cpcv_paths"] == 1.0
+        assert "3 trainings of linear" in told["combinatorial_paths"]
         (given,) = run.inputs.dataset_inputs
         assert Path(mlflow.data.get_source(given.dataset).load()) == model_data.planted_path(desk)
         assert "Synthetic data" in run.data.tags["mlflow.note.content"]

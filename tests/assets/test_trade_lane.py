@@ -169,7 +169,7 @@ def test_shadow_is_the_ceiling_for_every_strategy(sample: tuple[Config, Lake], l
 def test_windows_end_at_the_close_and_hold_no_forming_bar(sample: tuple[Config, Lake], ledger: Ledger) -> None:
     config, lake = sample
     close_time, signal = _signal(config, lake, ledger)
-    evaluable = {**config.strategies, **config.plans}[signal.strategy]
+    evaluable: Any = {**config.strategies, **config.plans}[signal.strategy]
     windows = trade_lane.window(lake, evaluable, config.universe.instruments["EURUSD"], DAY, close_time)
     assert int(windows[Timeframe.H1].close_time[-1]) == close_time
     assert all(int(bars.close_time[-1]) <= close_time for bars in windows.values())

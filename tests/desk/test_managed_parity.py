@@ -30,9 +30,9 @@ from trading.timeframes import US_PER_HOUR, Timeframe, iso
 FILLS = text("SELECT side, quantity, price, fill_time FROM fills WHERE strategy = :plan ORDER BY fill_time, price")
 WIDE = LIMITS.model_copy(update={"max_position_notional": 1e9, "max_concurrent_positions": 99})
 COSTS = Costs("per_value", 0.00002, 0.1, "fixed", 1)
-HOURS = [n for n in range(-200, 140) if any(
-    o < hour(n) <= c for o, c in zip(calendar("FX").open_time, calendar("FX").close_time, strict=True) if abs(hour(n) - c) < 9e10
-)]  # fmt: skip
+_SESSIONS = calendar("FX")
+_AT = np.searchsorted(_SESSIONS.close_time, [hour(n) for n in range(-200, 140)])
+HOURS = [n for n, at in zip(range(-200, 140), _AT, strict=True) if _SESSIONS.open_time[at] < hour(n)]
 """Hours of trading before the desk opens, at 0, and after: over 2018-01-01."""
 BEFORE = HOURS.index(0)
 

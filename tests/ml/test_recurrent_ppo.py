@@ -12,7 +12,7 @@ import torch
 from ml.agents import UnknownAgent, agent_class
 from ml.agents.lstm import ResettingLSTM
 from ml.agents.recurrent_ppo import RecurrentPPO
-from ml.canaries import total_return
+from ml.canaries import SETTINGS, total_return
 from ml.environment import EnvironmentConfig, VectorMarket
 from tests.ml.markets import market, oracle_return
 
@@ -115,7 +115,7 @@ class TestCanaries:
 
     def test_a_planted_edge_is_found(self) -> None:
         data, state = market(edge=0.0012)
-        agent = RecurrentPPO(learning_rate=2e-3)
+        agent = RecurrentPPO(**SETTINGS)
         agent.train(data, EnvironmentConfig(max_steps=256), steps=180_000, seed=1)
         best = oracle_return(VectorMarket(data, EnvironmentConfig(), 1, 0), state)
         found, _ = total_return(agent, data)
@@ -123,7 +123,7 @@ class TestCanaries:
 
     def test_in_pure_noise_with_costs_it_does_not_trade(self) -> None:
         data, _ = market(edge=0.0)
-        agent = RecurrentPPO(learning_rate=2e-3)
+        agent = RecurrentPPO(**SETTINGS)
         agent.train(data, EnvironmentConfig(max_steps=256), steps=180_000, seed=1)
         _, entries = total_return(agent, data)
         assert entries == 0

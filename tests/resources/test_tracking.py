@@ -136,16 +136,7 @@ def test_the_champion_before_is_kept_and_one_command_goes_back_to_it(tracking: T
     assert tracking.version_of(own.name, CHAMPION) == first.version, "a gate that is asked again undoes no rollback"
 
 
-def test_gates_that_end_together_leave_champion_at_the_newest_that_passed(tracking: Tracking, record: ModelRecord) -> None:
-    own = replace(record, name="tapeline-baseline-gates")
-    older, newer = tracking.log_model(own), tracking.log_model(own)
-    assert tracking.promote(own.name, newer.version, {"promotion": "passed"}) == ""
-    assert "was promoted meanwhile" in tracking.promote(own.name, older.version, {"promotion": "passed"})
-    assert (tracking.version_of(own.name, CHAMPION), tracking.version_of(own.name, PREVIOUS)) == (newer.version, None)
-    assert tracking.version_tags(own.name, older.version)["promotion"] == "passed"
-
-
-def test_trainings_that_end_together_leave_challenger_at_the_newest(tracking: Tracking, record: ModelRecord) -> None:
+def test_trainings_and_gates_that_end_together_leave_the_aliases_at_the_newest(tracking: Tracking, record: ModelRecord) -> None:
     """Registered first and finished last: an older version does not take the alias back."""
     import mlflow
 
@@ -166,6 +157,11 @@ def test_trainings_that_end_together_leave_challenger_at_the_newest(tracking: Tr
         overtaken = tracking.log_model(own)
     assert int(first.version) < int(overtaken.version) < int(between[1])
     assert tracking.version_of(own.name, CHALLENGER) == between[1]
+    # Their gates end in the other order, too: champion stays with the newest that passed.
+    assert tracking.promote(own.name, between[1], {"promotion": "passed"}) == ""
+    assert "was promoted meanwhile" in tracking.promote(own.name, overtaken.version, {"promotion": "passed"})
+    assert (tracking.version_of(own.name, CHAMPION), tracking.version_of(own.name, PREVIOUS)) == (between[1], None)
+    assert tracking.version_tags(own.name, overtaken.version)["promotion"] == "passed"
 
 
 class TestTheLockedSlice:

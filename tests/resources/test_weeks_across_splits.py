@@ -30,8 +30,8 @@ from trading.gates.settings import OptionalGates
 from trading.price_units import AcrossSplits, Finer, SplitAt, to_unit, weeks_across
 from trading.price_view import point_in_time
 from trading.resample import resample
-from trading.sizing_inputs import average_range
-from trading.timeframes import Timeframe, session_number
+from trading.sizing_inputs import average_range, on_level
+from trading.timeframes import US_PER_DAY, Timeframe, session_number
 from trading.universe import Universe, parse_universe
 
 W1, D1 = Timeframe.W1, Timeframe.D1
@@ -204,6 +204,21 @@ class TestGates:
         july = int(np.searchsorted(days.session, session_number(date(2000, 7, 14))))
         assert self.live(market, july, None, [APPLE_2000], date(2000, 6, 21)) is None
         assert self.live(market, july, None, [], date(2000, 6, 21)) is not None
+
+    def test_an_overnight_session_stands_on_its_own_level_from_its_first_bar_on(self) -> None:
+        """Chicago opens on the UTC evening before: days that have no bar of the session yet stand on its level as well."""
+        venue, ex = calendar("CMES"), session_number(date(2013, 12, 12))
+        sessions = np.array([ex - 3, ex - 2, ex - 1], np.int32)  # Monday to Wednesday
+        closes = np.array([venue.bounds(int(n))[1] for n in sessions])
+        price = np.full(len(sessions), 100.0)
+        days = Bars("ES", D1, closes, sessions, price, price, price, price, price)
+        roll = CorporateAction("ES", ActionKind.ROLL, ex, venue.bounds(ex - 1)[1], 0.5)
+        first_close = venue.bounds(ex)[0] + 60_000_000
+        assert first_close < ex * US_PER_DAY
+        assert on_level(days, [roll], first_close, ex).close.tolist() == [200.0] * len(days)
+        assert on_level(days, [roll], first_close, ex - 1).close.tolist() == [100.0] * len(days)
+        late = replace(roll, known_time=first_close + 1)
+        assert on_level(days, [late], first_close, ex).close.tolist() == [100.0] * len(days)
 
     def test_where_the_minutes_are_gone_the_days_make_the_week(self, market: Market, folder_lake: Lake) -> None:
         """As retention leaves it: minutes for a year, days for ever."""

@@ -91,6 +91,29 @@ def test_below_the_drawdown_nothing_new_is_entered() -> None:
     assert set(result.refusals) == {"DRAWDOWN"}
 
 
+def with_a_win(day: int) -> tuple[Bars, dict[str, Any]]:
+    """The falling bars with one on which the trade reaches its target two points up, 20 earned."""
+    high = FALLING.high.copy()
+    high[day - 1] += 3
+    stops = {**EVERY_DAY["stop_long"], day - 2: float(FALLING.close[day - 2]) - 5}
+    targets = {k: float(FALLING.close[k]) + 2 for k in range(12)}
+    return replace(FALLING, high=high), {**EVERY_DAY, "stop_long": stops, "target_long": targets}
+
+
+def test_a_win_ends_a_streak() -> None:
+    bars, wish = with_a_win(day=4)
+    limits = {"losing_streak": LosingStreak(trades=3, pause_minutes=40 * DAY_MINUTES)}
+    assert days_entered(limited(bars, wish, **limits)) == [2, 3, 4, 5, 6, 7], "lost, lost, won, lost, lost, lost"
+
+
+def test_drawdown_counts_from_the_highest_equity_not_from_the_start() -> None:
+    bars, wish = with_a_win(day=2)
+    # 20 are won on day 2; 4 are lost on each of the next days: 12 below 10,020 are more than a tenth of a percent.
+    result = limited(bars, wish, drawdown=Drawdown(percent=0.1))
+    assert days_entered(result) == [2, 3, 4, 5]
+    assert float(result.equity[-1]) == 10_008.0
+
+
 def two_slots(**limits: Any) -> BacktestResult:
     """Two long wishes at one close, a thousand each of ten thousand."""
     bars = bars_of("\n".join(["100 101 99 100"] * 5))

@@ -45,6 +45,16 @@ def test_every_trial_is_the_backtest_of_its_parameters(workers: int) -> None:
     np.testing.assert_array_equal(result.close_time, BARS.close_time)
 
 
+def test_memory_is_handed_from_trial_to_trial_and_never_taken_from_a_result_somebody_holds() -> None:
+    held = single(5, 20)
+    before = held.equity.copy()
+    run(workers=1)
+    first, second = single(8, 40), single(5, 40)  # the first may write into what the sweep's last trial left behind
+    np.testing.assert_array_equal(held.equity, before)
+    assert not np.shares_memory(first.equity, second.equity)
+    np.testing.assert_array_equal(single(8, 40).equity, first.equity)
+
+
 def test_returns_by_session_compound_to_the_whole() -> None:
     result = run()
     assert result.returns.shape == (4, 6)

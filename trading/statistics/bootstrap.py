@@ -62,6 +62,10 @@ def block_length(returns: Floats) -> float:
     return float(min(max(length, 1.0), ceiling))
 
 
+_AT_ONCE = 16
+"""Resamples whose ends of blocks are drawn together."""
+
+
 @numba.njit(cache=True)
 def _indices(starts, stops, n, out):  # type: ignore[no-untyped-def]
     for b in range(out.shape[0]):
@@ -81,11 +85,11 @@ def stationary_indices(count: int, replicates: int, block: float, seed: int) -> 
     if count < 1 or replicates < 1 or not block >= 1.0:
         raise ValueError(f"count {count}, replicates {replicates}, block {block}: expected at least 1 each")
     random = np.random.default_rng(seed)
-    starts = random.integers(0, count, (replicates, count))
-    stops = random.random((replicates, count)) < 1.0 / block
-    out = np.empty((replicates, count), np.int64)
-    _indices(starts, stops, count, out)
-    return out
+    rows = random.integers(0, count, (replicates, count))
+    for first in range(0, replicates, _AT_ONCE):  # in pieces: two more arrays as large as the rows are not needed
+        some = rows[first : first + _AT_ONCE]
+        _indices(some, random.random(some.shape) < 1.0 / block, count, some)  # each start is read before its row replaces it
+    return rows
 
 
 def interval(
