@@ -155,6 +155,9 @@ def _build_table() -> dict[tuple[OrderState, OrderEvent], OrderState]:
     for state in (s.CANCELED, s.EXPIRED, s.REJECTED):
         table[state, e.FILL] = s.FILLED
         table[state, e.PARTIAL_FILL] = state
+    # Given up for want of evidence, and it was there after all: how the broker says it ended is how it ended.
+    table[s.REJECTED, e.CANCELED] = s.CANCELED
+    table[s.REJECTED, e.EXPIRED] = s.EXPIRED
     for state in (s.CANCELED, s.EXPIRED, s.FILLED, s.REJECTED):
         for event in (e.ACK, e.ACCEPT, e.TRIGGER, e.UPDATED, e.UPDATE_REJECTED, e.CANCEL_REJECTED, e.LOST):
             table[state, event] = state

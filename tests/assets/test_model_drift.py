@@ -347,7 +347,6 @@ class TestVerdicts:
         second = model_verdicts.record(ledger, replace(VERDICT, judged_time=7_000_000))
         assert second.event != first.event != ""
 
-
     def test_a_signal_is_judged_by_what_had_been_seen_at_its_close(self, ledger: Ledger) -> None:
         """A replay of the past meets the verdicts of its own time, and where there were none, one the gate refuses."""
         first = model_verdicts.record(ledger, VERDICT)

@@ -33,12 +33,21 @@ def test_no_sequence_of_events_raises_and_every_answer_is_consistent(state: Orde
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
-def test_terminal_states_are_left_only_by_a_real_late_fill_or_the_brokers_book(state: OrderState) -> None:
+def test_terminal_states_are_left_only_by_a_real_late_fill_the_brokers_book_or_how_a_rejected_one_ended(
+    state: OrderState,
+) -> None:
     for event in E:
         reached = apply(state, event).state
         if reached is not state:
-            assert (event, reached) in {(E.FILL, S.FILLED), (E.FOUND, S.ACCEPTED)}
+            corrected = {(E.CANCELED, S.CANCELED), (E.EXPIRED, S.EXPIRED)} if state is S.REJECTED else set()
+            assert (event, reached) in {(E.FILL, S.FILLED), (E.FOUND, S.ACCEPTED)} | corrected
             assert state in {S.CANCELED, S.EXPIRED, S.REJECTED}
+
+
+def test_an_order_given_up_that_turns_up_ends_as_the_broker_says_it_ended() -> None:
+    given_up = after(S.INITIALIZED, [E.SEND, E.LOST, E.NOT_FOUND])
+    assert after(given_up, [E.ACK, E.PARTIAL_FILL, E.CANCELED]) is S.CANCELED
+    assert after(given_up, [E.ACCEPT, E.EXPIRED]) is S.EXPIRED
 
 
 def test_a_denied_order_was_never_sent_and_stays_denied() -> None:
