@@ -1,9 +1,10 @@
-"""The figures once more in pandas, written from their definitions: another library, another way of counting."""
+"""The figures once more: by empyrical, a library of performance figures, and in pandas, written from their definitions."""
 
 from __future__ import annotations
 
 import math
 
+import empyrical
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,24 @@ YEAR = 252.0
 def curve(seed: int) -> np.ndarray:  # type: ignore[type-arg]
     returns = np.random.default_rng(seed).standard_t(4, 750) * 0.01 + 0.0003
     return 100_000.0 * np.cumprod(1 + returns)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_of_the_curve_are_those_of_empyrical(seed: int) -> None:
+    equity = curve(seed)
+    none = np.empty(0)
+    ours = metrics.measure(equity, 100_000.0, none, periods_per_year=YEAR, bars_held=0, bars_total=750, traded_value=0.0)
+    returns = pd.Series(np.concatenate([[100_000.0], equity])).pct_change().dropna()
+    expected = {
+        "total_return": empyrical.cum_returns_final(returns),
+        "cagr": empyrical.cagr(returns, annualization=YEAR),
+        "sharpe": empyrical.sharpe_ratio(returns, annualization=YEAR),
+        "sortino": empyrical.sortino_ratio(returns, annualization=YEAR),
+        "max_drawdown": -empyrical.max_drawdown(returns),
+        "calmar": empyrical.calmar_ratio(returns, annualization=YEAR),
+    }
+    for name, value in expected.items():
+        assert getattr(ours, name) == pytest.approx(value, rel=1e-9), name
 
 
 @pytest.mark.parametrize("seed", range(5))
