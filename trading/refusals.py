@@ -108,6 +108,7 @@ REASONS: Final[Mapping[tuple[str, str], str]] = {
     ("MODEL_DRIFT", "drifted"): "the model's file says `drift: {then: halt}`; a new version or a person ends it (docs/models.md)",
     ("MODEL_DRIFT", "other_version"): "another version was judged: materialise the model's drift asset",
     ("MODEL_DRIFT", "expired"): "the verdict is older than `max_age_days`: job `model_drift`, and features up to today",
+    ("MODEL_DRIFT", "judged_later"): "every verdict of that version saw bars after this close: a replay of the past has none",
     ("MODEL_SCHEMA", "features"): "the features are defined otherwise now than when it was trained: train again",
     ("MODEL_SCHEMA", "timeframe"): "the strategy's timeframe is not that of the model",
     ("MODEL_SCHEMA", "not trained on"): "the model has learnt nothing from the instrument",
