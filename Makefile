@@ -43,7 +43,7 @@ test: install-dev
 ifdef ARGS
 	@exec $(PYTHON) -m pytest $(ARGS)
 else
-	@$(PYTHON) -m pytest -n 2 --dist loadscope --ignore tests/e2e
+	@$(PYTHON) -m pytest -n 2 --dist loadscope --ignore tests/e2e --durations 20
 	@exec $(PYTHON) -m pytest tests/e2e
 endif
 
