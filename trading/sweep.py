@@ -11,8 +11,9 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -153,18 +154,38 @@ def _run(one: Callable[[int], None], count: int, workers: int, progress: Progres
             if progress:
                 progress(number + 1, count)
         return
-    done = 0
-    with ThreadPoolExecutor(workers) as pool:
-        todo = iter(range(count))
-        running: set[Future[None]] = {pool.submit(one, n) for n in itertools.islice(todo, 2 * workers)}
-        while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-                done += 1
+    # Each thread takes its next trial itself: a future for every trial would cost a wake-up of this thread a trial.
+    numbers, taking, ended = iter(range(count)), threading.Lock(), threading.Event()
+    done: SimpleQueue[bool] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            while not ended.is_set():
+                with taking:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                one(number)
                 if progress:
-                    progress(done, count)
-            running |= {pool.submit(one, n) for n in itertools.islice(todo, len(finished))}
+                    done.put(True)
+        finally:
+            ended.set()  # there is no trial left, or one failed
+            done.put(False)
+
+    with ThreadPoolExecutor(workers) as pool:
+        threads = [pool.submit(work) for _ in range(workers)]
+        try:
+            working, finished = workers, 0
+            while working:
+                if not done.get():
+                    working -= 1
+                elif progress:
+                    finished += 1
+                    progress(finished, count)
+            for thread in threads:
+                thread.result()
+        finally:
+            ended.set()
 
 
 def _all_bars(bars: Any) -> list[Bars]:
