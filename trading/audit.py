@@ -273,6 +273,8 @@ def audit_evaluable(
     bar's row of the whole evaluation must equal the newest row of what a live evaluation computes from what is known then;
     at `whole_cuts` of them the whole history is evaluated again on the bars known and compared row by row.
     """
+    # Gates are judged after the evaluation, live and in a history; a wish that one refused is no difference between the two.
+    evaluable = getattr(evaluable, "plain", evaluable)
     primary = bars[evaluable.timeframe]
     venue = calendar(instrument.calendar)
     ordered: dict[Any, Bars] = {evaluable.timeframe: primary, **bars}

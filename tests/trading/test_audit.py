@@ -11,7 +11,10 @@ import pytest
 from tests.trading.samples import eurusd, eurusd_4h, universe
 from tests.trading.strategies import parsed, sample_text
 from trading import audit
+from trading.calendars import calendar
+from trading.evaluable import evaluate_anchored
 from trading.execution_functions import REGISTRY, load
+from trading.gated import gated
 from trading.strategy import RuleStrategy
 from trading.timeframes import Timeframe
 
@@ -77,6 +80,13 @@ class TestWhatLooksAhead:
         verdict = audit.audit_evaluable(peeks, {H1: eurusd()}, FX, cuts=40)
         assert verdict.leak is not None
         assert verdict.leak.column == "enter_long"
+
+    def test_a_wish_that_a_gate_refuses_in_the_history_is_no_look_ahead(self) -> None:
+        guarded = gated(parsed(sample_text("eurusd_guarded")))  # without its news every wish is refused
+        windows = {H1: BARS, H4: eurusd_4h().rows(eurusd_4h().session >= int(BARS.session[0]))}
+        assert not evaluate_anchored(guarded, windows, FX, calendar("FX")).enter_long.any()
+        verdict = audit.audit_evaluable(guarded, windows, FX, cuts=60, whole_cuts=0)
+        assert (verdict.leak, verdict.error) == (None, "")
 
     @pytest.mark.parametrize("column", ["target of part 1", "part long/4h trend"])
     def test_a_part_of_a_target_or_of_a_score_that_looks_ahead_is_named(self, column: str) -> None:
