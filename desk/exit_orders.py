@@ -254,19 +254,19 @@ def _ask_again(connection: Connection, now: int) -> None:
     there is to close is not known before it is. The caller holds the ledger's write lock.
     """
     book = trades.read(connection)
-    bare: dict[str, tuple[OrderRecord, float]] = {}
+    bare: dict[str, tuple[OrderRecord, float, str]] = {}  # the position's symbol: an action may have renamed it since the entry
     for position in book.positions:
         for trade_id, held in book.of(position).items():
             orders = book.orders[trade_id]
             entry = next((o for o in orders if o.leg == "entry"), None)
             if entry is not None and guards.uncovered(orders, held):
-                bare[trade_id] = (entry, held)
+                bare[trade_id] = (entry, held, position.symbol)
     if not bare:
         return
     unsettled = set(connection.execute(_UNSETTLED).scalars())
     left_alone = guards.all_taken_away(connection, {trade_id: book.orders[trade_id] for trade_id in bare})
-    for trade_id, (entry, held) in bare.items():
-        if entry.symbol not in unsettled and trade_id not in left_alone:
+    for trade_id, (entry, held, symbol) in bare.items():
+        if symbol not in unsettled and trade_id not in left_alone:
             _want_again(connection, entry, book.orders[trade_id], held, now)
 
 
