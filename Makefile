@@ -7,6 +7,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
+# Told to keep no byte code, each process would compile its libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 quote = '$(subst ','\'',$(1))'
 names := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
@@ -38,13 +40,12 @@ install-dev:
 run: install
 	@exec env $(settings) $(PYTHON) -m pipelines.supervisor
 
-# Whole installations are started last and alone: they want both cores for themselves.
+# Each file goes to one of two workers whole, so that what its tests share is made once; tests/conftest.py says in which order.
 test: install-dev
 ifdef ARGS
 	@exec $(PYTHON) -m pytest $(ARGS)
 else
-	@$(PYTHON) -m pytest -n 2 --dist loadscope --ignore tests/e2e --durations 20
-	@exec $(PYTHON) -m pytest tests/e2e
+	@exec $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 endif
 
 check: install-dev

@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 what=${1:-runtime}
 # Nothing of the user's shell may lead Python or pip elsewhere.
-unset PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIREMENT PIP_CONSTRAINT
+unset PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIREMENT PIP_CONSTRAINT
 
 fail() { echo "tapeline: $*" >&2; exit 1; }
 
@@ -44,13 +44,17 @@ begun=$(date +%s)
 pip() { # pip "words for people" arguments...
     words=$1; shift
     echo "tapeline: installing $words ($(($(date +%s) - begun)) s)"
-    # Byte code is made on first use of a module: half the time and 450 MB less than making it for all of them.
+    # Byte code is made below for what is imported: half the time and 450 MB less than making it for every module.
     .venv/bin/python -m pip install --quiet --no-compile --no-input --no-warn-script-location "$@" >>"$log" 2>&1 || {
         grep -iE 'error|no space|timed out' "$log" | tail -n 3 >&2
         fail "installing $words failed: see $log, then run make again (it goes on where it stopped)"
     }
 }
 
+kernels=''
+trap '[ -z "$kernels" ] || kill "$kernels" 2>/dev/null' EXIT
+trap 'exit 130' INT TERM
+servers='pipelines.definitions, dagster._daemon.cli, dagster_webserver.cli, great_expectations, mlflow.server, sklearn.ensemble'
 if ! current runtime; then
     rm -f .venv/installed-runtime
     pip "torch" --constraint requirements.lock "$(grep '^torch==' requirements.lock)"
@@ -58,11 +62,17 @@ if ! current runtime; then
     pip "Tapeline" --no-deps --no-build-isolation --editable .
     # Machine code of backtest and learning, kept beside the modules: else their first use waits for it. Not needed to run.
     echo "tapeline: compiling the backtest ($(($(date +%s) - begun)) s)"
-    .venv/bin/python -m ml.warm_kernels >>"$log" 2>&1 || echo "tapeline: not compiled now (see $log): the first backtest will be"
-    mark runtime >.venv/installed-runtime
+    .venv/bin/python -m ml.warm_kernels >>"$log" 2>&1 & kernels=$!
+    # Byte code of what the servers import, on another core meanwhile: made once here, else by each of them at the same time.
+    .venv/bin/python -c "import $servers" >>"$log" 2>&1
 fi
 if [ "$what" = dev ] && ! current dev; then
     pip "tools for tests and checks" --no-deps --requirement requirements-dev.lock
+    .venv/bin/python -m pytest --collect-only -q -p no:cacheprovider >>"$log" 2>&1 # byte code of the tests, likewise
     mark dev >.venv/installed-dev
+fi
+if [ -n "$kernels" ]; then
+    wait "$kernels" || echo "tapeline: not compiled now (see $log): the first backtest will be"
+    mark runtime >.venv/installed-runtime
 fi
 echo "tapeline: installed in $(($(date +%s) - begun)) s"

@@ -14,17 +14,20 @@ from typing import Any
 import dagster as dg
 from sqlalchemy import func, select
 
+from assets.books import books_of
 from assets.common import configured_universe, markdown_table
 from resources.dagster_resources import LedgerResource
 from resources.ledger import tables as t
 from resources.ledger.notification_tables import notifications
 from resources.ledger.store import Ledger
-from resources.settings import Settings, settings
+from resources.settings import PAPER_BOOK, Settings, settings
 from trading.orders import MAY_BE_AT_BROKER, OrderState
 from trading.timeframes import Timeframe, iso
 from trading.universe import Universe
 
 DESK = dg.AssetKey("desk")
+PAPER_DESK = dg.AssetKey("paper_desk")
+"""The desk of the paper book beside an account (desk/beside.py)."""
 HEARTBEAT, BROKER, QUEUES, LAST_BAR, NEW_RISK = "heartbeat", "broker_connection", "queue_lag", "last_bar_age", "takes_new_risk"
 SLACK_BEATS = 4
 """Heartbeats that may be missing: a bar close that takes long is no dead desk."""
@@ -73,7 +76,16 @@ def look(ledger: Ledger, now_wall: int) -> Seen:
 
 
 def judge(seen: Seen, own: Settings, universe: Universe) -> list[dg.AssetCheckResult]:
-    """Every check's answer, in the order of DESCRIPTIONS."""
+    """Every check's answer, in the order of DESCRIPTIONS. own: as the processes of the desk's book see the settings."""
+    return [answer._replace(asset_key=asset_of(own)) for answer in _judged(seen, own, universe)]
+
+
+def asset_of(own: Settings) -> dg.AssetKey:
+    """The asset that stands for the desk of these settings' book."""
+    return PAPER_DESK if own.book == PAPER_BOOK else DESK
+
+
+def _judged(seen: Seen, own: Settings, universe: Universe) -> list[dg.AssetCheckResult]:
     beat = seen.heartbeat
     if beat is None:
         return [_answer(name, False, "The desk was never started.", {}) for name in DESCRIPTIONS]
@@ -97,7 +109,8 @@ def _heartbeat(seen: Seen, beat: Mapping[str, Any], own: Settings) -> dg.AssetCh
         "busy_seconds": round(busy, 1), "market_time": iso(int(beat["market_time"])),
     }  # fmt: skip
     if silent:
-        said = f"No sign of life since {iso(int(beat['wall']))}: is it running? See data/logs/desk.log."
+        log = "desk_paper" if own.book == PAPER_BOOK else "desk"
+        said = f"No sign of life since {iso(int(beat['wall']))}: is it running? See data/logs/{log}.log."
     elif hangs:
         said = f"Its worker has done one thing for {busy:.0f} s: bar closes and orders wait."
     else:
@@ -236,6 +249,17 @@ desk = dg.AssetSpec(
 )
 
 
+paper_desk = dg.AssetSpec(
+    PAPER_DESK,
+    group_name="desk",
+    owners=["team:trading"],
+    kinds={"python", "postgres"},
+    tags={"lane": "operation"},
+    description="PAPER, simulated money: the desk of the paper book beside the account. It follows the bar closes of the asset "
+    "desk and trades what is in mode paper. Told by the sensor desk_health. External: nothing here makes it.",
+)
+
+
 @dg.multi_asset_check(
     name="desk_health_checks",
     specs=[dg.AssetCheckSpec(name, asset=DESK, description=words) for name, words in DESCRIPTIONS.items()],
@@ -245,5 +269,16 @@ def desk_health_checks(ledger: LedgerResource) -> Iterator[dg.AssetCheckResult]:
     yield from judge(look(ledger.ledger(), time.time_ns() // 1000), settings(), configured_universe())
 
 
-ASSETS: list[Any] = [desk]
-CHECKS: list[Any] = [desk_health_checks]
+@dg.multi_asset_check(
+    name="paper_desk_health_checks",
+    specs=[dg.AssetCheckSpec(name, asset=PAPER_DESK, description=words) for name, words in DESCRIPTIONS.items()],
+    can_subset=False,
+)
+def paper_desk_health_checks(ledger: LedgerResource) -> Iterator[dg.AssetCheckResult]:
+    for book in books_of(ledger.ledger())[1:]:
+        yield from judge(look(book.ledger, time.time_ns() // 1000), book.settings, configured_universe())
+
+
+_TWO = settings().two_books
+ASSETS: list[Any] = [desk, paper_desk] if _TWO else [desk]
+CHECKS: list[Any] = [desk_health_checks, paper_desk_health_checks] if _TWO else [desk_health_checks]

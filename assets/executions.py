@@ -9,10 +9,10 @@ from typing import Any
 
 import dagster as dg
 
+from assets.books import books_of, together
 from assets.common import markdown_table, table_schema
 from resources.dagster_resources import LedgerResource
 from resources.ledger.store import Ledger
-from resources.settings import settings
 from trading.timeframes import iso
 
 NEWEST = 60
@@ -47,8 +47,12 @@ def cost_bp(algo: dict[str, Any]) -> float | None:
     return float((paid - wanted) / abs(wanted) * 1e4 * (1 if algo["side"] == "buy" else -1))
 
 
-def executions_metadata(store: Ledger) -> dict[str, Any]:
-    """What the UI shows of them now."""
+def executions_metadata(ledger: Ledger) -> dict[str, Any]:
+    """What the UI shows of them now, in every book. ledger: the main book's."""
+    return together(books_of(ledger), lambda book: _of_book(book.ledger, book.settings.label))
+
+
+def _of_book(store: Ledger, mode: str) -> dict[str, Any]:
     from desk.desk_reads import algos
 
     found = algos(store.engine, state=None, session=None, strategy=None, symbol=None, limit=NEWEST)
@@ -61,7 +65,7 @@ def executions_metadata(store: Ledger) -> dict[str, Any]:
     ]  # fmt: skip
     header = ["execution", "slice", "slot", "sent", "quantity", "state", "filled", "at", "order", "refusal"]
     return {
-        "mode": settings().mode.upper(),
+        "mode": mode,
         "dagster/row_count": len(found),
         **dict(sorted(Counter(a["state"] for a in found).items())),
         "at_work": dg.MetadataValue.md(markdown_table(names, [_row(a) for a in running])),

@@ -9,12 +9,12 @@ from typing import Any
 
 import dagster as dg
 
+from assets.books import books_of, together
 from assets.common import markdown_table, table_schema
 from assets.research import strategies
 from resources.config import Config
 from resources.dagster_resources import ConfigFilesResource, LedgerResource
 from resources.ledger.store import Ledger
-from resources.settings import settings
 from trading.timeframes import iso
 
 NEWEST_EVENTS = 60
@@ -45,8 +45,12 @@ _SHOWN = ("plan", "state", "direction", "symbol", "entry", "stop", "targets", "r
 """What the first table has: the page is narrow, the rest stands in the second."""
 
 
-def plans_metadata(config: Config, store: Ledger) -> dict[str, Any]:
-    """What the UI shows of the plans now."""
+def plans_metadata(config: Config, ledger: Ledger) -> dict[str, Any]:
+    """What the UI shows of the plans now, in every book. ledger: the main book's."""
+    return together(books_of(ledger), lambda book: _of_book(book.config(config), book.ledger, book.settings.label))
+
+
+def _of_book(config: Config, store: Ledger, mode: str) -> dict[str, Any]:
     from resources.ledger.plans import newest_events
     from resources.plan_view import plan_rows
 
@@ -61,7 +65,7 @@ def plans_metadata(config: Config, store: Ledger) -> dict[str, Any]:
         for e in events
     ]  # fmt: skip
     return {
-        "mode": settings().mode.upper(),
+        "mode": mode,
         "dagster/row_count": len(rows),
         **dict(sorted(Counter(r.state for r in rows).items())),
         "plans": dg.MetadataValue.md(markdown_table(_SHOWN, [[getattr(r, c) for c in _SHOWN] for r in open_])),

@@ -7,7 +7,7 @@ import dagster as dg
 from assets import portfolio_run
 from assets.common import image, markdown_table
 from assets.research import strategy_backtests
-from assets.research_run import prepare_once, trade_rows
+from assets.research_run import HALTS_HEADER, halt_rows, prepare_once, trade_rows
 from resources.dagster_resources import ConfigFilesResource, LakeResource
 from resources.settings import settings
 
@@ -56,7 +56,7 @@ def portfolio_backtest(
         ),
         "left_out": dg.MetadataValue.md(markdown_table(["strategy or plan", "why"], sorted(found.left_out.items()))),
         "heard": ", ".join(found.heard) or "none",
-        "limits_not_tested": ", ".join(found.result.limits_not_tested) or "none",
+        "halts": dg.MetadataValue.md(markdown_table(HALTS_HEADER, halt_rows([found.result]), 60)),
         "conflicts": f"{found.conflicts.policy}, positions: {found.conflicts.positions}",
         "dagster/row_count": len(found.result.trades),
         "net": float(found.result.equity[-1] - found.result.cash),

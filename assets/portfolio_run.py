@@ -6,25 +6,29 @@ Strategies in shadow or alert send nothing, and what they want stands against th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assets.research_run import NotRun, Prepared
 from resources.config import Config
 from trading.backtest import BacktestResult, backtest
 from trading.calendars import calendar
 from trading.conflict_policy import ConflictRule
+from trading.costs import Costs
 from trading.evaluation import Evaluation
-from trading.experiment import per_year
+from trading.experiment import Experiment, per_year
 from trading.gated import Gated
 from trading.gates.settings import budget_of
 from trading.instruments import Mode
 from trading.metrics import Metrics
+from trading.risk_history import RiskHistory
 from trading.strategy import Evaluable, evaluate_anchored
 
+When = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 NOT_SENT: Final = "NOT_SENT"
 """Under which wishes of shadow and alert are counted: heard, never ordered."""
 
@@ -45,10 +49,12 @@ class Portfolio:
 
 
 def portfolio(
-    prepared: Sequence[Prepared], failed: Iterable[NotRun], config: Config, cash: float, currency: str, all_trade: bool = False
-) -> Portfolio:
+    prepared: Sequence[Prepared], failed: Iterable[NotRun], config: Config, cash: float, currency: str, all_trade: bool = False,
+    when: When | None = None, costs_of: Callable[[str], Costs] | None = None,
+) -> Portfolio:  # fmt: skip
     """Backtest what was prepared on one account. all_trade: every one trades, whatever its status and mode; else those that are
-    active in paper or live do, and those in shadow or alert are heard.
+    active in paper or live do, and those in shadow or alert are heard. when: close times of bars (T,) -> bool (T,), at which
+    wishes are asked for at all; None: at all of them. costs_of: costs by symbol, as the paper broker has them; None: each file's.
 
     Raises ValueError when nothing of it trades.
     """
@@ -60,7 +66,7 @@ def portfolio(
             left_out[one.evaluable.name] = f"status {one.evaluable.status}, mode {one.evaluable.mode}"
             continue
         left_out |= {f"{one.evaluable.name}/{symbol}": why for symbol, why in one.ignored.items()}
-        slots += [_slot(one, s, role) for s in range(len(one.experiment.instruments))]
+        slots += [_slot(one, s, role, when) for s in range(len(one.experiment.instruments))]
     if not any(slot.trades for slot in slots):
         raise ValueError("nothing trades: expected an active strategy or plan in paper or live, or names of those to test")
     experiments = [slot.of.experiment for slot in slots]
@@ -68,14 +74,16 @@ def portfolio(
     result = backtest(
         [slot.evaluation for slot in slots], [e.bars[s.at] for e, s in zip(experiments, slots, strict=True)],
         [e.instruments[s.at] for e, s in zip(experiments, slots, strict=True)], cash=cash,
-        sizing=[e.sizing for e in experiments], costs=[e.costs for e in experiments], limits=first.limits,
+        sizing=[e.sizing for e in experiments], limits=first.limits,
+        costs=[costs_of(s.evaluation.symbol) if costs_of else s.of.experiment.costs for s in slots],
         strategy=[slot.of.evaluable.name for slot in slots], require_stop=True,
         min_reward_to_risk=[e.min_reward_to_risk for e in experiments], gates=[slot.gates for slot in slots], currency=currency,
         fx={name: series for e in experiments for name, series in (e.fx or {}).items()},
         actions={symbol: its for e in experiments for symbol, its in e.actions.items()} or None,
         managed=[e.managed[s.at] if e.managed else None for e, s in zip(experiments, slots, strict=True)],
         risk_budget=[budget_of(slot.of.evaluable) for slot in slots], once=[e.once for e in experiments],
-        conflicts=config.universe.conflicts, files=[slot.of.evaluable for slot in slots], detail=True,
+        conflicts=config.universe.conflicts, files=[slot.of.evaluable for slot in slots], history=_history(experiments),
+        detail=True,
     )  # fmt: skip
     traded = tuple(dict.fromkeys(s.of.evaluable.name for s in slots if s.trades))
     heard = tuple(dict.fromkeys(s.of.evaluable.name for s in slots if not s.trades))
@@ -84,6 +92,15 @@ def portfolio(
         result, result.metrics(per_year(result.close_time)), config.universe.conflicts, traded, heard,
         tuple((s.of.evaluable.name, s.evaluation.symbol) for s in slots), alone, left_out,
     )  # fmt: skip
+
+
+def _history(experiments: Sequence[Experiment]) -> RiskHistory | None:
+    """What the limits are measured on, of all of them."""
+    found: RiskHistory | None = None
+    for one in experiments:
+        if one.history is not None:
+            found = one.history if found is None else found.joined(one.history)
+    return found
 
 
 def _role(evaluable: Evaluable, all_trade: bool) -> bool | None:
@@ -104,7 +121,7 @@ class _Slot:
     trades: bool
 
 
-def _slot(one: Prepared, at: int, trades: bool) -> _Slot:
+def _slot(one: Prepared, at: int, trades: bool, when: When | None) -> _Slot:
     """One instrument of a strategy: every wish, with the gates beside it, so that a refused one is a signal all the same."""
     evaluable, evaluation, instrument = one.evaluable, one.experiment.evaluations[at], one.experiment.instruments[at]
     gates: dict[str, Any] = {}
@@ -112,6 +129,9 @@ def _slot(one: Prepared, at: int, trades: bool) -> _Slot:
         windows, venue = one.windows[instrument.symbol], calendar(instrument.calendar)
         evaluation = evaluate_anchored(evaluable.plain, windows, instrument, venue)
         gates |= evaluable.judge(evaluation, windows, instrument, venue).passes(len(evaluation.close_time))
+    if when is not None:
+        asked = when(evaluation.close_time)
+        evaluation = replace(evaluation, ready=np.asarray(evaluation.ready) & asked)
     if not trades:
         gates[NOT_SENT] = np.zeros(len(evaluation.close_time), bool)
     return _Slot(one, at, evaluation, gates, trades)

@@ -5,12 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from assets.books import Book, books_of, together
 from assets.common import session_partitions_def
 from assets.upstream import MadeOutput
 from resources.dagster_resources import ConfigFilesResource, LakeResource, LedgerResource
 from resources.outputs import REPORT
 from resources.revision import code_revision
-from resources.settings import settings
 
 
 @dg.asset(
@@ -41,18 +41,20 @@ def daily_report(
     from resources import report, report_data, report_sources
 
     session = date.fromisoformat(context.partition_key)
-    installation, config, store = settings(), config_files.load(), ledger.ledger()
+    config, attention = config_files.load(), dict[str, list[str]]()
     output = MadeOutput(ledger, REPORT, session.isoformat())
-    sources = report_sources.sources_of(
-        config.universe, lake.lake(), session, currency=installation.account_currency, mode=installation.mode,
-        code_revision=code_revision(), generated_wall=time.time_ns() // 1000,
-    )  # fmt: skip
-    made = report_data.collect(store, session, sources)
-    path = report.write_html(made, installation.path("reports"))
-    store.mark_reported(session.isoformat())
-    output.record()
-    return dg.MaterializeResult(
-        metadata={
+
+    def of_book(book: Book) -> dict[str, Any]:
+        """One book's page: written, told, and what needs attention noted."""
+        sources = report_sources.sources_of(
+            config.universe, lake.lake(), session, currency=book.settings.account_currency, mode=book.settings.mode,
+            code_revision=code_revision(), generated_wall=time.time_ns() // 1000,
+        )  # fmt: skip
+        made = report_data.collect(book.ledger, session, sources)
+        path = report.write_html(made, book.settings.book_path("reports"))
+        book.ledger.mark_reported(session.isoformat())
+        attention[book.settings.label] = list(made.attention)
+        return {
             "mode": made.mode,
             "simulated_data": made.simulated,
             "report": dg.MetadataValue.md(report.render_markdown(made)),
@@ -68,13 +70,21 @@ def daily_report(
             "orders": len(made.orders),
             "fills": len(made.fills),
             "chain": dg.MetadataValue.md(report.chain_markdown(made)),
-        },
+        }
+
+    books = books_of(ledger.ledger())
+    metadata = together(books, of_book)
+    output.record()
+    label = "{}: " if len(books) > 1 else ""
+    lines = [f"- {label.format(book)}{text}" for book, texts in attention.items() for text in texts]
+    return dg.MaterializeResult(
+        metadata=metadata,
         check_results=[
             dg.AssetCheckResult(
-                passed=not made.attention,
+                passed=not lines,
                 check_name="nothing_needs_attention",
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata={"attention": dg.MetadataValue.md("\n".join(f"- {text}" for text in made.attention) or "nothing")},
+                metadata={"attention": dg.MetadataValue.md("\n".join(lines) or "nothing")},
             )
         ],
     )

@@ -217,7 +217,9 @@ def strategy_backtests(
         ),
         "revisions": dg.MetadataValue.json({r.evaluable.name: r.evaluable.revision for r in runs}),
         "ambiguous_bars": sum(r.result.ambiguous_bars for r in runs),
-        "limits_not_tested": ", ".join(sorted({n for r in runs for n in r.result.limits_not_tested})) or "none",
+        "halts": dg.MetadataValue.md(
+            markdown_table(research_run.HALTS_HEADER, research_run.halt_rows([r.result for r in runs]), 60)
+        ),
         "account": f"{cash:,.0f} {currency} for each, mode BACKTEST"
         + (", SIMULATED market data" if config.universe.simulated else ""),
     }

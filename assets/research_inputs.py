@@ -1,10 +1,10 @@
-"""What a backtest of the lake needs beside bars and corporate actions: rates of exchange, verdicts on the bars, doubts about
-the prices."""
+"""What a backtest of the lake needs beside bars and corporate actions: rates of exchange, verdicts on the bars, prices that
+limits are measured on, doubts about the prices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from resources.lake import Lake
 from trading.bars import Bars
 from trading.corporate_actions import CorporateAction, steps, unexplained_splits
 from trading.instruments import AssetClass, Instrument
+from trading.limits import Limits
 from trading.order_rules import FxSeries
 from trading.quality import Known
 from trading.quality_history import QualityHistory
-from trading.timeframes import session_date
+from trading.risk_history import RiskHistory, is_needed
+from trading.timeframes import Timeframe, session_date
 from trading.universe import Universe
 
 _PAIRS: Final = (AssetClass.FOREX, AssetClass.CRYPTO)
@@ -46,6 +48,27 @@ def quality_of(universe: Universe, lake: Lake) -> QualityHistory:
         return Known(jumps_of(bars, read_actions(lake, instrument.symbol)))
 
     return QualityHistory(universe.instruments, universe.quality, known)
+
+
+def history_of(
+    limits: Limits | None, instruments: Sequence[Instrument], read: Mapping[str, Mapping[Any, Bars]],
+    actions: Mapping[str, Sequence[CorporateAction]], lake: Lake,
+) -> RiskHistory | None:  # fmt: skip
+    """Prices that the portfolio limits are measured on, as the desk reads them: daily bars, and bars of the native timeframe;
+    None where no limit needs them. read: bars read before, by symbol. Raises LakeError."""
+    if limits is None or not is_needed(limits):
+        return None
+
+    def of(instrument: Instrument, timeframe: Timeframe) -> Bars:
+        known = read.get(instrument.symbol, {}).get(timeframe)
+        return known if known is not None else lake.read_bars(f"bars_{timeframe}", instrument.symbol)
+
+    returns = limits.value_at_risk is not None or limits.correlation is not None
+    return RiskHistory(
+        {i.symbol: of(i, Timeframe.D1) for i in instruments} if returns else {},
+        {i.symbol: of(i, i.native_timeframe) for i in instruments} if limits.circuit_breaker is not None else {},
+        actions,
+    )
 
 
 def rates_of(universe: Universe, lake: Lake, currencies: Iterable[str], account: str) -> dict[str, FxSeries]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from assets.research_inputs import doubts_of, quality_of, rates_of, without_rate
+from assets.research_inputs import doubts_of, history_of, quality_of, rates_of, without_rate
 from resources.config import Config
 from resources.gate_history import gated_from_lake
 from resources.lake import Lake, LakeError
@@ -197,7 +197,7 @@ def prepare(
         evaluable.name, tuple(evaluations), tuple(bars), tuple(instruments), cash, evaluable.sizing, costs, config.limits,
         evaluable.min_reward_to_risk, require_stop=True, once=evaluable.once,
         actions=carried(actions, zip(instruments, bars, strict=True)), managed=tuple(managed), currency=currency, fx=fx,
-        risk_budget=budget_of(evaluable), of=evaluable,
+        risk_budget=budget_of(evaluable), of=evaluable, history=history_of(config.limits, instruments, read, actions, lake),
     )  # fmt: skip
     return Prepared(evaluable, experiment, read, ignored, doubts)
 
@@ -241,6 +241,19 @@ def metrics_row(run: StrategyRun) -> list[Any]:
         percent(m.exposure).lstrip("+"), run.wishes, sum(run.result.refusals.values()),
         f"{float(run.result.trades.commission.sum()):,.2f}",
     ]  # fmt: skip
+
+
+HALTS_HEADER: Final = ("strategy", "time", "what is halted", "breaker", "what it does")
+
+
+def halt_rows(results: Sequence[BacktestResult]) -> list[list[Any]]:
+    """Breakers that tripped and halts that were lifted, the newest first, under HALTS_HEADER."""
+    rows = [
+        [", ".join(dict.fromkeys(r.trades.strategies)), h["time"], h["scope"], h["code"], h["level"]]
+        for r in results
+        for h in r.halt_rows()
+    ]
+    return sorted(rows, key=lambda row: row[1], reverse=True)
 
 
 class Ran(Protocol):

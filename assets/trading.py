@@ -7,22 +7,23 @@ nothing.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
 from sqlalchemy import text
 
 from assets import trade_lane
+from assets.books import Book, books_of, merged
 from assets.common import markdown_table, session_partitions_def
 from desk.doubts import Doubt, standing
 from resources import model_serving
 from resources.dagster_resources import ConfigFilesResource, DeskResource, LakeResource, LedgerResource
-from resources.desk_client import DeskUnavailable
+from resources.desk_client import DeskClient, DeskUnavailable
 from resources.ledger import modes as ledger_modes
 from resources.ledger.store import Ledger
 from resources.revision import code_revision
-from resources.settings import settings
+from resources.settings import Settings, settings
 from trading import decisions as kernel
 from trading.instruments import Mode
 from trading.modes import capped
@@ -61,22 +62,6 @@ def _closes(context: dg.AssetExecutionContext, config: Any, lake: Any, ledger: A
 
 def _wall() -> int:
     return time.time_ns() // 1000
-
-
-def _mode() -> str:
-    return settings().mode.upper()
-
-
-def _modes(store: Ledger) -> str:
-    """The mode of every strategy and plan, and the one in effect here."""
-    highest = Mode(settings().mode)
-    with store.engine.connect() as connection:
-        known = ledger_modes.read(connection)
-    rows = [
-        [name, s.mode.value, capped(s.mode, highest).value, iso(s.since_wall), s.who, s.reason, s.wish.replace("NAME", name)]
-        for name, s in known.items()
-    ]
-    return markdown_table(["name", "mode", "in effect", "since", "who", "reason", "its file"], rows)
 
 
 # What happened comes first in every table: the page is narrow, and ids are for those who look for them.
@@ -124,16 +109,38 @@ def _newest(rows: list[list[Any]], count: int) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the three stages of a run work with. closes: UTC us, ascending."""
+    """What the three stages of a run work with, on one book. closes: UTC us, ascending. config: what trades in the book."""
 
     run_id: str
     session: str
     closes: list[int]
     config: Any
-    store: Ledger
+    book: Book
     lake: Any
     log: Any
     started_wall: int
+
+    @property
+    def store(self) -> Ledger:
+        return self.book.ledger
+
+    @property
+    def settings(self) -> Settings:
+        return self.book.settings
+
+
+def _modes(run: _Run) -> str:
+    """The mode of every strategy and plan, and the one in effect in this book."""
+    highest = Mode(run.settings.mode)
+    with run.store.engine.connect() as connection:
+        known = ledger_modes.read(connection)
+    named = {*run.config.strategies, *run.config.plans} if not run.book.alone else set(known)
+    rows = [
+        [name, s.mode.value, capped(s.mode, highest).value, iso(s.since_wall), s.who, s.reason, s.wish.replace("NAME", name)]
+        for name, s in known.items()
+        if name in named
+    ]
+    return markdown_table(["name", "mode", "in effect", "since", "who", "reason", "its file"], rows)
 
 
 def _signals(run: _Run) -> Report:
@@ -143,8 +150,8 @@ def _signals(run: _Run) -> Report:
             # How long the stages took is not worth waiting for the disk: the next commit brings it there.
             c.execute(text("SET LOCAL synchronous_commit = off"))
             store.stamp_close(close_time, run_started_wall=run.started_wall, run_id=run.run_id, connection=c)
-        serving = model_serving.at_close(run.config, close_time, store, settings())
-        outcome = trade_lane.evaluate_close(close_time, run.session, serving, run.lake, store, settings().mode)
+        serving = model_serving.at_close(run.config, close_time, store, run.settings)
+        outcome = trade_lane.evaluate_close(close_time, run.session, serving, run.lake, store, run.settings.mode)
         with store.transaction() as c:
             revision = code_revision()
             store.insert_signals(outcome.signals, session=run.session, code_revision=revision, run_id=run.run_id, connection=c)
@@ -161,13 +168,13 @@ def _signals(run: _Run) -> Report:
         return dg.MaterializeResult(
             asset_key=SIGNALS,
             metadata={
-                "mode": _mode(),
+                "mode": run.settings.label,
                 "closes": dg.MetadataValue.md(", ".join(iso(t) for t in run.closes[:24]) or "none"),
                 "dagster/row_count": len(rows),
                 "signals": dg.MetadataValue.md(markdown_table(header, rows)),
                 "session_so_far": dg.MetadataValue.md(markdown_table(header, so_far, SO_FAR + 1)),
                 "silent": dg.MetadataValue.md(markdown_table(["strategy / instrument", "why"], sorted(silent.items()))),
-                "modes": dg.MetadataValue.md(_modes(store)),
+                "modes": dg.MetadataValue.md(_modes(run)),
                 "config_problems": len(run.config.problems),
             },
         )
@@ -181,12 +188,12 @@ def _decisions(run: _Run) -> Report:
         undecided = trade_lane.undecided(store, close_time)
         latest = store.latest_close()
         now_time = max(close_time, int(latest["close_time"])) if latest is not None else close_time
-        serving = model_serving.at_close(run.config, close_time, store, settings())
+        serving = model_serving.at_close(run.config, close_time, store, run.settings)
         made = trade_lane.decide(undecided, serving, store, now_time, run.lake)
         with store.transaction() as c:
             store.insert_decisions(made, session=run.session, code_revision=code_revision(), run_id=run.run_id, connection=c)
             store.stamp_close(close_time, decisions_wall=_wall(), connection=c)
-        for taken in model_serving.swap(run.config, close_time, run.session, store, settings()):
+        for taken in model_serving.swap(run.config, close_time, run.session, store, run.settings):
             run.log.info(f"{taken.registered} version {taken.version} serves from the next bar on ({taken.why})")
         approved += sum(row.decision.approved for row in made)
         rows += [_decision_row(row.decision) for row in made]
@@ -199,7 +206,7 @@ def _decisions(run: _Run) -> Report:
         return dg.MaterializeResult(
             asset_key=DECISIONS,
             metadata={
-                "mode": _mode(),
+                "mode": run.settings.label,
                 "dagster/row_count": len(rows),
                 "approved": approved,
                 "refused": len(rows) - approved,
@@ -222,8 +229,8 @@ def _doubts_table(doubts: list[Doubt]) -> str:
     return markdown_table(["what", "symbol", "strategy", "leg", "since", "blocks", "awaits", "heard", "order"], rows)
 
 
-def _orders(run: _Run, desk: DeskResource, *, checked: bool) -> Report:
-    store, rows, client = run.store, list[list[Any]](), desk.client()
+def _orders(run: _Run, client: DeskClient, *, checked: bool) -> Report:
+    store, rows = run.store, list[list[Any]]()
     for close_time in run.closes:
         approved = [d for d in trade_lane.decisions_of(store, close_time=close_time) if d.approved]
         try:
@@ -248,7 +255,7 @@ def _orders(run: _Run, desk: DeskResource, *, checked: bool) -> Report:
         return dg.MaterializeResult(
             asset_key=ORDERS,
             metadata={
-                "mode": _mode(),
+                "mode": run.settings.label,
                 "dagster/row_count": len(rows),
                 "accepted": sum(row[2] == "accepted" for row in rows),
                 "in_doubt": dg.MetadataValue.md(_doubts_table(doubts)),
@@ -320,26 +327,74 @@ def trade_close(
     started_wall = _wall()
     config, store, bars = config_files.load(), ledger.ledger(), lake.lake()
     closes = _closes(context, config, bars, store)
-    run = _Run(context.run.run_id, context.partition_key, closes, config, store, bars, context.log, started_wall)
     checked = bool(context.selected_asset_check_keys)
-    stages = {
-        SIGNALS: lambda: _signals(run),
-        DECISIONS: lambda: _decisions(run),
-        ORDERS: lambda: _orders(run, desk, checked=checked),
-    }
-    reports: list[Report] = []
-    problem: Exception | None = None
-    for name, stage in stages.items():
-        if dg.AssetKey(name) in context.selected_asset_keys:
-            try:
-                reports.append(stage())
-            except Exception as error:  # noqa: BLE001 - raised below, once the stages before it are told
-                problem = error
-                break
-    for report in reports:
+    wanted = [name for name in (SIGNALS, DECISIONS, ORDERS) if dg.AssetKey(name) in context.selected_asset_keys]
+    main, *beside = books_of(store)
+    said = (context.run.run_id, context.partition_key)
+    run = _Run(*said, closes, main.config(config), main, bars, context.log, started_wall)
+    reports, problem = _stages(run, wanted, desk.client, checked=checked)
+    # The account comes first: its decisions wait for nothing of the paper book.
+    for book in beside if problem is None else ():
+        theirs, problem = _beside(_Run(*said, closes, book.config(config), book, bars, context.log, started_wall), wanted)
+        reports = {name: _together(report, theirs.get(name)) for name, report in reports.items()}
+    for report in reports.values():
         yield report()
     if problem is not None:
         raise problem
+
+
+def _stages(
+    run: _Run, wanted: list[str], client: Callable[[], DeskClient], *, checked: bool
+) -> tuple[dict[str, Report], Exception | None]:
+    """The wanted stages of one book, in order: what each will tell, and why those behind the last one were not begun."""
+    stages: dict[str, Callable[[], Report]] = {
+        SIGNALS: lambda: _signals(run),
+        DECISIONS: lambda: _decisions(run),
+        ORDERS: lambda: _orders(run, client(), checked=checked),
+    }
+    reports: dict[str, Report] = {}
+    for name in wanted:
+        try:
+            reports[name] = stages[name]()
+        except Exception as error:  # noqa: BLE001 - raised by the caller, once the stages before it are told
+            return reports, error
+    return reports, None
+
+
+def _beside(run: _Run, wanted: list[str]) -> tuple[dict[str, Report], Exception | None]:
+    """The same on the paper book, for the closes its desk has taken. One that it has not: nothing is decided there."""
+    try:
+        missing = [at for at in run.closes if not run.book.waits_for(at)]
+    except Exception as error:  # noqa: BLE001 - raised by the caller, once the account's stages are told
+        return {}, error
+    taken = replace(run, closes=[at for at in run.closes if at not in missing])
+    reports, problem = _stages(taken, wanted, run.book.desk, checked=True)
+    if missing and problem is None:
+        problem = dg.Failure(
+            f"The desk of the paper book has not taken the bar close {', '.join(map(iso, missing[:5]))}: nothing was decided on "
+            "it there. Is it running (data/logs/desk_paper.log)? The account's decisions of this close are made."
+        )
+    return reports, problem
+
+
+def _together(main: Report, beside: Report | None) -> Report:
+    """One page for both books: what is said of the paper book stands under its own names, and both must be in order."""
+    if beside is None:
+        return main
+
+    def report() -> dg.MaterializeResult:
+        first, second = main(), beside()
+        checks = [
+            dg.AssetCheckResult(
+                check_name=a.check_name, passed=a.passed and b.passed, severity=a.severity,
+                metadata=merged(a.metadata, b.metadata),
+            )
+            for a, b in zip(first.check_results or (), second.check_results or (), strict=False)
+        ]  # fmt: skip
+        metadata = merged(first.metadata or {}, second.metadata or {})
+        return dg.MaterializeResult(asset_key=first.asset_key, metadata=metadata, check_results=checks)
+
+    return report
 
 
 fills = dg.AssetSpec(
@@ -361,5 +416,24 @@ positions = dg.AssetSpec(
     description="Open positions per strategy and instrument after the session's fills. External: the desk reports it.",
 )
 
-ASSETS: list[Any] = [trade_close, fills, positions]
+
+def _beside_specs() -> list[dg.AssetSpec]:
+    """What the desk of the paper book reports, where there is one."""
+    if not settings().two_books:
+        return []
+    return [
+        dg.AssetSpec(
+            f"paper_{spec.key.to_user_string()}",
+            deps=deps,
+            group_name="trading",
+            owners=["team:trading"],
+            kinds={"postgres"},
+            partitions_def=_PARTITIONS,
+            description=f"PAPER, simulated money. {spec.description}",
+        )
+        for spec, deps in ((fills, [ORDERS]), (positions, ["paper_fills"]))
+    ]
+
+
+ASSETS: list[Any] = [trade_close, fills, positions, *_beside_specs()]
 CHECKS: list[Any] = []

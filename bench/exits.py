@@ -151,16 +151,24 @@ class Day:
             old.unlink()
         made = []
         for n, name in enumerate(self.names):
-            plan = f"r{number}_{name.lower()}"
-            longest = f"max_bars: {_LONGEST}\n" if n % 2 else ""
-            scale = 5000 if n % 2 else 101
-            text = _PLAN.format(plan=plan, name=name, longest=longest, scale=scale)
+            plan, text = self.plan(number, n, name)
             (self._config / "plans" / f"{plan}.yaml").write_text(text)
             made.append(plan)
         return made
 
+    def plan(self, number: int, n: int, name: str) -> tuple[str, str]:
+        """Name and file of the `n`-th plan of a round."""
+        plan = f"r{number}_{name.lower()}"
+        longest = f"max_bars: {_LONGEST}\n" if n % 2 else ""
+        scale = 5000 if n % 2 else 101
+        return plan, _PLAN.format(plan=plan, name=name, longest=longest, scale=scale)
+
     def close(self, price: float) -> Any:
         """The next minute of every instrument, closing at about `price`."""
+        return self.close_at([price] * len(self.names))
+
+    def close_at(self, prices: Sequence[float]) -> Any:
+        """The next minute: a price for every instrument."""
         from desk.replay import CloseGroup
         from resources.feeds.protocol import BarClose
         from trading.calendars import calendar
@@ -172,7 +180,7 @@ class Day:
         at = opened + self.minute * US_PER_MINUTE
         bars = tuple(
             BarClose(name, Timeframe.M1, at, number, price, price + 0.02, price - 0.02, price, 10.0 + n + self.minute % 7)
-            for n, name in enumerate(self.names)
+            for n, (name, price) in enumerate(zip(self.names, prices, strict=True))
         )
         return CloseGroup(at, number, bars)
 
@@ -242,8 +250,10 @@ def _short(statement: str) -> str:
 class Sent:
     """When the broker's answer on each order was back, by the order's id (perf_counter seconds)."""
 
-    def __init__(self, broker: Any) -> None:
+    def __init__(self, broker: Any, then: Callable[[], None] = lambda: None) -> None:
+        """then: called at each answer."""
         self.at: dict[str, float] = {}
+        self._then = then
         for name in ("submit", "submit_groups"):
             if (call := getattr(broker, name, None)) is not None:
                 setattr(broker, name, self._timed(call))
@@ -255,6 +265,7 @@ class Sent:
             for part in requests:
                 for request in part if isinstance(part, Sequence) else (part,):
                     self.at[request.client_id] = now
+            self._then()
             return answer
 
         return timed

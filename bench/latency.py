@@ -1,6 +1,8 @@
 """Latency of the live path, read from what the ledger recorded of the bar closes of this installation.
 
-Needs a ledger with replayed or live closes (``make run`` once). Milliseconds; reference is the goal, ratio value / goal.
+Needs a ledger with replayed or live closes (``make run`` once). Milliseconds; reference is the goal, ratio value / goal. An exit
+counts from the moment the feed gave the close to the desk (waiting for the worker included) until the broker's answer on the
+order was back; ``wanted`` is when the wish to exit was written down, the moment before its trade's other orders are cancelled.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ def run(quick: bool) -> Iterator[Row]:
     recorded = ledger.closes()
     if not [c for c in recorded if c["outcome"] == "done" and c["sensed_wall"]]:
         raise SystemExit("latency: the ledger has no finished bar closes; start the desk with `make run` first")
-    yield from rows_of(recorded, ledger.intents())
+    yield from rows_of(recorded, ledger.orders())
 
 
-def rows_of(recorded: Sequence[Mapping[str, Any]], intents: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-    """The figures of these closes and of the intents made at them."""
+def rows_of(recorded: Sequence[Mapping[str, Any]], orders: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """The figures of these closes and of the orders made at them."""
     closes = [c for c in recorded if c["outcome"] == "done" and c["sensed_wall"]]
     yield Row("closes", float(len(closes)), "closes")
     if not closes:
@@ -47,9 +49,12 @@ def rows_of(recorded: Sequence[Mapping[str, Any]], intents: Sequence[Mapping[str
     yield Row("dagster_bar_to_order_median_ms", median, "ms", GOAL_BAR_TO_ORDER_MS, median / GOAL_BAR_TO_ORDER_MS)
     yield Row("dagster_bar_to_order_p95_ms", p95, "ms", 2 * GOAL_BAR_TO_ORDER_MS, p95 / (2 * GOAL_BAR_TO_ORDER_MS))
     emitted = {c["close_time"]: c["emitted_wall"] for c in recorded}
-    exits = [i for i in intents if i["leg"].startswith("exit") and i["created_time"] in emitted]
+    exits = [o for o in orders if o["leg"].startswith("exit") and o["created_time"] in emitted and o["acked_wall"] is not None]
     if exits:
-        spent = [(i["created_wall"] - emitted[i["created_time"]]) / 1000 for i in exits]
+        wanted = [(o["created_wall"] - emitted[o["created_time"]]) / 1000 for o in exits]
+        yield Row("desk_bar_to_exit_wanted_median_ms", float(np.median(wanted)), "ms")
+        yield Row("desk_bar_to_exit_wanted_p99_ms", float(np.percentile(wanted, 99)), "ms")
+        spent = [(o["acked_wall"] - emitted[o["created_time"]]) / 1000 for o in exits]
         p99 = float(np.percentile(spent, 99))
         yield Row("desk_exits", float(len(exits)), "orders")
         yield Row("desk_bar_to_exit_median_ms", float(np.median(spent)), "ms")

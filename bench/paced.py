@@ -102,7 +102,7 @@ def run(quick: bool) -> Iterator[Row]:
         _until(done, process, room, (closes + WARM) * (PACE_SECONDS + 10) + 60)
         load = os.getloadavg()[0]
         recorded = ledger.closes()[WARM : closes + WARM]
-        yield from rows_of(recorded, ledger.intents())
+        yield from rows_of(recorded, ledger.orders())
         emitted = np.array([c["emitted_wall"] for c in recorded]) / 1e6
         yield Row("pace_median", float(np.median(np.diff(emitted))), "s")
         yield Row("orders", float(len([i for i in ledger.intents() if not i["refusal"]])), "orders")

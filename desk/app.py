@@ -22,6 +22,7 @@ import uvicorn
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from desk.api import Unavailable, create_api
+from desk.beside import live_desk
 from desk.clock import wall
 from desk.desk_service import DeskService
 from desk.live import LiveDesk
@@ -193,7 +194,7 @@ class DeskProcess:
     async def _live_once(self) -> None:
         """Build the live desk on the ledger and run it until the desk stops or the ledger is lost."""
         self._lost.clear()
-        live = await self.work(LiveDesk, self.settings)
+        live = await self.work(live_desk, self.settings)
         tasks: list[asyncio.Task[None]] = []
         try:
             await self.work(live.take_over)

@@ -122,11 +122,14 @@ class Breakers:
                 self.peak = self.equity
                 self._set_peak_floor()
             if (trip := self.equity_trip()) is not None:
+                self._heard(symbol, price, time_us)  # a move is judged by this price, too, when the next one comes
                 return trip
-        limits = self._limits
-        if limits is not None and limits.circuit_breaker is not None:
-            return self._moved(symbol, price, time_us, limits.circuit_breaker)
-        return None
+        return self.moved(symbol, price, time_us)
+
+    def moved(self, symbol: str, price: float, time_us: int) -> Trip | None:
+        """What the instrument's move to this price trips, or None; the account is not looked at."""
+        limit = self._limits.circuit_breaker if self._limits is not None else None
+        return self._moved(symbol, price, time_us, limit) if limit is not None and 0.0 < price < math.inf else None
 
     def equity_trip(self) -> Trip | None:
         """What the equity of this moment trips, or None."""
@@ -143,13 +146,19 @@ class Breakers:
         return None
 
     def _moved(self, symbol: str, price: float, time_us: int, limit: CircuitBreaker) -> Trip | None:
-        window = self._windows.setdefault(symbol, _Window())
-        moved = window.move(time_us, price, int(limit.minutes * US_PER_MINUTE))
+        moved = self._heard(symbol, price, time_us)
         if moved < limit.percent:
             return None
         self._windows[symbol] = _Window()  # it has tripped for this move; the next one is another
         reason = f"{CIRCUIT_BREAKER}: symbol={symbol} moved={moved:.2f}% minutes={limit.minutes:g} at={iso(time_us)}"
         return Trip(CIRCUIT_BREAKER, HaltLevel(limit.then.upper()), f"{INSTRUMENT}{symbol}", reason)
+
+    def _heard(self, symbol: str, price: float, time_us: int) -> float:
+        """Keep the price; the largest move to it within the breaker's time, percent."""
+        limit = self._limits.circuit_breaker if self._limits is not None else None
+        if limit is None:
+            return 0.0
+        return self._windows.setdefault(symbol, _Window()).move(time_us, price, int(limit.minutes * US_PER_MINUTE))
 
     def _set_peak_floor(self) -> None:
         drawdown = self._limits.drawdown if self._limits is not None else None

@@ -167,7 +167,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 def folder(settings: Settings) -> Path:
     """Where the files of all pulls lie."""
-    return settings.path("kill")
+    return settings.book_path("kill")
 
 
 def pending(where: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import structlog
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, exists, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from desk import action_steps, mismatches, store
@@ -30,6 +30,7 @@ from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
 from resources.ledger.actions import CONFIRMED_KINDS, Decided, decisions_of, in_todays_units
+from resources.ledger.base import reading
 from resources.price_view import native_bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction, explained_jumps, factor_from_value, split_like
@@ -42,6 +43,22 @@ log = structlog.get_logger("desk.actions")
 
 SEEN_KEY = "action_sessions"
 KIND = "CORPORATE_ACTION"
+
+
+_AT_A_GLANCE = select(
+    select(t.desk_state.c.value).where(t.desk_state.c.key == SEEN_KEY).scalar_subquery(),
+    or_(
+        exists().where(a.action_applications.c.state != action_steps.DONE),
+        exists().where(
+            a.action_decisions.c.confirmed,
+            ~exists().where(
+                a.action_applications.c.symbol == a.action_decisions.c.symbol,
+                a.action_applications.c.session == a.action_decisions.c.session,
+            ),
+        ),
+    ),
+)
+"""The sessions whose first bar was looked at, and whether anything may be left to do for an action or an operator's word."""
 
 
 class ConfigView(Protocol):
@@ -80,8 +97,12 @@ class CorporateActions:
         Raises what the ledger raises. Everything may be repeated.
         """
         with store.routing_lock:
-            with self._engine.connect() as connection:
-                seen = {s: int(n) for s, n in store.get_state(connection, SEEN_KEY).items()}
+            with reading(self._engine) as connection:
+                known_so_far, unsettled = connection.execute(_AT_A_GLANCE).one()
+                seen = {s: int(n) for s, n in (known_so_far or {}).items()}
+                if not unsettled and all(seen.get(bar.symbol, -1) >= bar.session for bar in bars):
+                    self.held = {}
+                    return {}
                 decided = decisions_of(connection)
                 rows = connection.execute(select(a.action_applications)).all()
             fresh = {bar.symbol: bar for bar in reversed(bars) if seen.get(bar.symbol, -1) < bar.session}
@@ -90,7 +111,9 @@ class CorporateActions:
             waiting = [row for row in rows if row.state != action_steps.DONE]
             if fresh or waiting or late:
                 self._work(fresh, seen, decided, waiting, late)
-            self.held = self._read_held()
+                self.held = self._read_held()
+            else:
+                self.held = {}
             return dict(self.held)
 
     def resume(self) -> None:
@@ -108,7 +131,7 @@ class CorporateActions:
 
     def evaluables(self, known: Mapping[str, Evaluable]) -> dict[str, Evaluable]:
         """Strategies and plans in today's price units."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             finer = native_bars(self._lake, self._config().universe) if isinstance(self._lake, Lake) else None
             return in_todays_units(known, connection, finer)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 from sqlalchemy import Connection, select, update
 
-from desk import hot_bars
+from desk import exit_series, hot_bars, quiet
 from desk.clock import wall
 from desk.config_watch import ConfigWatch
 from desk.corporate_actions import CorporateActions
@@ -29,7 +29,7 @@ from desk.managing import TradeManager
 from desk.plan_book import PlanBook
 from desk.replay import NO_STRATEGY, SKIPPED, CloseGroup
 from desk.router import Router
-from desk.store import DeskStore, PositionRecord
+from desk.store import DeskStore
 from resources.brokers.protocol import Account, Broker
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
@@ -39,7 +39,7 @@ from trading.bars import Bars
 from trading.calendars import calendar
 from trading.instruments import Instrument
 from trading.resample import resample
-from trading.strategy import Evaluable, context_of
+from trading.strategy import Evaluable
 from trading.timeframes import Timeframe, iso, session_date, session_number
 from trading.universe import Universe
 
@@ -74,6 +74,9 @@ class CloseResult:
 class DeskEngine:
     """Processes bar closes. Used by the desk's one worker thread."""
 
+    reports: type[CloseReport] = CloseReport
+    """What a close tells Dagster."""
+
     def __init__(
         self,
         *,
@@ -102,6 +105,7 @@ class DeskEngine:
         self._manager = TradeManager(ledger.engine, broker, router.clock)
         self._plans = PlanBook(ledger.engine)
         self._session = -1
+        self._recorded_until: int | None = None
         self._opened: set[int] = set()
         self.unmanaged: dict[str, str] = {}
         """Open positions whose exit could not be judged at their last close: ``strategy/symbol`` -> why."""
@@ -125,8 +129,27 @@ class DeskEngine:
         Raises CloseIncomplete when the lake could not be written; SQLAlchemyError when the ledger is away.
         """
         result = CloseResult(group.close_time)
-        if self._ledger.close(group.close_time) is not None:
+        with quiet.no_collection():
+            evaluables = self._until_exits(group, result)
+        if evaluables is None:
             return result
+        self._after_exits(group, result, evaluables, emitted_wall)
+        log.info(
+            "bar_close",
+            close=iso(group.close_time),
+            bars=hot_bars.closed_at(result.closed, group.close_time),
+            fills=result.fills,
+            exits=[f"{e.strategy}/{e.symbol}:{e.reason}" for e in result.exits if e.reason],
+            milliseconds=round((wall() - emitted_wall) / 1000, 1),
+        )
+        quiet.settler.after_close()
+        return result
+
+    def _until_exits(self, group: CloseGroup, result: CloseResult) -> dict[str, Evaluable] | None:
+        """Fills of the old orders, then the exits; nothing that these do not need. Gives strategies and plans as they are in
+        force; None: the close was recorded before."""
+        if self._is_recorded(group.close_time):
+            return None
         self._config.refresh()
         if group.session != self._session:  # final bars may have replaced the traded-on ones since
             self._forget()
@@ -134,16 +157,23 @@ class DeskEngine:
             self._session = group.session
         instruments = self._config().universe.instruments
         bars = [bar for bar in group.bars if bar.symbol in instruments]
-        session = session_date(group.session).isoformat()
         self._open_sessions(bars)
         held = self.actions.begin(bars)
         if isinstance(self._broker, BarDriven):
             self._broker.on_bars(group.close_time, [bar for bar in bars if bar.symbol not in held])
         result.fills = self._router.hear().fills
-        self._take_bars(bars, result)
         # No exit waits for anything it does not need; a close that is repeated asks for the same exits again.
-        evaluables = self._exits(result)
+        return self._exits(result, bars)
+
+    def _after_exits(
+        self, group: CloseGroup, result: CloseResult, evaluables: Mapping[str, Evaluable], emitted_wall: int
+    ) -> None:
+        """What a close leaves behind, recorded last."""
+        instruments, held = self._config().universe.instruments, self.actions.held
+        bars = [bar for bar in group.bars if bar.symbol in instruments]
+        session = session_date(group.session).isoformat()
         self._router.continue_exits()
+        self._take_bars([bar for bar in bars if bar.symbol not in result.closed], result)
         self._derive_of(instruments, result)
         # The price of a held instrument may be of another unit than its position.
         self._store.mark(group.close_time, session, {bar.symbol: bar.close for bar in bars if bar.symbol not in held})
@@ -155,15 +185,14 @@ class DeskEngine:
             raise CloseIncomplete(f"bar close {iso(group.close_time)} is not stored: {error}") from error
         self._router.algos.work()  # new risk comes last, and only where the bars are stored
         self._commit(group, session, result, emitted_wall)
-        log.info(
-            "bar_close",
-            close=iso(group.close_time),
-            bars=hot_bars.closed_at(result.closed, group.close_time),
-            fills=result.fills,
-            exits=[f"{e.strategy}/{e.symbol}:{e.reason}" for e in result.exits if e.reason],
-            milliseconds=round((wall() - emitted_wall) / 1000, 1),
-        )
-        return result
+        self._recorded_until = max(self._recorded_until or 0, group.close_time)
+
+    def _is_recorded(self, close_time: int) -> bool:
+        """Only this desk records closes: one after the newest it knows of is not asked for again."""
+        if self._recorded_until is None:
+            last = self._ledger.latest_close()
+            self._recorded_until = int(last["close_time"]) if last is not None else 0
+        return close_time <= self._recorded_until and self._ledger.close(close_time) is not None
 
     def late_bars(self, bars: Sequence[BarClose]) -> list[Partition]:
         """Bars of closes that are done: stored and judged, and no order is matched or exit decided on them again.
@@ -204,7 +233,7 @@ class DeskEngine:
         self._forget()
         with self._ledger.transaction() as c:
             self._ledger.put_verdicts(verdicts, connection=c)
-            CloseReport(self._ledger, c, universe, self._broker.name.upper()).bars(until, partitions)
+            self.reports(self._ledger, c, universe, self._broker.name.upper()).bars(until, partitions)
         named = [f"{b.symbol}@{iso(b.close_time)}" for b in bars[:5]]
         log.warning("bars_of_closes_that_are_done", count=len(bars), first=named, partitions=len(partitions))
         return partitions
@@ -273,20 +302,6 @@ class DeskEngine:
                 why = f"{type(error).__name__}: {error}"
                 log.error("not_derived", symbol=symbol, close=iso(result.close_time), error=why)
 
-    @staticmethod
-    def _read_higher(
-        positions: Collection[PositionRecord], evaluables: Mapping[str, Evaluable], instruments: Mapping[str, Instrument]
-    ) -> set[str]:
-        """Instruments whose higher timeframes the exits of these positions are decided on."""
-        found: set[str] = set()
-        for position in positions:
-            evaluable = evaluables.get(position.strategy)
-            if evaluable is not None:
-                series = [(position.symbol, timeframe) for timeframe in evaluable.timeframes]
-                series += context_of(evaluable, position.symbol)
-                found |= {s for s, timeframe in series if s in instruments and timeframe is not instruments[s].native_timeframe}
-        return found
-
     def _store_bars(self, close_time: int, result: CloseResult) -> None:
         """The new bars of every timeframe into the lake, judged. Raises what the lake raises when it cannot be written."""
         universe = self._config().universe
@@ -309,7 +324,7 @@ class DeskEngine:
             self._cache.extend(new)
             result.closed.setdefault(symbol, {})[timeframe] = new
 
-    def _exits(self, result: CloseResult) -> dict[str, Evaluable]:
+    def _exits(self, result: CloseResult, bars: Sequence[BarClose]) -> dict[str, Evaluable]:
         """Close, move and part what the strategies and plans ask for; gives these as they are in force, in today's units."""
         positions = {(p.strategy, p.symbol): p for p in self._store.open_positions()}
         universe = self._config().universe
@@ -317,7 +332,9 @@ class DeskEngine:
         held = self.actions.held
         known = self._models(self._config.evaluables, result.close_time)
         evaluables = self.actions.evaluables(self._plans.in_force(known, universe))
-        self._derive_of(self._read_higher(positions.values(), evaluables, instruments), result)
+        read = exit_series.symbols(positions.values(), evaluables)
+        self._take_bars([bar for bar in bars if bar.symbol in read], result)
+        self._derive_of(exit_series.of_higher(positions.values(), evaluables, instruments), result)
         judged = [p for p in positions.values() if p.symbol not in held]
         result.exits = check_exits(
             judged, evaluables, instruments, self._cache, result.closed, result.close_time, positions.keys()
@@ -360,7 +377,7 @@ class DeskEngine:
                 return
             if not self._wanted(bars):
                 self._ledger.stamp_close(group.close_time, outcome=NO_STRATEGY, done_wall=stored, connection=c)
-            report = CloseReport(self._ledger, c, self._config().universe, self._broker.name.upper())
+            report = self.reports(self._ledger, c, self._config().universe, self._broker.name.upper())
             report.bars(group.close_time, result.partitions)
             report.fills(before, session)
             for name in c.execute(select(t.sessions.c.session).where(t.sessions.c.state == "open")).scalars().all():

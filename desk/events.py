@@ -21,6 +21,7 @@ from desk.store import OrderRecord
 from resources.brokers.protocol import Broker, BrokerEvent, Execution
 from resources.ledger import audit
 from resources.ledger import tables as t
+from resources.ledger.base import reading
 from trading.calendars import calendar
 from trading.orders import OrderEvent, OrderType
 from trading.timeframes import from_us, session_date
@@ -54,19 +55,23 @@ def drain(engine: Engine, broker: Broker, clock: Callable[[], int]) -> DrainResu
     total = DrainResult()
     key = cursor_key(broker)
     with store.routing_lock:
+        after: str | None = None
         while True:
-            with engine.connect() as connection:
-                after = store.get_state(connection, key).get("key", "")
+            if after is None:
+                with reading(engine) as connection:
+                    after = str(store.get_state(connection, key).get("key", ""))
             events = broker.poll_events(after)
             if not events:
                 return total
             # An order placed by hand is taken over before its first word is applied: the books tell what it is.
-            external.adopt(engine, broker, {e.client_id for e in events}, clock())
+            if any(external.is_external(e.client_id) for e in events):
+                external.adopt(engine, broker, {e.client_id for e in events}, clock())
             for start in range(0, len(events), _BATCH):
                 batch = events[start : start + _BATCH]
                 with engine.begin() as connection:
                     store.lock(connection)
                     if store.get_state(connection, key).get("key", "") != after:
+                        after = None
                         break  # another process applied them: read again from where it is now
                     total += _apply_batch(connection, broker, batch, clock())
                     after = batch[-1].event_key

@@ -9,7 +9,7 @@ entries may be lost, exits must not be.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from resources.brokers.protocol import Batching, Broker, BrokerError
 from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
+from resources.ledger.base import reading
 from trading import ids
 from trading.orders import OrderEvent, OrderState, OrderType, Side
 from trading.signals import Intent
@@ -81,8 +82,9 @@ def want_exits(connection: Connection, wishes: Sequence[ExitWish], now_time: int
         })  # fmt: skip
     for (session, broker, mode), group in alike.items():
         journal.insert_intents(
-            connection, group, session=session, broker=broker, mode=mode, state=OrderState.INITIALIZED, now_time=now_time
-        )
+            connection, group, session=session, broker=broker, mode=mode, state=OrderState.INITIALIZED, now_time=now_time,
+            new=True,
+        )  # fmt: skip
     audit.append_all(connection, who, "exit_wanted", told)
     return ids_
 
@@ -117,15 +119,10 @@ def _cancel(
 ) -> None:
     if not orders:
         return
-    with engine.begin() as connection:
-        store.lock(connection)
-        wall, now = store.wall_us(), clock()
-        asked = [
-            NewEvent(o.id, OrderEvent.REQUEST_CANCEL, f"desk/{o.id}/{word}/{wall}", now, reason)
-            for o, reason in orders
-            if o.state is not OrderState.PENDING_CANCEL
-        ]
-        journal.record_events(connection, asked)
+    if any(o.state is not OrderState.PENDING_CANCEL for o, _ in orders):
+        with engine.begin() as connection:
+            store.lock(connection)
+            _ask_cancel(connection, orders, word, clock())
     if len(orders) > 1 and isinstance(broker, Batching):
         crash_point("during_cancel")
         _told(lambda: broker.cancel_many([o.id for o, _ in orders]), f"{len(orders)} orders")
@@ -134,6 +131,31 @@ def _cancel(
             crash_point("during_cancel")
             _told(lambda o=order: broker.cancel(o.id), order.id)  # type: ignore[misc]
     events.drain(engine, broker, clock)
+
+
+def _ask_cancel(connection: Connection, orders: Sequence[tuple[OrderRecord, str]], word: str, now: int) -> None:
+    """Note that the broker is about to be asked. The caller holds the ledger's write lock."""
+    wall = store.wall_us()
+    asked = [
+        NewEvent(o.id, OrderEvent.REQUEST_CANCEL, f"desk/{o.id}/{word}/{wall}", now, reason)
+        for o, reason in orders
+        if o.state is not OrderState.PENDING_CANCEL
+    ]
+    journal.record_events(connection, asked)
+
+
+def ask_cancels(
+    connection: Connection, wishes: Sequence[ExitWish], orders: Mapping[str, Sequence[OrderRecord]], now: int
+) -> dict[str, Sequence[OrderRecord]]:
+    """In the transaction that commits the wishes: what rests of their trades is to be cancelled. orders: by trade, as they were
+    read in it. Returns them with that noted, for `send_wanted`."""
+    asked = [(o, f"exit {wish.leg}") for wish in wishes for o in _in_turn(orders.get(wish.entry.trade_id, ()))]
+    _ask_cancel(connection, asked, "cancel", now)
+    ending = {o.id for o, _ in asked}
+    return {
+        trade_id: [replace(o, state=OrderState.PENDING_CANCEL) if o.id in ending else o for o in own]
+        for trade_id, own in orders.items()
+    }
 
 
 def _told(call: Callable[[], None], what: str) -> None:
@@ -166,7 +188,7 @@ def send_wanted(
 
     seen: orders by trade as they were read when the exits were wanted; what ended since is cancelled in vain.
     """
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         wanted = _wanted(connection)
     return _send(engine, broker, clock, wanted, seen)
 
@@ -226,24 +248,26 @@ def _commit(connection: Connection, exits: Sequence[OrderRecord], now: int) -> l
     ended = {e.id for e in closed}
     sending = [replace(e, quantity=abs(held[e.trade_id]), state=OrderState.SENDING) for e in exits if e.id not in ended]
     told = [NewEvent(e.id, OrderEvent.DENY, f"desk/{e.id}/deny", now, "the trade is closed already") for e in closed]
-    submission.set_sent_quantities(connection, {e.id: e.quantity for e in sending})
-    journal.record_events(connection, [*told, *(NewEvent(e.id, OrderEvent.SEND, f"desk/{e.id}/send", now) for e in sending)])
+    sent = [NewEvent(e.id, OrderEvent.SEND, f"desk/{e.id}/send", now, quantity=e.quantity) for e in sending]
+    journal.record_events(connection, [*told, *sent])
     audit.append_all(connection, "desk", "exit_sent", [{"intent": e.id, "quantity": e.quantity} for e in sending])
     return sending
 
 
 def _resting(engine: Engine, exits: Sequence[OrderRecord]) -> dict[str, list[OrderRecord]]:
     """By exit its trade's other orders that the broker may hold, the entry first: nothing more fills while legs protect."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         found = trades.working_of(connection, {e.trade_id for e in exits})
     return _others(exits, found)
 
 
 def _others(exits: Sequence[OrderRecord], orders: Mapping[str, Sequence[OrderRecord]]) -> dict[str, list[OrderRecord]]:
-    return {
-        e.id: sorted((o for o in orders[e.trade_id] if o.id != e.id and o.working), key=lambda o: not algo_ledger.is_slice(o))
-        for e in exits
-    }
+    return {e.id: _in_turn(o for o in orders[e.trade_id] if o.id != e.id) for e in exits}
+
+
+def _in_turn(orders: Iterable[OrderRecord]) -> list[OrderRecord]:
+    """Those the broker may hold, slices of the entry first."""
+    return sorted((o for o in orders if o.working), key=lambda o: not algo_ledger.is_slice(o))
 
 
 def _ask_again(connection: Connection, now: int) -> None:

@@ -1,16 +1,21 @@
-"""Positions that are to be closed become wishes for exits: what is open of their trades, and nothing that is under way twice."""
+"""Positions that are to be closed become wishes for exits: what is open of their trades, and nothing that is under way twice.
+
+One transaction commits the wishes and that the broker is about to be asked to cancel what rests of the trades: a desk that is
+killed after it goes on with both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from desk import exit_orders, external, mismatches
+from desk import exit_orders, external, mismatches, store, trades
 from desk.exit_orders import ExitWish
-from desk.store import PositionRecord
+from desk.store import OrderRecord, PositionRecord
 from desk.trades import OpenTrades
+from resources.brokers.protocol import Broker
 from trading.orders import OrderState
 from trading.refusals import RefusalCode, refuse
 
@@ -26,11 +31,25 @@ class RouteResult:
     intent_ids: tuple[str, ...]
 
 
+def close_positions(
+    engine: Engine, broker: Broker, clock: Callable[[], int], leaving: Sequence[tuple[str, str, str]], close_time: int, who: str
+) -> list[RouteResult]:
+    """Close each of these (strategy, symbol, reason): committed together, cancelled together and sent together."""
+    with store.routing_lock:
+        with engine.begin() as connection:
+            store.lock(connection)
+            book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving})
+            results, orders = want(connection, leaving, book, close_time, clock(), who)
+        exit_orders.send_wanted(engine, broker, clock, orders)
+        return results
+
+
 def want(
     connection: Connection, leaving: Sequence[tuple[str, str, str]], book: OpenTrades, close_time: int, now_time: int, who: str
-) -> list[RouteResult]:
+) -> tuple[list[RouteResult], Mapping[str, Sequence[OrderRecord]]]:
     """Commit the wish to close each of these (strategy, symbol, reason), together. book: read under the write lock, which the
-    caller holds. A position that is not of its trade is noted as a mismatch, and not touched."""
+    caller holds. A position that is not of its trade is noted as a mismatch, and not touched. Returns the answers, and the
+    trades' orders as they are after it."""
     held = {(p.strategy, p.symbol): p for p in book.positions}
     answers: list[RouteResult | ExitWish] = []
     wished: set[str] = set()
@@ -48,7 +67,9 @@ def want(
         answers.append(answer)
     wishes = [a for a in answers if isinstance(a, ExitWish)]
     ids = iter(exit_orders.want_exits(connection, wishes, now_time, who))
-    return [RouteResult(a.entry.trade_id, True, "", (next(ids),)) if isinstance(a, ExitWish) else a for a in answers]
+    orders = exit_orders.ask_cancels(connection, wishes, book.orders, now_time)
+    results = [RouteResult(a.entry.trade_id, True, "", (next(ids),)) if isinstance(a, ExitWish) else a for a in answers]
+    return results, orders
 
 
 def _exit_of(

@@ -7,7 +7,7 @@ could be stored. A new session drops the view: the vendor's final bars may have 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Final, Protocol
 
@@ -19,6 +19,8 @@ from trading.timeframes import Timeframe, session_date
 
 DERIVED: Final = tuple(Timeframe)
 """All timeframes, ascending: those above an instrument's native one are derived from it."""
+
+_JOIN_AT = 64
 
 
 class BarsReader(Protocol):
@@ -33,6 +35,15 @@ class _View:
 
     start: int | None
     bars: Bars
+    newer: list[Bars] = field(default_factory=list)
+    """Closed since, not yet joined to `bars`: a symbol that nobody reads costs next to nothing at a close."""
+
+    def joined(self) -> Bars:
+        """Everything there is, as one."""
+        for newer in self.newer:
+            self.bars = _append(self.bars, newer)
+        self.newer.clear()
+        return self.bars
 
 
 class BarCache:
@@ -48,9 +59,9 @@ class BarCache:
         view = self._views.get(key)
         if view is None or view.start is None or view.start > start_session:
             stored = self._lake.read_bars(f"bars_{timeframe}", symbol, session_date(start_session), None)
-            hot = view.bars if view is not None else Bars.empty(symbol, timeframe)
+            hot = view.joined() if view is not None else Bars.empty(symbol, timeframe)
             view = self._views[key] = _View(start_session, _append(stored, hot))
-        known = view.bars.known_at(until)
+        known = view.joined().known_at(until)
         return known.rows(slice(int(np.searchsorted(known.session, start_session, side="left")), len(known)))
 
     def extend(self, bars: Bars) -> None:
@@ -60,7 +71,9 @@ class BarCache:
         if view is None:
             self._views[key] = _View(None, bars)
         else:
-            view.bars = _append(view.bars, bars)
+            view.newer.append(bars)
+            if len(view.newer) >= _JOIN_AT:
+                view.joined()
 
     def forget(self) -> None:
         """Read everything from the lake again at the next use."""

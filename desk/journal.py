@@ -10,17 +10,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, bindparam, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from desk.faults import crash_point
 from desk.store import OrderRecord, trade_totals, wall_us
 from resources.brokers.protocol import Execution
 from resources.ledger import tables as t
-from resources.ledger.base import insert_many, update_many
+from resources.ledger.base import Insert, insert_many, update_many, update_together
 from trading import portfolio
 from trading.orders import OrderEvent, OrderState, apply
 from trading.signals import Intent
+
+_BEFORE = select(
+    t.orders.c.id, t.orders.c.state, t.orders.c.broker_order_id,
+    func.array(
+        select(t.order_events.c.event_key).where(t.order_events.c.event_key.in_(bindparam("event_keys", expanding=True)))
+        .scalar_subquery()
+    ).label("known"),
+).where(t.orders.c.id.in_(bindparam("order_ids", expanding=True)))  # fmt: skip
+"""Orders as they are, each with the keys among those asked for that any order's events have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,8 @@ class NewEvent:
     event_time: int
     text: str = ""
     broker_order_id: str = ""
+    quantity: float | None = None
+    """The order's quantity from this event on, where it changes: an exit is sent with what is open then."""
 
 
 def insert_intents(
@@ -55,14 +66,16 @@ def insert_intents(
     now_time: int,
     sizing: Mapping[str, Any] | None = None,
     refusal: str = "",
+    new: bool = False,
 ) -> bool:
     """Write intents with their orders in `state` (INITIALIZED, DENIED or SENDING) and that first event.
 
     False, nothing written, when one of them is there already. The caller holds the ledger's write lock.
+    new: the caller has looked, under that lock, and none is.
     """
     wall = wall_us()
     known = select(t.intents.c.id).where(t.intents.c.id.in_([n.intent.id for n in group])).limit(1)
-    if connection.execute(known).first() is not None:
+    if not new and connection.execute(known).first() is not None:
         return False
     insert_many(
         connection,
@@ -102,12 +115,17 @@ def insert_intents(
 
 def _update_orders(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Write new values of orders, by order id: those of the same columns together."""
+    for rows in _alike(changes):
+        update_many(connection, t.orders, rows, key=["id"])
+
+
+def _alike(changes: Mapping[str, Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows of new values with the order's id, those of the same columns together."""
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for order_id, values in changes.items():
         if values:
             alike.setdefault(tuple(sorted(values)), []).append({"id": order_id, **values})
-    for rows in alike.values():
-        update_many(connection, t.orders, rows, key=["id"])
+    return list(alike.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +144,11 @@ def record_events(connection: Connection, told: Sequence[NewEvent]) -> Recorded:
     """
     if not told:
         return Recorded({}, 0)
-    o = t.orders.c
-    found = select(o.id, o.state, o.broker_order_id).where(o.id.in_({e.order_id for e in told}))
-    rows = {row.id: row for row in connection.execute(found)}
-    fresh = told if len(told) == 1 else _not_recorded(connection, told)
+    keys = {e.event_key: e for e in reversed(told)}
+    asked = {"order_ids": list({e.order_id for e in told}), "event_keys": list(keys)}
+    rows = {row.id: row for row in connection.execute(_BEFORE, asked)}
+    known = {key for row in rows.values() for key in row.known}
+    fresh = [e for e in told if e.event_key not in known and keys[e.event_key] is e]
     states = {order_id: OrderState(row.state) for order_id, row in rows.items()}
     changes: dict[str, dict[str, Any]] = {}
     written: list[dict[str, Any]] = []
@@ -144,6 +163,8 @@ def record_events(connection: Connection, told: Sequence[NewEvent]) -> Recorded:
         own = changes.setdefault(event.order_id, {})
         if step.changed:
             own |= {"state": step.state.value, "state_since": event.event_time}
+            if event.quantity is not None:
+                own["quantity"] = event.quantity
             if event.text:
                 own["text"] = event.text
             if before is OrderState.SENDING:
@@ -151,9 +172,7 @@ def record_events(connection: Connection, told: Sequence[NewEvent]) -> Recorded:
         if event.broker_order_id and not rows[event.order_id].broker_order_id:
             own["broker_order_id"] = event.broker_order_id
         states[event.order_id] = step.state
-    if not _insert_events(connection, written):
-        return Recorded({}, 0)
-    _update_orders(connection, changes)
+    _write_events(connection, written, changes)
     return Recorded({event.order_id: states[event.order_id] for event in fresh}, len(fresh))
 
 
@@ -167,21 +186,25 @@ def record_stray_event(connection: Connection, told: NewEvent) -> bool:
     return _insert_events(connection, [_event_row(told, None, None, True)])
 
 
-def _not_recorded(connection: Connection, told: Sequence[NewEvent]) -> list[NewEvent]:
-    """Those whose key the ledger does not have, each key once."""
-    keys = {e.event_key: e for e in reversed(told)}
-    known = set(
-        connection.execute(select(t.order_events.c.event_key).where(t.order_events.c.event_key.in_(list(keys)))).scalars()
-    )
-    return [e for e in told if e.event_key not in known and keys[e.event_key] is e]
-
-
 def _event_row(told: NewEvent, before: OrderState | None, after: OrderState | None, anomalous: bool) -> dict[str, Any]:
     return {
         "order_id": told.order_id, "event": told.event.value, "event_key": told.event_key,
         "state_before": before.value if before else "", "state_after": after.value if after else "",
         "anomalous": anomalous, "text": told.text, "event_time": told.event_time, "recorded_wall": wall_us(),
     }  # fmt: skip
+
+
+def _write_events(connection: Connection, written: Sequence[Mapping[str, Any]], changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Events and what they change of their orders; in one statement where all change the same columns."""
+    alike = _alike(changes)
+    if written and len(alike) == 1:
+        (rows,) = alike
+        events = Insert(t.order_events, [dict(row) for row in written])
+        update_together(connection, [events], t.orders, rows, key=["id"])
+        return
+    insert_many(connection, t.order_events, [dict(row) for row in written])
+    for rows in alike:
+        update_many(connection, t.orders, rows, key=["id"])
 
 
 def _insert_events(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:

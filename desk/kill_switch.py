@@ -41,7 +41,8 @@ from resources.secrets import SecretError, read_secret
 from resources.settings import ROOT, Settings
 
 if TYPE_CHECKING:
-    from desk.live import LiveDesk
+    pass
+from desk.live import LiveDesk
 
 log = structlog.get_logger("kill_switch")
 
@@ -158,9 +159,9 @@ class KillSwitch:
 
     def _take_over(self) -> tuple[LiveDesk | None, str]:
         """The desk's place, or nothing when a desk has it: that one finds the halt and does the same."""
-        from desk.live import LiveDesk
+        from desk.beside import live_desk
 
-        live = LiveDesk(self.settings)
+        live = live_desk(self.settings)
         deadline = time.monotonic() + LOCK_SECONDS
         while True:  # the ended desk's session at the server takes a moment to go
             try:
@@ -176,9 +177,9 @@ class KillSwitch:
                 raise
 
     def _until_flat(self, engine: Engine, live: LiveDesk | None, how: str, ended: int | None) -> Outcome:
-        from desk.live import LiveDesk
+        from desk.beside import live_desk
 
-        asked = live or LiveDesk(self.settings)  # for its own connection to the broker; it takes nothing over
+        asked = live or live_desk(self.settings)  # for its own connection to the broker; it takes nothing over
         outcome = Outcome(self.level.value, self.reason, self.who, how, False, ended)
         try:
             if live is not None:
@@ -253,7 +254,7 @@ class KillSwitch:
 
 def journal_path(settings: Settings) -> Path:
     """What every pull did, one JSON object a line."""
-    return settings.path("logs", "kill_switch.jsonl")
+    return settings.book_path("logs", "kill_switch.jsonl")
 
 
 def is_desk(pid: int) -> bool:

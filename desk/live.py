@@ -81,14 +81,14 @@ class LiveDesk:
                 settings.account_currency, self.clock, settings.simulated_broker,
             )  # fmt: skip
             self.broker = get_broker(settings.broker, context)
-            self.modes = Modes(self.ledger.engine, settings, self.broker, lambda: self.config().limits)
+            self.modes = self._modes_of()(self.ledger.engine, settings, self.broker, lambda: self.config().limits)
             self.modes.note_files(self.config().evaluables())
             self.router = Router(
                 self.ledger.engine, self.broker, self.config, self.clock, self.mode_of, MarketView(self.lake), self.modes.barred
             )
             self.router.by_hand.no_new_risk = lambda: self.no_new_risk
             self.router.algos.hold = lambda: self.no_new_risk
-            self.engine = DeskEngine(
+            self.engine = self._engine_of()(
                 ledger=self.ledger, lake=self.lake, broker=self.broker, router=self.router, config=self.config,
                 trouble=self._feed_trouble,
                 models=lambda known, at: evaluables_at_close(known, at, self.ledger, settings, self.config().universe.name),
@@ -107,6 +107,14 @@ class LiveDesk:
         self._replay: Replay | None = None
         self._lock = contextlib.ExitStack()
         self._held: Callable[[], bool] = lambda: False
+
+    @staticmethod
+    def _modes_of() -> type[Modes]:
+        return Modes
+
+    @staticmethod
+    def _engine_of() -> type[DeskEngine]:
+        return DeskEngine
 
     # -- for the API ---------------------------------------------------------------------------------------------------
 
@@ -305,10 +313,14 @@ class LiveDesk:
             *([("connection", self._mind_connection(process))] if isinstance(self.broker, Connected) else []),
             ("dagster", self.reporter.run(process.stop)),
             ("algos", self._work_algos(process)),
-            ("replay", self._replay_when_wanted(process)),
-            *([("live_feed", self._live_day(process, self.live_feed))] if self.live_feed is not None else []),
+            *self._bar_jobs(process),
             *([("prices", self._watch_prices(process, watched))] if watched is not None else []),
         ]
+
+    def _bar_jobs(self, process: Process) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """Where bar closes come from."""
+        jobs = [("replay", self._replay_when_wanted(process))]
+        return [*jobs, ("live_feed", self._live_day(process, self.live_feed))] if self.live_feed is not None else jobs
 
     async def _beat(self, process: Process) -> None:
         while not process.stop.is_set():
@@ -362,7 +374,7 @@ class LiveDesk:
             await _sleep(process.stop, min(1.0, self.settings.reconcile_seconds))
 
     async def _replay_when_wanted(self, process: Process) -> None:
-        host = _ReplayHost(self, process)
+        host = CloseHost(self, process)
         with contextlib.suppress(Stopped):
             while not process.stop.is_set():
                 state = await process.work(self.replay_state)
@@ -391,11 +403,11 @@ class LiveDesk:
         self.clock.follow(live_feed.market_time)
         await process.work(live_feed.prepare)
         with contextlib.suppress(Stopped):
-            await live_feed.run(_ReplayHost(self, process), process.stop)
+            await live_feed.run(CloseHost(self, process), process.stop)
 
 
-class _ReplayHost:
-    """The view of the desk that replay and live day have: bar closes through the worker, repeated until they are done."""
+class CloseHost:
+    """The view of the desk that whatever brings bars has: bar closes through the worker, repeated until they are done."""
 
     def __init__(self, live: LiveDesk, process: Process) -> None:
         self._live = live

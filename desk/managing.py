@@ -23,6 +23,7 @@ from desk.store import OrderRecord, PositionRecord
 from resources.brokers.protocol import Broker
 from resources.ledger import audit
 from resources.ledger import tables as t
+from resources.ledger.base import reading
 from trading.bars import Bars
 from trading.execution_functions.level import FixedLevel
 from trading.execution_functions.managing import Trade
@@ -126,7 +127,7 @@ class TradeManager:
                 chosen.append((position, plan, instrument))
         if not chosen:
             return []
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             orders = trades.orders_of(connection, {position.trade_id for position, _, _ in chosen})
         judged: list[Judged] = []
         for position, plan, instrument in chosen:
@@ -228,7 +229,7 @@ class TradeManager:
         orders: Mapping[str, Sequence[OrderRecord]] = {j.position.trade_id: j.orders for j in staying}
         if stale := [old for own in orders.values() for old in replaced(own)]:
             exit_orders.cancel_orders(self._engine, self._broker, self._clock, stale, "replaced")
-            with self._engine.connect() as connection:
+            with reading(self._engine) as connection:
                 orders = trades.orders_of(connection, list(orders))
         due = [j for j in staying if self._tried(j, orders[j.position.trade_id], close_time, failed)]
         if not due:
@@ -255,7 +256,7 @@ class TradeManager:
                 crash_point(told)
         if steps:
             events.drain(self._engine, self._broker, self._clock)
-            with self._engine.connect() as connection:
+            with reading(self._engine) as connection:
                 orders = trades.orders_of(connection, {step.old.trade_id for step in steps})
             stale = [old for own in orders.values() for old in replaced(own)]
             exit_orders.cancel_orders(self._engine, self._broker, self._clock, stale, "replaced")

@@ -2,11 +2,14 @@
 
 One desk has one broker, and that is either a paper book or an account with real money. Paper orders go to the first kind
 only, live ones to the second only: `barred` refuses a decision of the other kind, and `never_sent` keeps any single order of
-it, exits included, from the broker, whatever came before.
+it, exits included, from the broker, whatever came before. Where an account and a paper book stand side by side, each has its
+desk (desk/beside.py): modes are changed at the account's, and a strategy changes books only with nothing open in the other.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,6 +18,7 @@ from sqlalchemy import Connection, Engine, select
 
 from desk.store import OrderRecord
 from resources.brokers.protocol import Account, Broker, is_simulated
+from resources.ledger import books
 from resources.ledger import modes as ledger_modes
 from resources.ledger import tables as t
 from resources.ledger.modes import Standing
@@ -127,15 +131,52 @@ class Modes:
             if missing:
                 raise ModeNotChanged(f"{name} cannot go live: " + "; ".join(str(m) for m in missing))
         with self._engine.begin() as connection:
-            held = _held(connection, name)
+            held = self._held(connection, name)
             if modes.rank(to) > modes.rank(before) and to in modes.SENDS:
                 other = sorted({mode for _, mode, _ in held} - {to.value})
                 if other:
                     what = ", ".join(sorted({symbol for symbol, _, _ in held}))
-                    raise ModeNotChanged(f"{name} holds or works {what} in {', '.join(other)}: close it, then promote")
+                    at = " (`tapeline --book paper close`)" if self._settings.two_books and Mode.PAPER.value in other else ""
+                    raise ModeNotChanged(f"{name} holds or works {what} in {', '.join(other)}: close it{at}, then promote")
             self._known = ledger_modes.change(connection, name, to, reason=reason, who=who, forced=forced)
         log.warning("mode_set", strategy=name, before=before.value, mode=to.value, who=who, reason=reason, forced=forced)
         return before, to, {symbol: quantity for symbol, _, quantity in held if quantity}
+
+    def _held(self, connection: Connection, name: str) -> list[tuple[str, str, float]]:
+        """What the strategy holds and works, in the paper book beside this desk's as well."""
+        held = _held(connection, name)
+        if self._settings.two_books and books.has_book(connection):
+            books.look_into(connection, books.SCHEMA)
+            held += _held(connection, name)
+            books.look_into(connection, None)
+        return held
+
+
+class PaperModes(Modes):
+    """The modes as the desk of a paper book beside an account reads them: it changes none, and trades those in paper."""
+
+    FRESH_SECONDS = 0.5
+
+    def __init__(self, engine: Engine, settings: Settings, broker: Broker, limits: Callable[[], Limits | None]) -> None:
+        super().__init__(engine, settings, broker, limits)
+        self._read_at = -math.inf
+
+    def note_files(self, stated: Mapping[str, Stated]) -> None:
+        """Read what the account's desk has taken over from the files."""
+        with self._engine.connect() as connection:
+            self._known = ledger_modes.read(connection)
+        self._read_at = time.monotonic()
+
+    def of(self, name: str) -> Mode:
+        """paper or shadow: what is in another mode is the other desk's."""
+        if time.monotonic() - self._read_at > self.FRESH_SECONDS:
+            self.note_files({})
+        standing = self._known.get(name)
+        return Mode.PAPER if standing is not None and standing.mode is Mode.PAPER else Mode.SHADOW
+
+    def change(self, name: str, to: Mode, *, reason: str, who: str, forced: bool) -> tuple[Mode, Mode, dict[str, float]]:
+        """Raises ModeNotChanged: promotions are decided where the account is."""
+        raise ModeNotChanged("the paper book changes no modes: `tapeline modes set` without --book paper")
 
 
 def _held(connection: Connection, name: str) -> list[tuple[str, str, float]]:

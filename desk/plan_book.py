@@ -20,6 +20,7 @@ from desk.hot_bars import BarCache
 from resources.ledger import plans as ledger_plans
 from resources.ledger import tables as t
 from resources.ledger.algo_tables import is_entry
+from resources.ledger.base import reading
 from resources.ledger.plans import ARMED, CANCELLED, CLOSED, ENDED, ENTERED, EXPIRED, MANAGING, PlanState
 from trading.bars import Bars
 from trading.monitors import Monitor, Monitors
@@ -43,7 +44,7 @@ class PlanBook:
     def in_force(self, evaluables: Mapping[str, Evaluable], universe: Universe) -> dict[str, Evaluable]:
         """`evaluables`, with the revision in force of plans whose newest file is not taken."""
         found = dict(evaluables)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             known = ledger_plans.states(connection)
             for name, state in known.items():
                 plan = found.get(name)
@@ -83,7 +84,7 @@ class PlanBook:
         at the next close.
         """
         plans: dict[str, Plan] = {n: plan for n, plan in config.plans.items() if isinstance(plan, Plan)}
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             known = ledger_plans.states(connection)
         if not plans and not known:
             return

@@ -25,6 +25,7 @@ from trading.calendars import calendar
 from trading.corporate_actions import CorporateAction, UnknownFactor, adjust
 from trading.instruments import Instrument
 from trading.limits import Limits
+from trading.portfolio_math import newest_returns
 from trading.risk import DailyReturns, Key
 from trading.timeframes import US_PER_MINUTE, Timeframe, session_date
 
@@ -33,6 +34,13 @@ log = structlog.get_logger("desk.risk_inputs")
 REMEMBERED_TRADES = 100
 """Newest closed trades of a strategy that are looked at for its losing streak."""
 _DAY_US = 86_400_000_000
+
+
+def _newest_session(instrument: Instrument, now_time: int) -> int:
+    """The newest session of the instrument's venue that has ended by then."""
+    venue = calendar(instrument.calendar)
+    ended = int(np.searchsorted(venue.close_time, now_time, side="right"))
+    return int(venue.number[ended - 1]) if ended else -1
 
 
 class BarsReader(Protocol):
@@ -68,11 +76,15 @@ class MarketView:
             log.warning("actions_unreadable", symbols=wanted, error=str(error))
             return None
         told = tuple((a.id, repr(a.factor)) for found in known.values() for a in found)
-        key = (wanted, sessions, now_time // _DAY_US, told)
+        if any(symbol not in instruments for symbol in wanted):
+            return None
+        ended = tuple(_newest_session(instruments[symbol], now_time) for symbol in wanted)
+        key = (wanted, sessions, now_time // _DAY_US, ended, told)
         if self._returns is not None and self._returns[0] == key:
             return self._returns[1]
-        found = self._read_returns(instruments, wanted, sessions, now_time, known)
-        self._returns = (key, found)
+        found, newest = self._read_returns(wanted, sessions, now_time, known)
+        if newest == ended:  # else the bars of a session that has ended are still to come
+            self._returns = (key, found)
         return found
 
     def _known_actions(self, symbol: str, confirmed: Sequence[CorporateAction]) -> list[CorporateAction]:
@@ -81,31 +93,30 @@ class MarketView:
         ids = {a.id for a in stored}
         return stored + [a for a in confirmed if a.symbol == symbol and a.id not in ids]
 
-    def _read_returns(self, instruments: Mapping[str, Instrument], symbols: tuple[str, ...], sessions: int, now_time: int,
-                      actions: Mapping[str, Sequence[CorporateAction]]) -> DailyReturns | None:  # fmt: skip
+    def _read_returns(
+        self, symbols: tuple[str, ...], sessions: int, now_time: int, actions: Mapping[str, Sequence[CorporateAction]]
+    ) -> tuple[DailyReturns | None, tuple[int, ...]]:
+        """(returns, the newest session of each symbol)."""
         closes: list[tuple[np.ndarray, np.ndarray]] = []
         start = session_date(now_time // _DAY_US) - timedelta(days=sessions * 2 + 30)
         for symbol in symbols:
-            if symbol not in instruments:
-                return None
             try:
                 bars = self._lake.read_bars(f"bars_{Timeframe.D1}", symbol, start, None)
                 bars = adjust(bars, actions[symbol], as_of=now_time)
             except (LakeError, UnknownFactor) as error:
                 log.warning("daily_bars_unreadable", symbol=symbol, error=str(error))
-                return None
+                return None, ()
             closes.append((bars.session, bars.close))
         if not closes:
-            return None
-        common = closes[0][0]
-        for session, _ in closes[1:]:
-            common = np.intersect1d(common, session)
-        if len(common) < 2:
-            return None
-        prices = np.stack([close[np.searchsorted(session, common)] for session, close in closes], axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = prices[1:] / prices[:-1] - 1.0
-        return DailyReturns(symbols, values[-sessions:])
+            return None, ()
+        ends = np.cumsum([len(session) for session, _ in closes])
+        values = np.empty((sessions, len(symbols)))
+        found = newest_returns(
+            np.concatenate([session for session, _ in closes]).astype(np.int64), np.concatenate([close for _, close in closes]),
+            np.concatenate([[0], ends[:-1]]).astype(np.int64), ends.astype(np.int64), sessions, values,
+        )  # fmt: skip
+        newest = tuple(int(session[-1]) if len(session) else -1 for session, _ in closes)
+        return (DailyReturns(symbols, values[sessions - found :]) if found else None), newest
 
     def recent_prices(
         self, instrument: Instrument, minutes: float, now_time: int, confirmed: Sequence[CorporateAction] = ()

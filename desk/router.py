@@ -25,7 +25,6 @@ from desk import (
     risk_state,
     store,
     submission,
-    trades,
 )
 from desk.by_hand import ByHand
 from desk.execution_algos import ExecutionAlgos
@@ -95,6 +94,11 @@ class Router:
     def clock(self) -> Callable[[], int]:
         """Market time, UTC us."""
         return self._clock
+
+    @property
+    def mode_of(self) -> Callable[[str], Mode]:
+        """The mode a strategy or plan runs in."""
+        return self._mode_of
 
     # -- entries ------------------------------------------------------------------------------------------------------
 
@@ -221,13 +225,7 @@ class Router:
         """`exit_position` of several (strategy, symbol, reason), committed together, cancelled together and sent together."""
         if not leaving:
             return []
-        with store.routing_lock:
-            with self._engine.begin() as connection:
-                store.lock(connection)
-                book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving})
-                results = exit_routing.want(connection, leaving, book, close_time, self._clock(), who)
-            exit_orders.send_wanted(self._engine, self._broker, self._clock, book.orders)
-            return results
+        return exit_routing.close_positions(self._engine, self._broker, self._clock, leaving, close_time, who)
 
     def continue_exits(self) -> list[str]:
         """Finish exits that wait for their cancels, ask again for refused ones, close what a FLATTEN halt left open.
@@ -401,7 +399,7 @@ class Router:
             prices = store.get_state(connection, "prices")
         self.breakers.rebase(config.limits, account, known)
         trips = [self.breakers.equity_trip()]
-        trips += [self.breakers.on_price(symbol, float(price), int(at)) for symbol, (price, at) in prices.items() if at == now]
+        trips += [self.breakers.moved(symbol, float(price), int(at)) for symbol, (price, at) in prices.items() if at == now]
         return any([self.trip(trip) for trip in dict.fromkeys(t for t in trips if t is not None)])
 
     def on_price(self, symbol: str, price: float, time_us: int) -> breakers.Trip | None:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Text, bindparam, cast, select, text, update
+from sqlalchemy import Connection, Engine, Float, Text, bindparam, cast, literal, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from resources.brokers.protocol import Account
 from resources.ledger import action_tables
 from resources.ledger import tables as t
+from resources.ledger.base import BOOK_KEY, reading
 from trading import portfolio
 from trading.orders import MAY_BE_AT_BROKER, OrderState, OrderType, Side, TimeInForce
 from trading.signals import Intent
@@ -101,7 +102,7 @@ def exclusive(engine: Engine) -> Iterator[Callable[[], bool]]:
     """
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:
-        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _DESK_LOCK}).scalar():
+        if not connection.execute(text(f"SELECT pg_try_advisory_lock({BOOK_KEY})"), {"key": _DESK_LOCK}).scalar():
             raise SecondDesk("another desk works on this ledger: stop it first (two desks would manage the same orders)")
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar()
         asking = threading.Lock()
@@ -116,7 +117,7 @@ def exclusive(engine: Engine) -> Iterator[Callable[[], bool]]:
         yield held
     finally:
         try:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _DESK_LOCK})
+            connection.execute(text(f"SELECT pg_advisory_unlock({BOOK_KEY})"), {"key": _DESK_LOCK})
         except SQLAlchemyError:
             connection.invalidate()  # the server ended the session, and the lock with it
         connection.close()
@@ -124,7 +125,7 @@ def exclusive(engine: Engine) -> Iterator[Callable[[], bool]]:
 
 def lock(connection: Connection) -> None:
     """Write orders alone until the end of this transaction, whatever process asks."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({BOOK_KEY})"), {"key": _WRITE_LOCK})
 
 
 def wall_us() -> int:
@@ -157,7 +158,7 @@ def trade_quantity(connection: Connection, trade_id: str) -> float:
 
 
 def trade_quantities(connection: Connection, trade_ids: Iterable[str]) -> dict[str, float]:
-    """`trade_quantity` of several trades, in two reads."""
+    """`trade_quantity` of several trades, in one read."""
     return {trade_id: total.quantity for trade_id, total in trade_totals(connection, trade_ids).items()}
 
 
@@ -177,24 +178,40 @@ class TradeTotal:
         return 0.0 if abs(self.total) <= portfolio.QUANTITY_EPSILON * self.largest else self.total
 
 
+def _totals() -> Any:
+    """What every fill and every split did to the trades asked for: fills first, in their order."""
+    f, p = t.fills.c, action_tables.position_adjustments.c
+    asked = bindparam("trade_ids", expanding=True)
+    none = cast(null(), Float)
+    filled = (
+        select(
+            t.intents.c.trade_id, f.side, f.quantity, none.label("before"), none.label("after"), literal(0).label("kind"),
+            f.recorded_wall.label("at"), f.id,
+        )
+        .join(t.fills, t.intents.c.id == f.order_id)
+        .where(t.intents.c.trade_id.in_(asked))
+    )  # fmt: skip
+    split = select(
+        p.trade_id, cast(null(), Text), none, p.quantity_before, p.quantity_after, literal(1), p.adjusted_time, p.action_id
+    ).where(p.trade_id.in_(asked))
+    both = filled.union_all(split).subquery()
+    c = both.c
+    return select(c.trade_id, c.side, c.quantity, c.before, c.after).order_by(c.kind, c.at, c.id)
+
+
+_TOTALS = _totals()
+
+
 def trade_totals(connection: Connection, trade_ids: Iterable[str]) -> dict[str, TradeTotal]:
     """What the fills and splits of several trades add up to, by trade; nothing for a trade without any."""
     totals = dict.fromkeys(trade_ids, TradeTotal())
     if not totals:
         return {}
-    ids = list(totals)
-    rows = connection.execute(
-        select(t.intents.c.trade_id, t.fills.c.side, t.fills.c.quantity)
-        .join(t.fills, t.intents.c.id == t.fills.c.order_id)
-        .where(t.intents.c.trade_id.in_(ids))
-        .order_by(t.fills.c.recorded_wall, t.fills.c.id)
-    )
-    for trade_id, side, quantity in rows:
-        totals[trade_id] = totals[trade_id].plus(Side(side).sign * quantity)
-    p = action_tables.position_adjustments.c
-    adjusted = connection.execute(select(p.trade_id, p.quantity_before, p.quantity_after).where(p.trade_id.in_(ids)))
-    for trade_id, before, after in adjusted:
-        totals[trade_id] = totals[trade_id].plus(after - before, before, after)
+    for trade_id, side, quantity, before, after in connection.execute(_TOTALS, {"trade_ids": list(totals)}):
+        if side is not None:
+            totals[trade_id] = totals[trade_id].plus(Side(side).sign * quantity)
+        else:
+            totals[trade_id] = totals[trade_id].plus(after - before, before, after)
     return totals
 
 
@@ -254,7 +271,7 @@ class DeskStore:
 
     def open_positions(self, strategy: str | None = None, symbol: str | None = None) -> list[PositionRecord]:
         """Positions that are not flat, by strategy and symbol."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return find_positions(connection, strategy, symbol)
 
     def working_orders(self, symbol: str | None = None) -> list[OrderRecord]:
@@ -272,7 +289,7 @@ class DeskStore:
 
     def state(self, key: str) -> dict[str, Any]:
         """Value of a desk_state key: ``halt``, ``mismatches``, ``prices``, ..."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return get_state(connection, key)
 
     def last_prices(self) -> dict[str, float]:
@@ -322,7 +339,7 @@ class DeskStore:
             connection.execute(insert(t.account_snapshots).values(**row).on_conflict_do_nothing())
 
     def _orders(self, *conditions: Any) -> list[OrderRecord]:
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return find_orders(connection, *conditions)
 
 

@@ -84,11 +84,18 @@ class Child:
     def start(self) -> None:
         """Start the process, bound to the life of the calling thread."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        nice = self.service.nice
+
+        def as_child() -> None:
+            if _bind_to_parent is not None:
+                _bind_to_parent()
+            os.nice(nice)
+
         with self.log_file.open("ab") as sink:
             self._shown = sink.tell()
             self._process = subprocess.Popen(
                 self.service.command, cwd=ROOT, env=dict(self.service.environment), stdin=subprocess.DEVNULL, stdout=sink,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_bind_to_parent,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=as_child,
             )  # fmt: skip
         self.starts += 1
         self._started, self._ended = time.monotonic(), 0.0

@@ -38,12 +38,15 @@ from pipelines.cli_support import (
     UNREACHABLE,
     WRONG,
     ask_desk,
+    ask_paper_book,
     banner,
     cell,
+    choose_book,
     desk_down,
     fail,
     open_desk,
     open_ledger,
+    own_books,
     own_settings,
     print_json,
     show,
@@ -100,6 +103,17 @@ Who = Annotated[str, typer.Option(help="Who asks; kept in the audit; default: th
 def main() -> None:
     """Entry point of the ``tapeline`` command."""
     app()
+
+
+@app.callback()
+def choose(
+    book: Annotated[
+        str, typer.Option(help="main, or paper: the paper book beside an account with real money (docs/modes.md)")
+    ] = "",
+) -> None:
+    """Tapeline's trading desk from a terminal."""
+    if book:
+        choose_book(book)
 
 
 # -- state ---------------------------------------------------------------------------------------------------------------
@@ -192,18 +206,23 @@ def trace(
     from resources.trace import TraceError
     from resources.trace import trace as find
 
-    with open_ledger() as ledger:
-        try:
-            found = find(ledger.engine, open_lake(own_settings()), any_id)
-        except TraceError as error:
-            fail(str(error), WRONG)
-    banner()
-    if only_orders:
-        columns = ["order", "strategy", "leg", "mode", "broker_order_id", "side", "quantity", "symbol", "state", "signal"]
-        table("orders", columns, [[cell(row[name]) for name in columns] for row in found.orders()])
-    else:
-        typer.echo(found.to_markdown() if markdown else "\n".join(found.lines()))
-    if not found.sound:
+    chains, problems = [], []
+    for own in own_books():
+        with open_ledger(own) as ledger:
+            try:
+                chains.append((own, find(ledger.engine, open_lake(own), any_id)))
+            except TraceError as error:
+                problems.append(str(error))
+    if not chains:
+        fail(problems[0], WRONG)
+    for own, found in chains:
+        banner(own)
+        if only_orders:
+            columns = ["order", "strategy", "leg", "mode", "broker_order_id", "side", "quantity", "symbol", "state", "signal"]
+            table("orders", columns, [[cell(row[name]) for name in columns] for row in found.orders()], own)
+        else:
+            typer.echo(found.to_markdown() if markdown else "\n".join(found.lines()))
+    if not all(found.sound for _, found in chains):
         warn("the lake's bars are not those that were traded on: see `today` above")
 
 
@@ -219,6 +238,7 @@ def halt(
 ) -> None:
     """Stop new risk. Exits go on; working entries are cancelled; flatten also closes positions."""
     answer = ask_desk(lambda desk: desk.halt(level.lower(), reason, who_asks(who), scope))
+    ask_paper_book(lambda desk: desk.halt(level.lower(), reason, who_asks(who), scope), f"halted {scope} at {level.upper()}")
     banner()
     typer.echo(f"halted {scope} at {level.upper()}: {cell(answer['halt'])}")
 

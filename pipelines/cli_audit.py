@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli_support import WRONG, cell, fail, open_ledger, own_settings, print_json, table
+from pipelines.cli_support import WRONG, cell, fail, open_ledger, own_books, print_json, table
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
@@ -32,24 +32,33 @@ def verify(
     """
     from resources.ledger import audit, audit_anchor
 
-    try:
-        anchors = audit_anchor.read(own_settings().path("audit")) + [audit_anchor.parse(text) for text in head or []]
-    except (audit_anchor.AnchorsUnreadable, ValueError) as error:
-        fail(str(error), WRONG)
-    with open_ledger() as ledger:
-        found = audit.check(ledger.engine, anchors, progress=lambda n: typer.echo(f"{n} records ...", err=True))
+    books, told = own_books(), {}
+    for own in books:
+        try:
+            anchors = audit_anchor.read(own.book_path("audit"))
+            if own is books[0]:  # a chain has heads of its own: those given are of the book that was asked for
+                anchors += [audit_anchor.parse(text) for text in head or []]
+        except (audit_anchor.AnchorsUnreadable, ValueError) as error:
+            fail(str(error), WRONG)
+        with open_ledger(own) as ledger:
+            told[own.book] = audit.check(ledger.engine, anchors, progress=lambda n: typer.echo(f"{n} records ...", err=True))
+    wrong = any(found.problems for found in told.values())
     if as_json:
-        print_json(
-            {"problems": list(found.problems), "records": found.records, "rows": found.rows, "anchors": found.anchors,
-             "head": str(found.head) if found.head else ""}
-        )  # fmt: skip
-        raise typer.Exit(WRONG if found.problems else 0)
-    for fault in found.problems:
-        typer.echo(fault)
-    what = f"{found.records} records, {found.rows} rows, {found.anchors} anchors"
-    said = "the audit trail is whole" if not found.problems else f"{len(found.problems)} fault(s) in the audit trail"
-    typer.echo(f"{said} ({what}; head {found.head or 'none'})")
-    raise typer.Exit(WRONG if found.problems else 0)
+        plain: dict[str, Any] = {
+            book: {"problems": list(found.problems), "records": found.records, "rows": found.rows, "anchors": found.anchors,
+                   "head": str(found.head) if found.head else ""}
+            for book, found in told.items()
+        }  # fmt: skip
+        print_json(plain if len(plain) > 1 else next(iter(plain.values())))
+        raise typer.Exit(WRONG if wrong else 0)
+    for book, found in told.items():
+        name = f"{book} book: " if len(told) > 1 else ""
+        for fault in found.problems:
+            typer.echo(f"{name}{fault}")
+        what = f"{found.records} records, {found.rows} rows, {found.anchors} anchors"
+        said = "the audit trail is whole" if not found.problems else f"{len(found.problems)} fault(s) in the audit trail"
+        typer.echo(f"{name}{said} ({what}; head {found.head or 'none'})")
+    raise typer.Exit(WRONG if wrong else 0)
 
 
 @app.command()

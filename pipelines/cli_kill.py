@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_support import UNREACHABLE, WRONG, banner, fail, own_settings, table, who_asks
+from pipelines.cli_support import UNREACHABLE, WRONG, banner, fail, own_settings, table, warn, who_asks
 
 
 def kill(
@@ -46,6 +46,8 @@ def kill(
             fail("--broker-only knows nothing of entries and exits: it always cancels and closes all", 2)
         _broker_only(reason, who_asks(who), patience, as_json=as_json)
         return
+    if own.two_books:
+        warn("the account only; the paper book beside it: tapeline --book paper kill")
     try:
         outcome = KillSwitch(own, levels[level.lower()], reason, who_asks(who), patience, by_hand).pull()
     except (SQLAlchemyError, BrokerError, ConfigInvalid, FileNotFoundError) as error:

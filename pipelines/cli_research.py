@@ -159,6 +159,7 @@ def portfolio(
         print_json(
             {"traded": found.traded, "heard": found.heard, "left_out": found.left_out, "metrics": found.metrics.to_dict(),
              "slots": [dict(zip(portfolio_run.HEADER, row, strict=True)) for row in portfolio_run.rows(found)],
+             "halts": found.result.halt_rows(),
              "refused": [dict(zip(portfolio_run.REFUSED_HEADER, r, strict=True)) for r in portfolio_run.refused_rows(found)]}
         )  # fmt: skip
         return
@@ -168,8 +169,9 @@ def portfolio(
     table("refused", list(portfolio_run.REFUSED_HEADER), [[str(c) for c in row] for row in portfolio_run.refused_rows(found)])
     for name, why in found.left_out.items():
         typer.echo(f"left out: {name}: {why}")
-    if found.result.limits_not_tested:
-        typer.echo(f"limits the desk keeps and a backtest does not know: {', '.join(found.result.limits_not_tested)}")
+    if halts := found.result.halt_rows():
+        table("breakers (the operator resumes at the next session)", ["time", "what is halted", "breaker", "what it does"],
+              [[str(h[name]) for name in ("time", "scope", "code", "level")] for h in halts[-20:]])  # fmt: skip
     if found.heard:
         typer.echo(f"heard, not traded (shadow or alert): {', '.join(found.heard)}")
 

@@ -32,15 +32,43 @@ def own_settings() -> Settings:
         fail(f"a setting is wrong: {said}", WRONG)
 
 
+def choose_book(name: str) -> None:
+    """This command works on that book of the installation; one line and an exit code when there is no such book."""
+    import os
+
+    from resources.settings import PAPER_BOOK, settings
+
+    if name not in ("main", PAPER_BOOK):
+        fail(f"--book {name}: expected main or {PAPER_BOOK}", 2)
+    os.environ.pop("TAPELINE_BOOK", None)
+    settings.cache_clear()
+    own = own_settings()
+    if name == PAPER_BOOK:
+        if not own.two_books:
+            fail(
+                f"there is no paper book beside the main one: the broker is {own.broker}, TAPELINE_MODE={own.mode}, "
+                f"TAPELINE_PAPER_BESIDE={own.paper_beside} (docs/modes.md)",
+                WRONG,
+            )
+        os.environ["TAPELINE_BOOK"] = PAPER_BOOK
+        settings.cache_clear()
+
+
+def own_books() -> list[Settings]:
+    """The book that was chosen; all of them when none was (the main one first)."""
+    own = own_settings()
+    return [own, own.paper_book()] if own.two_books else [own]
+
+
 @contextmanager
-def open_ledger() -> Iterator[Ledger]:
-    """The ledger; one line and exit code 3 when it cannot be reached."""
+def open_ledger(of: Settings | None = None) -> Iterator[Ledger]:
+    """The ledger of these settings' book; one line and exit code 3 when it cannot be reached."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from resources.ledger.store import Ledger
 
     try:
-        ledger = Ledger.at(own_settings().ledger_url())
+        ledger = Ledger.at((of or own_settings()).ledger_url())
     except FileNotFoundError:
         fail("there is no ledger yet: start Tapeline with `tapeline up`", UNREACHABLE)
     try:
@@ -80,6 +108,24 @@ def ask_desk(ask: Callable[[DeskClient], dict[str, Any]]) -> dict[str, Any]:
         fail(error.message, WRONG)
     except DeskUnavailable as error:
         fail(f"not done: {error}", UNREACHABLE)
+
+
+def ask_paper_book(ask: Callable[[DeskClient], Any], done: str) -> None:
+    """What stops an installation stops its paper book, too. `done`: what is said when it is; else it is said that it is not."""
+    from resources.desk_client import DeskClient, DeskError
+    from resources.secrets import SecretError, read_secret
+
+    own = own_settings()
+    if not own.two_books:
+        return
+    beside = own.paper_book()
+    try:
+        with DeskClient(beside.desk_url, read_secret(beside.token_file), timeout=15.0, attempts=2) as desk:
+            ask(desk)
+    except (DeskError, SecretError) as error:
+        warn(f"paper book: NOT done: {error}")
+    else:
+        typer.echo(f"paper book: {done}")
 
 
 def status_of_ledger(ledger: Ledger) -> dict[str, Any]:
@@ -129,10 +175,10 @@ def desk_down(error: Exception) -> None:
     warn(f"the desk is down ({error}); this is what the ledger says")
 
 
-def banner() -> None:
-    mode = own_settings().mode.upper()
-    said = {"PAPER": "simulated money", "LIVE": "real money"}.get(mode, "nothing is sent")
-    warn(f"{mode}: {said}")
+def banner(of: Settings | None = None) -> None:
+    own = of or own_settings()
+    said = {"paper": "simulated money", "live": "real money"}.get(own.mode, "nothing is sent")
+    warn(f"{own.label}: {said}" + (" (main book; --book paper shows the other one)" if own.two_books else ""))
 
 
 def cell(value: Any) -> str:
@@ -143,11 +189,11 @@ def cell(value: Any) -> str:
     return json.dumps(value, default=str) if isinstance(value, (dict, list)) else str(value)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], of: Settings | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=f"{own_settings().mode.upper()} {title} ({len(rows)})", title_justify="left")
+    grid = Table(title=f"{(of or own_settings()).label} {title} ({len(rows)})", title_justify="left")
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:

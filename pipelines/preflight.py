@@ -62,6 +62,10 @@ def check(settings: Settings) -> list[str]:
     problems += folder
     if not folder:
         problems += disk_problems(settings.path())
+    if settings.book != "main":
+        problems.append(
+            "TAPELINE_BOOK chooses a book for a single command (`tapeline --book paper ...`): unset it to start Tapeline"
+        )
     problems += port_problems(settings)
     problems += source_problems(settings)
     problems += celery_problems(settings)
@@ -116,7 +120,9 @@ def disk_is_full(folder: Path) -> str:
 
 def ports(settings: Settings) -> dict[str, tuple[str, int]]:
     """(host, port) by the setting that names the port, of everything that will be started."""
-    names = ("webserver_port", "code_server_port", "mlflow_port", "desk_port")
+    names = ["webserver_port", "code_server_port", "mlflow_port", "desk_port"]
+    if settings.two_books:
+        names.append("paper_desk_port")
     used = {name: (settings.host, getattr(settings, name)) for name in names}
     if settings.postgres_url is None:
         used["postgres_port"] = (EMBEDDED_HOST, settings.postgres_port)

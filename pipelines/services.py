@@ -17,6 +17,8 @@ from resources.settings import ROOT, Settings
 PROBE_SECONDS = 2.0
 LONG_POLL_STOP_SECONDS = 4.0
 """Patience with the daemon and the code server: while a sensor waits in its tick for the next bar close they hear nothing."""
+BESIDE_NICE = 5
+"""Of Dagster and MLflow: what they do waits for what the desk does with open positions, when the cores are short."""
 _DROPPED = ("PYTHON", "DAGSTER", "MLFLOW_", "PG", "VIRTUAL_ENV", "LD_PRELOAD", "TAPELINE_INSTALL")
 
 
@@ -28,7 +30,7 @@ class NotReady(Exception):
 class Service:
     """One process. ready: cheap question, asked again and again until it says yes; may raise NotReady. after: services
     that must be ready before it starts. stop_seconds: patience between the polite signal and SIGKILL. once: it ends by
-    itself and is done."""
+    itself and is done. nice: how far it steps back (0 to 19) when the cores are wanted by others."""
 
     name: str
     command: tuple[str, ...]
@@ -41,6 +43,7 @@ class Service:
     once: bool = False
     address: str = ""
     ports: tuple[int, ...] = field(default=())
+    nice: int = 0
 
 
 def services(
@@ -80,6 +83,7 @@ def services(
         },
         address=settings.mlflow_url,
         ports=(settings.mlflow_port,),
+        nice=BESIDE_NICE,
     )  # fmt: skip
     code_server = Service(
         "code_server",
@@ -93,6 +97,7 @@ def services(
         after=("instance",),
         stop_seconds=LONG_POLL_STOP_SECONDS,
         ports=(settings.code_server_port,),
+        nice=BESIDE_NICE,
     )  # fmt: skip
     run_host = Service(
         "run_host",
@@ -101,6 +106,7 @@ def services(
         dagster,
         after=("instance",),
         stop_seconds=10.0,
+        nice=BESIDE_NICE,
     )
     webserver = Service(
         "webserver",
@@ -113,6 +119,7 @@ def services(
         after=("instance", "code_server"),
         address=settings.webserver_url,
         ports=(settings.webserver_port,),
+        nice=BESIDE_NICE,
     )  # fmt: skip
     daemon = Service(
         "daemon",
@@ -121,6 +128,7 @@ def services(
         dagster,
         after=("instance", "code_server"),
         stop_seconds=LONG_POLL_STOP_SECONDS,
+        nice=BESIDE_NICE,
     )
     desk = Service(
         "desk",
@@ -146,11 +154,34 @@ def services(
         after=("desk",),
         stop_seconds=5.0,
     )
+    beside = _paper_book(settings, common, desk_command) if settings.two_books else []
     if settings.celery_broker_url is not None:
         warm = [_celery_worker(lane, module, dagster) for lane in ("trade", "runs")]
     else:
         warm = [run_host] if settings.run_launcher == "warm" else []
-    return [instance, mlflow, code_server, *warm, desk, notifier, kill_switch, webserver, daemon]
+    return [instance, mlflow, code_server, *warm, desk, notifier, kill_switch, *beside, webserver, daemon]
+
+
+def _paper_book(settings: Settings, common: Mapping[str, str], desk_command: tuple[str, ...]) -> list[Service]:
+    """Desk, notifier and kill switch of the paper book beside an account: the same programs on a book of their own."""
+    book = settings.paper_book()
+    own = {**common, "TAPELINE_BOOK": book.book}
+    python = sys.executable
+    desk = Service(
+        "desk_paper",
+        (python, *desk_command),
+        lambda: answers(f"{book.desk_url}/v1/health"),
+        own,
+        after=("desk",),
+        stop_seconds=10.0,
+        address=book.desk_url,
+        ports=(book.desk_port,),
+    )
+    notifier = Service("notifier_paper", (python, "-m", "resources.notifications.worker"), lambda: True, own, stop_seconds=5.0)
+    kill_switch = Service(
+        "kill_switch_paper", (python, "-m", "desk.kill_switch"), lambda: True, own, after=("desk_paper",), stop_seconds=5.0
+    )
+    return [desk, notifier, kill_switch]
 
 
 def _celery_worker(lane: str, module: str, environment: Mapping[str, str]) -> Service:
@@ -162,6 +193,7 @@ def _celery_worker(lane: str, module: str, environment: Mapping[str, str]) -> Se
         environment,
         after=("instance",),
         stop_seconds=10.0,
+        nice=BESIDE_NICE,
     )
 
 

@@ -252,11 +252,13 @@ class Supervisor:
     def _announce(self) -> None:
         self.announced = True
         own = self.settings
-        mode = own.mode.upper()
-        self.say(f"Tapeline is ready: mode {mode} (no real order is sent), universe {own.universe}")
+        money = f"REAL MONEY at {own.broker}, account {own.live_account}" if own.mode == "live" else "no real order is sent"
+        self.say(f"Tapeline is ready: mode {own.mode.upper()} ({money}), universe {own.universe}")
         self.say(f"  Dagster UI  {own.webserver_url}")
         self.say(f"  MLflow      {own.mlflow_url}")
         self.say(f"  Desk API    {own.desk_url}/docs (token in {own.token_file})")
+        if own.two_books:
+            self.say(f"  Paper book  {own.paper_book().desk_url}/docs (the same token; tapeline --book paper ...)")
         self.say("  stop with Ctrl-C")
         if self._main_job:
             command = (sys.executable, "-m", "pipelines.main_job")
@@ -270,7 +272,7 @@ class Supervisor:
         running = [child for child in self.children if child.running]
         if running:
             self.say(f"stopping {', '.join(child.service.name for child in reversed(running))}")
-        first = [child for child in running if child.service.name in ("main_job", "desk")]
+        first = [child for child in running if child.service.name in ("main_job", "desk", "desk_paper")]
         stop_together(first, lambda: self.stopping > 1)
         stop_together([child for child in running if child not in first], lambda: self.stopping > 1)
         if self.postgres is not None:

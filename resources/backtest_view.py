@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def plot(result: BacktestResult, width: float = 10.0, height: float = 7.0) -> An
     """
     figure, axes = plots.figure(width, height, rows=3, sharex=True, height_ratios=(3, 1, 1))
     below = -100.0 * metrics.drawdowns(result.equity, result.cash)
-    keep, exposure = _thinned(result.equity), result.exposures()
+    keep, exposure = plots.seen(result.equity, _POINTS), result.exposures()
     times = plots.utc(result.close_time[keep])
     top, middle, bottom = axes
     plots.title(top, _headline(result))
@@ -83,17 +82,6 @@ def _legend(ax: Any) -> None:
     )  # fmt: skip
 
 
-def _thinned(values: Any) -> Any:
-    """Rows to draw: all of them, or the first, the last, and each stretch's lowest and highest."""
-    count = len(values)
-    if count <= _POINTS:
-        return np.arange(count)
-    edges = np.linspace(0, count, _POINTS // 2 + 1).astype(np.int64)
-    lowest = [lo + int(np.argmin(values[lo:hi])) for lo, hi in pairwise(edges)]
-    highest = [lo + int(np.argmax(values[lo:hi])) for lo, hi in pairwise(edges)]
-    return np.unique([0, *lowest, *highest, count - 1])
-
-
 def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
     """The whole result as one page. The newest 500 trades are listed."""
     measured = result.metrics(periods_per_year)
@@ -110,10 +98,12 @@ def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
     newest = rows[-_TRADES:]
     trades = _table(list(newest[0]), [list(r.values()) for r in newest]) if newest else "<p>No trade.</p>"
     refusals = _table(["refusal", "count"], sorted(result.refusals.items())) if result.refusals else "<p>None.</p>"
+    halts = [list(h.values()) for h in result.halt_rows()][-_TRADES:]
+    breakers = f"<h2>Breakers</h2>{_table(['time', 'what is halted', 'breaker', 'what it does'], halts)}" if halts else ""
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{escape(title)}</h1><img alt='Equity, drawdown and exposure' src='{image}'>"
-        f"<h2>Figures</h2>{_table(['figure', 'value'], figures)}<h2>Refused entries</h2>{refusals}"
+        f"<h2>Figures</h2>{_table(['figure', 'value'], figures)}<h2>Refused entries</h2>{refusals}{breakers}"
         f"<h2>Trades</h2>{note}{trades}</html>"
     )
 

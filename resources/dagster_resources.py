@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from resources.settings import settings
+from resources.settings import Settings, settings
 
 if TYPE_CHECKING:
     from resources.config import Config
@@ -32,11 +32,24 @@ def _lake(location: Path | str, pid: int) -> Lake:
 
 
 @lru_cache(maxsize=8)
-def _ledger(url: str, pid: int) -> Ledger:
+def ledger_at(url: str, pid: int) -> Ledger:
+    """The ledger at `url`, for this process alone. pid: os.getpid()."""
     # One engine per process: a connection shared across a fork would mix two conversations with the server.
     from resources.ledger.store import Ledger, connect
 
     return Ledger(connect(url))
+
+
+def desk_client(own: Settings) -> DeskClient:
+    """A client of the desk these settings are of. Raises DeskUnavailable when it was never started: its token is not there."""
+    from resources.desk_client import DeskClient, DeskUnavailable
+
+    path = own.token_file
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise DeskUnavailable(f"{path}: no token of the desk ({error.strerror}); start the desk with `make run`") from error
+    return DeskClient(own.desk_url, token)
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -51,7 +64,7 @@ class LedgerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def ledger(self) -> Ledger:
         """The ledger; the server is asked only when a method is called. Raises FileNotFoundError before the first start."""
-        return _ledger(settings().ledger_url(), os.getpid())
+        return ledger_at(settings().ledger_url(), os.getpid())
 
 
 class ConfigFilesResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -75,14 +88,7 @@ class DeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def client(self) -> DeskClient:
         """Raises DeskUnavailable when the desk was never started: its token is not there."""
-        from resources.desk_client import DeskClient, DeskUnavailable
-
-        path = settings().token_file
-        try:
-            token = path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise DeskUnavailable(f"{path}: no token of the desk ({error.strerror}); start the desk with `make run`") from error
-        return DeskClient(settings().desk_url, token)
+        return desk_client(settings())
 
 
 class TrackingResource(dg.ConfigurableResource):  # type: ignore[type-arg]

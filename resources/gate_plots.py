@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from resources import plots
 from trading.gate_report import GateReport, Outcomes
@@ -19,10 +20,14 @@ def earned(found: Sequence[GateReport]) -> bytes:
     fig, (left, right) = plots.figure(
         11, 1.2 + 0.32 * max(len(rows), 1), columns=2, sharey=True, gridspec_kw={"width_ratios": (3, 1)}
     )
+    if not rows:
+        return _nothing(fig, left, right)
     labels = [f"{report.strategy}: {line.gate}" for report, line in rows]
     for y, (report, line) in enumerate(rows):
-        _mean(left, y - 0.14, report.taken, plots.MUTED, "taken" if y == len(rows) - 1 else "")
-        _mean(left, y + 0.14, line.free, plots.BLUE, "refused, free to take" if y == len(rows) - 1 else "")
+        _mean(left, y - 0.14, report.taken, plots.MUTED)
+        _mean(left, y + 0.14, line.free, plots.BLUE)
+    for colour, name in ((plots.MUTED, "taken"), (plots.BLUE, "refused, free to take")):
+        left.plot([], [], "o-", color=colour, markersize=4, linewidth=1.2, label=name)
     left.axvline(0.0, color=plots.INK, linewidth=0.8)
     left.set_yticks(range(len(rows)), labels, fontsize=8)
     left.set_ylim(-0.6, len(rows) - 0.4)
@@ -32,15 +37,20 @@ def earned(found: Sequence[GateReport]) -> bytes:
     right.barh(range(len(rows)), [line.alone for _, line in rows], color=plots.ORANGE, height=0.5)
     right.set_xlabel("refused; orange: by this gate alone", fontsize=8, color=plots.MUTED)
     plots.title(right, "How many")
-    if rows:
-        left.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    left.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return plots.png(fig)
 
 
-def _mean(ax: object, y: float, of: Outcomes, colour: str, label: str) -> None:
+def _nothing(fig: Any, *axes: Any) -> bytes:
+    """A picture that says that there is nothing to show."""
+    for ax in axes:
+        ax.set_axis_off()
+    plots.title(axes[0], "No strategy has a gate that judged a signal")
+    return plots.png(fig)
+
+
+def _mean(ax: Any, y: float, of: Outcomes, colour: str) -> None:
     if not math.isfinite(of.mean_r):
         return
     error = 2 * of.error_r if math.isfinite(of.error_r) else 0.0
-    ax.errorbar(  # type: ignore[attr-defined]
-        [of.mean_r], [y], xerr=[error], fmt="o", markersize=4, linewidth=1.2, capsize=2, color=colour, label=label or "_"
-    )
+    ax.errorbar([of.mean_r], [y], xerr=[error], fmt="o", markersize=4, linewidth=1.2, capsize=2, color=colour)

@@ -63,7 +63,7 @@ def registered_of(strategy: ModelStrategy, universe: str) -> str:
 
 def history(connection: Connection, strategy: str) -> list[Serves]:
     """What served `strategy`, oldest first."""
-    found = connection.execute(select(t.desk_state.c.value).where(t.desk_state.c.key == KEY + strategy)).scalar()
+    found = connection.execute(select(t.shared_state.c.value).where(t.shared_state.c.key == KEY + strategy)).scalar()
     return [Serves(**entry) for entry in (found or {}).get("history", ())]
 
 
@@ -82,7 +82,8 @@ def _take_over(ledger: Ledger, strategy: ModelStrategy, entry: Serves, before: S
         now = in_force(entries, entry.registered, entry.since_time + 1)
         if now is not None and now.version == entry.version and now.files_hash == entry.files_hash:
             return False
-        ledger.put_state(KEY + strategy.name, {"history": [*map(_plain, entries), _plain(entry)][-_KEPT:]}, connection=c)
+        told = {"history": [*map(_plain, entries), _plain(entry)][-_KEPT:]}
+        ledger.put_state(KEY + strategy.name, told, shared=True, connection=c)
         content = {
             "strategy": strategy.name, "model": entry.registered, "version": entry.version, "files_hash": entry.files_hash,
             "before": before.version if before is not None else "", "why": entry.why, "after_close": iso(entry.since_time),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,6 +18,10 @@ EMBEDDED_HOST = "127.0.0.1"
 """The embedded Postgres listens on loopback only, whatever `host` says."""
 SIMULATED_BROKERS = frozenset({"paper", "simulated_remote"})
 """Brokers that never see real money: nothing of theirs may be called live."""
+PAPER_BOOK = "paper"
+"""The book beside an account with real money: a desk, a ledger schema and a paper account of its own."""
+PAPER_SEARCH_PATH = "?options=-csearch_path%3Dpaper_book%2Cpublic"
+"""Tables of the book first, then those that all books share (resources/ledger/books.py)."""
 
 
 class Settings(BaseSettings):
@@ -31,6 +35,14 @@ class Settings(BaseSettings):
         "broker; live needs a real broker and live_account as well",
     )  # fmt: skip
     live_account: str = Field("", description="Account id at the broker that live orders may go to; empty: none may")
+    paper_beside: bool = Field(
+        True, description="Whether strategies in mode paper trade on a paper book of their own beside an account with real "
+        "money; without effect where the broker is simulated",
+    )  # fmt: skip
+    book: Literal["main", "paper"] = Field(
+        "main", description="Book a process works on: main, or paper, the one beside an account with real money; set by "
+        "`tapeline --book paper`",
+    )  # fmt: skip
     data_dir: Path = Field(Path("data"), description="Home of everything written: lake, postgres, mlflow, dagster, reports")
     config_dir: Path = Field(Path("data/config"), description="Strategies, plans, universe and risk files edited by people")
     lake_url: str = Field(
@@ -87,6 +99,7 @@ class Settings(BaseSettings):
     code_server_port: int = Field(4266, ge=1, le=65535, description="Dagster code server (gRPC)")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI and tracking server")
     desk_port: int = Field(8600, ge=1, le=65535, description="Desk control API")
+    paper_desk_port: int = Field(8601, ge=1, le=65535, description="Control API of the paper book beside an account")
     desk_requests_per_second: float = Field(
         200.0, gt=0, description="Requests of one address the control API takes a second, twice that at once; more get a 429"
     )
@@ -169,10 +182,37 @@ class Settings(BaseSettings):
             )
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_paper_book(cls, values: Any) -> Any:
+        """A process of the paper book sees the paper broker and its own port, whatever the installation trades at."""
+        if isinstance(values, dict) and values.get("book") == PAPER_BOOK:
+            return {**values, **_paper(values.get("paper_desk_port", cls.model_fields["paper_desk_port"].default))}
+        return values
+
+    @property
+    def two_books(self) -> bool:
+        """Whether a paper book stands beside the account of this installation."""
+        at_account = self.book != PAPER_BOOK and self.broker not in SIMULATED_BROKERS
+        return at_account and self.paper_beside and self.mode in ("paper", "live")
+
+    def paper_book(self) -> Settings:
+        """The same installation as processes of its paper book see it."""
+        return self.model_copy(update={"book": PAPER_BOOK, **_paper(self.paper_desk_port)})
+
+    @property
+    def label(self) -> str:
+        """What stands over everything that is shown: PAPER, LIVE, ..., or the paper book beside an account."""
+        return "PAPER BOOK" if self.book == PAPER_BOOK else self.mode.upper()
+
     def path(self, *parts: str) -> Path:
         """Absolute path below data_dir."""
         base = self.data_dir if self.data_dir.is_absolute() else ROOT / self.data_dir
         return base.joinpath(*parts)
+
+    def book_path(self, *parts: str) -> Path:
+        """Absolute path of what each book has of its own: journals, anchors, reports."""
+        return self.path("paper_book", *parts) if self.book == PAPER_BOOK else self.path(*parts)
 
     @property
     def config(self) -> Path:
@@ -225,13 +265,18 @@ class Settings(BaseSettings):
         return f"postgresql+psycopg2://tapeline:{password}@{EMBEDDED_HOST}:{self.postgres_port}"
 
     def ledger_url(self) -> str:
-        return f"{self.server_url()}/{self.ledger_database}"
+        """The ledger's database; for the paper book with the search path that puts its tables before the shared ones."""
+        return f"{self.server_url()}/{self.ledger_database}" + (PAPER_SEARCH_PATH if self.book == PAPER_BOOK else "")
 
     def dagster_url(self) -> str:
         return f"{self.server_url()}/{self.dagster_database}"
 
     def mlflow_db_url(self) -> str:
         return f"{self.server_url()}/{self.mlflow_database}"
+
+
+def _paper(port: Any) -> dict[str, Any]:
+    return {"broker": "paper", "mode": "paper", "live_account": "", "desk_port": port}
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from assets.books import books_of
 from assets.executions import executions, executions_metadata
 from assets.plans import plans, plans_metadata
 from assets.research import config_verdict, files_version, strategies, strategies_metadata
@@ -31,18 +32,19 @@ def changed_events(cursor: str | None, config_files: ConfigFilesResource, ledger
 
     seen: dict[str, Any] = json.loads(cursor) if cursor else {}
     store = ledger.ledger()
-    with store.engine.connect() as connection:
-        now = {
-            "files": content_hash(stamp(settings().config))[:24],
-            "plans": newest_change(connection),
-            "executions": algo_ledger.newest_change(connection),
-        }
+    now: dict[str, Any] = {"files": content_hash(stamp(settings().config))[:24]}
+    for book in books_of(store):
+        mark = ":paper" if book.paper else ""
+        with book.ledger.engine.connect() as connection:
+            now["plans" + mark] = newest_change(connection)
+            now["executions" + mark] = algo_ledger.newest_change(connection)
     if now == seen:
         return [], json.dumps(now)
     events: list[Event] = []
-    if now["executions"] != seen.get("executions", algo_ledger.NEVER):
+    worked = {name: mark for name, mark in now.items() if name.startswith("executions")}
+    if any(mark != seen.get(name, algo_ledger.NEVER) for name, mark in worked.items()):
         events.append(dg.AssetMaterialization(executions.key, metadata=executions_metadata(store)))
-    if {**seen, "executions": now["executions"]} == now:
+    if {**seen, **worked} == now:
         return events, json.dumps(now)
     try:
         config: Config | None = config_files.load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.paths import ROOT
 
 BINARY = {".png", ".jpg", ".parquet", ".zip", ".gz", ".ico", ".pyc"}
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|home/\w+|root|Users/\w+|mnt/\w+)/[\w.-]+")
+FLOORS = {"trading", "ml", "resources", "desk", "assets", "sensors", "pipelines"}
 ALLOWED_PATHS = re.compile(r"/(?:home|Users)/(?:user|you|me|trader)\b")
 
 
@@ -108,11 +110,11 @@ def test_every_import_of_the_runtime_is_a_direct_requirement() -> None:
 
     provided = packages_distributions()
     direct = set(pins("requirements.txt")) | set(pins("requirements-celery.txt"))
-    own = {"trading", "ml", "resources", "desk", "assets", "sensors", "pipelines", "bench", "tests"}
+    own = {*FLOORS, "bench", "tests"}
     missing: dict[str, str] = {}
     for path in tracked():
         folder = path.relative_to(ROOT).parts[0]
-        if path.suffix != ".py" or folder not in own - {"tests", "bench"}:
+        if path.suffix != ".py" or folder not in FLOORS:
             continue
         for name in re.findall(r"^\s*(?:from|import) ([A-Za-z_]\w*)", path.read_text(), re.MULTILINE):
             if name in sys.stdlib_module_names or name in own or name not in provided:
@@ -120,3 +122,19 @@ def test_every_import_of_the_runtime_is_a_direct_requirement() -> None:
             if not {normal(dist) for dist in provided[name]} & direct:
                 missing.setdefault(name, path.relative_to(ROOT).as_posix())
     assert missing == {}
+
+
+def test_what_we_import_is_never_among_what_the_type_checker_skips() -> None:
+    """What is skipped has no types: a wrong use of it would be found by nobody."""
+    overrides = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    skipped = [name.removesuffix(".*") for o in overrides if o["follow_imports"] == "skip" for name in o["module"]]
+    assert skipped
+    imports = re.compile(r"^\s*(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", re.MULTILINE)
+    found = []
+    for path in tracked():
+        if path.suffix != ".py" or path.relative_to(ROOT).parts[0] not in FLOORS:
+            continue
+        for module, names in imports.findall(path.read_text()):
+            asked = {module, *(f"{module}.{name.strip()}" for name in names.split(","))}
+            found += [f"{path.relative_to(ROOT)}: {a}" for a in asked for s in skipped if a == s or a.startswith(f"{s}.")]
+    assert found == []

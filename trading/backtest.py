@@ -48,10 +48,10 @@ from trading.gates.settings import budget_of
 from trading.instruments import Instrument
 from trading.limits import Limits
 from trading.order_rules import FxSeries, Margin, Margins, OrderRules, Target
+from trading.risk_history import RiskHistory, is_needed, past_of
 from trading.sizing import FIXED, NOTIONAL
 from trading.strategy import legs_of
 from trading.strategy_slots import Evaluable, evaluate_all
-from trading.timeframes import US_PER_MINUTE
 from trading.trade_paths import TradePaths
 
 __all__ = [
@@ -84,6 +84,8 @@ def backtest(
     once: bool | Sequence[bool] | None = None,
     conflicts: ConflictRule | None = None,
     files: Sequence[Evaluable] | None = None,
+    history: RiskHistory | None = None,
+    resume: str = "next_session",
     detail: bool = False,
 ) -> BacktestResult:
     """Run evaluations, or strategies and plans, over their bars as one portfolio (see the module for the rules).
@@ -100,8 +102,11 @@ def backtest(
     its open trades are managed; plans bring theirs. once: a slot enters one time only; plans bring it, too.
     conflicts: the policy that resolves opposite signals of one close on an instrument, as the trade run does; wishes that other
     gates refuse take part; None: each strategy is asked by itself. files: of evaluations, the strategy or plan each is of, for
-    how its entries are worked and which legs go together; strategies bring themselves. detail: keep fills, entry orders and
-    exposures of simple runs, too (slower).
+    how its entries are worked and which legs go together; strategies bring themselves. history: prices that value at risk,
+    correlation and the circuit breaker are measured on; None: the bars given, and daily closes of theirs. resume: when the
+    operator lifts what a breaker latched (a day's loss, a drawdown, an abnormal move): next_session, at its first close;
+    at_once, so that it only cancels and flattens; never. detail: keep fills, entry orders and exposures of simple runs, too
+    (slower).
     Raises ValueError naming the symbol when the parts do not fit together, UnknownFactor for an action that cannot be
     carried.
     """
@@ -160,7 +165,8 @@ def backtest(
             heard.append(engine_signals.signals_of(made, e, barred))
         else:
             made, gated = engine_inputs.wishes_of(e, b, i, rule, passes)
-        engine_inputs.scale_wishes(made, sizings[len(wishes)], b, i, actions)
+        finer = getattr(files[len(wishes)], "finer_bars", None) if files is not None else None
+        engine_inputs.scale_wishes(made, sizings[len(wishes)], b, i, actions, finer, _held_of(bars, i.symbol))
         wishes.append(made)
         by_slot.append(dict(gated))
         for name, n in gated.items():
@@ -171,15 +177,19 @@ def backtest(
         [(e.name, e.revision) for e in files] if files else [(name, "") for name in strategies],
         [bool(r.targets or e.targets) for r, e in zip(rules, evaluations, strict=True)],
     )  # fmt: skip
-    shortest_us = min(b.timeframe.minutes for b in own_bars) * US_PER_MINUTE
     slots = engine_host.Slots(
         evaluations, own_bars, wishes, records,
-        engine_inputs.bounds_of(limits, strategies, own_instruments, shortest_us), float(cash), rates=rates,
+        engine_inputs.bounds_of(limits, strategies, own_instruments), float(cash), rates=rates,
         weights=weights, paths=managed, heard=heard, together=together,
     )  # fmt: skip
     plain = _is_plain(slots, rules, limits, actions, detail)
     if not plain:
         _add_rules(slots, rules, own_instruments, actions)
+        if history is None:
+            history = RiskHistory.of(_all_bars(bars, own_bars), actions) if is_needed(limits) else RiskHistory()
+        first = min((int(b.close_time[0]) for b in own_bars if len(b)), default=0)
+        symbols = list(dict.fromkeys(i.symbol for i in own_instruments))
+        slots.past = past_of(limits, symbols, history, first, count, resume)
     raw = engine_host.run_apart(slots) if plain else engine_host.run_together(slots)
     for name, n in zip(er.REFUSAL_NAMES, raw.refused, strict=True):
         if n:
@@ -195,7 +205,7 @@ def backtest(
         equity=raw.equity,
         cash=float(cash),
         refusals=refused,
-        limits_not_tested=engine_inputs.limits_not_tested(limits, shortest_us),
+        halts_made=raw.halts,
         slot_refusals=tuple(by_slot) if raw.by_slot is not None else (refused,) if count == 1 else (),
         ambiguous_bars=int(raw.book["ambiguous"]),
         traded_value=raw.book["traded_value"],
@@ -247,12 +257,26 @@ def _add_rules(
         slots.actions[s] = engine_inputs.actions_of((actions or {}).get(instrument.symbol, ()), slots.bars[s])
 
 
+def _all_bars(given: Any, own: Sequence[Bars]) -> list[Bars]:
+    """Every series given, those that strategies read beside their own included."""
+    found = list(own)
+    for part in given.values() if isinstance(given, Mapping) else ():
+        found += [one for one in part.values() if isinstance(one, Bars)] if isinstance(part, Mapping) else []
+    return found
+
+
 def _each(name: str, given: Any, kind: Any, count: int) -> list[Any]:
     """One value per slot."""
     values = [given] * count if isinstance(given, kind) else list(given)
     if len(values) != count:
         raise ValueError(f"{name}: {len(values)} given for {count} evaluations")
     return values
+
+
+def _held_of(bars: Any, symbol: str) -> tuple[Bars, ...]:
+    """The series of a symbol, where bars are given by symbol and timeframe."""
+    own = bars.get(symbol) if isinstance(bars, Mapping) else None
+    return tuple(one for one in own.values() if isinstance(one, Bars)) if isinstance(own, Mapping) else ()
 
 
 def _check_fit(evaluation: Evaluation, bars: Bars, instrument: Instrument) -> None:

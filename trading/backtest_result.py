@@ -96,7 +96,7 @@ class BacktestResult:
     traded_value: sum of |quantity * price * multiplier| of all fills. margin_calls: closes at which the equity was below the
     maintenance margin; liquidations: positions ended by them. rolled_out: trades managed by a plan that a roll ended.
     borrow_paid, dividends: account currency, in the trades' P&L. Amounts are in account currency. slot_refusals: refusals by
-    slot; empty where several slots went the short way. limits_not_tested: names of limits that the desk keeps and this did not.
+    slot; empty where several slots went the short way. halts_made: what breakers latched and the operator lifted.
     """
 
     trades: Trades
@@ -120,7 +120,7 @@ class BacktestResult:
     slot_bars: tuple[Bars, ...] = field(default=(), repr=False)
     instruments: tuple[Instrument, ...] = field(default=(), repr=False)
     slot_refusals: tuple[Mapping[str, int], ...] = field(default=(), repr=False)
-    limits_not_tested: tuple[str, ...] = ()
+    halts_made: er.Records | None = None
 
     @property
     def returns(self) -> NDArray[np.float64]:
@@ -181,6 +181,19 @@ class BacktestResult:
                 "leg": "entry" if one["reason"] == er.ENTRY else EXIT_REASONS[one["reason"]],
             }
             for one in f
+        ]  # fmt: skip
+
+    def halt_rows(self) -> list[dict[str, Any]]:
+        """Every breaker that tripped and every halt the operator lifted, in the order of time. scope: desk or the instrument;
+        code: the breaker's, empty where it was lifted; level: what it did, ``resumed`` where it was lifted."""
+        rows = self.halts_made if self.halts_made is not None else ()
+        return [
+            {
+                "time": iso(h["time"]), "scope": "desk" if h["slot"] < 0 else self.trades.symbols[h["slot"]],
+                "code": er.REFUSAL_NAMES[h["code"]] if h["level"] else "",
+                "level": ("resumed", "reduce_only", "flatten")[h["level"]],
+            }
+            for h in rows
         ]  # fmt: skip
 
     def order_rows(self) -> list[dict[str, Any]]:

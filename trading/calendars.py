@@ -58,6 +58,11 @@ class Calendar:
                 object.__setattr__(self, name, np.zeros(len(self.number), np.int64))
 
     @property
+    def venue(self) -> str:
+        """The name without the way its sessions are cut: ``FX`` of ``FX@UTC``."""
+        return self.name.partition("@")[0]
+
+    @property
     def has_breaks(self) -> bool:
         return bool(self.break_end.any())
 
@@ -160,13 +165,15 @@ def defined() -> list[str]:
 
 
 def calendar(name: str) -> Calendar:
-    """Calendar `name`: ``FX``, ``CRYPTO``, an exchange-calendars code such as ``XNYS``, or one of data/config/calendars.
+    """Calendar `name`: ``FX``, ``CRYPTO``, an exchange-calendars code such as ``XNYS``, or one of data/config/calendars; any
+    of them cut in another way: ``XNYS@clock``, ``FX@UTC`` (trading/calendar_cuts.py).
 
     Built once per process. Raises UnknownCalendar.
     """
     own = _defined.get(name)
     if own is None:
-        return _built_in(name)
+        venue, at, cut = name.partition("@")
+        return _recut(calendar(venue), cut) if at else _built_in(name)
     if isinstance(own, Calendar):
         return own
     try:
@@ -183,6 +190,13 @@ def is_built_in(name: str) -> bool:
     import exchange_calendars
 
     return name in ("FX", "CRYPTO") or name in exchange_calendars.get_calendar_names(include_aliases=True)
+
+
+@lru_cache(maxsize=32)
+def _recut(base: Calendar, cut: str) -> Calendar:
+    from trading.calendar_cuts import recut
+
+    return recut(base, cut)
 
 
 @lru_cache(maxsize=32)

@@ -19,24 +19,28 @@ from trading import (
     engine_managed,
     engine_orders,
     engine_pauses,
+    engine_portfolio,
     engine_records,
     engine_rules,
     engine_slices,
     engine_together,
     limit_math,
     matching,
+    portfolio_math,
     sizing,
 )
 from trading.compiled import kernel
 from trading.engine_account import act, borrow, check_margin
 from trading.engine_managed import manage, unknown_paths
 from trading.engine_orders import end_order, mark_to, trade_bar
-from trading.engine_pauses import new_close, paused
+from trading.engine_pauses import cooling, new_close, paused
+from trading.engine_portfolio import Past, break_at, flatten, halted, is_flat, portfolio, rate_refusal, sent
 from trading.engine_records import (
     ACT_DELIST,
     BARRED,
     BUFFER_FULL,
     CANCELED,
+    COOLDOWN,
     DONE,
     END_OF_TIME,
     EXECUTION,
@@ -62,15 +66,15 @@ from trading.engine_records import (
     Record,
     Records,
 )  # fmt: skip
-from trading.engine_rules import gate, limit, margin_refusal, over_budget, sized
+from trading.engine_rules import buying_power, day_lost, gate, limit, margin_refusal, over_budget, sized, worst_price
 from trading.engine_slices import begin, possible, work
 from trading.engine_together import alone, resolve, take_back, withdraw
 from trading.execution import slicing
 from trading.sizing import floor_to_lot, raw_quantity
 
 _compiled = kernel(
-    engine_account, engine_managed, engine_orders, engine_pauses, engine_rules, engine_records, engine_slices, engine_together,
-    slicing, matching, sizing, limit_math, nogil=True,
+    engine_account, engine_managed, engine_orders, engine_pauses, engine_portfolio, engine_rules, engine_records, engine_slices,
+    engine_together, slicing, matching, sizing, limit_math, portfolio_math, nogil=True,
 )  # fmt: skip
 
 ROOM = 8
@@ -106,9 +110,35 @@ def _place(
 
 
 @_compiled
+def _limits(
+    slots: Records, bounds: Records, states: Records, book: Record, past: Past, wish: Record, s: int, quantity: float,
+    last: float, now: int,
+) -> int:  # fmt: skip
+    """The refusal of an entry by the risk rules, in the order of their numbers; NO_REFUSAL when none refuses."""
+    slot, state, bound, side = slots[s], states[s], bounds[s], wish["side"]
+    refusal = halted(slots, states, book, past, s, now)
+    if refusal != NO_REFUSAL:
+        return refusal
+    value = limit_math.order_notional(quantity, worst_price(wish, last), slot["multiplier"] * state["fx"])
+    refusal = limit(slots, bound, states, book, s, wish, quantity, value, last)
+    if refusal != NO_REFUSAL:
+        return refusal
+    if bound["more"] != 0 and cooling(bound, state, now):
+        return COOLDOWN
+    refusal = day_lost(bound, book)
+    if refusal == NO_REFUSAL and bound["more"] != 0:
+        refusal = paused(slots, bounds, states, book, s, side, value, now)
+    if refusal == NO_REFUSAL and book["looks_back"] != 0:
+        refusal = portfolio(slots, states, book, past, s, side, value, now)
+    if refusal == NO_REFUSAL:
+        refusal = rate_refusal(book, past, now)
+    return refusal if refusal != NO_REFUSAL else buying_power(bound, book, value)
+
+
+@_compiled
 def _wish(
     slots: Records, bounds: Records, states: Records, book: Record, wish: Record, levels: Floats, parts: Floats, legs: Floats,
-    left: Floats, closing: Floats, s: int, closed: bool, rate_known: bool, now: int,
+    left: Floats, closing: Floats, past: Past, s: int, closed: bool, rate_known: bool, last: float, now: int,
 ) -> int:  # fmt: skip
     """An entry wish at this close: gates, size, limits, margin, then an order for the next bar. Returns the refusal."""
     slot, state, bound = slots[s], states[s], bounds[s]
@@ -132,9 +162,7 @@ def _wish(
     if over_budget(slots, states, book, s, quantity * side, reference, stop):
         return RISK_BUDGET
     if bound["active"] != 0:
-        refusal = limit(slots, bound, states, book, s, quantity, reference)
-        if refusal == NO_REFUSAL and bound["more"] != 0:
-            refusal = paused(slots, bounds, states, book, s, side, quantity, reference, now)
+        refusal = _limits(slots, bounds, states, book, past, wish, s, quantity, last, now)
         if refusal != NO_REFUSAL:
             return refusal
     refusal = margin_refusal(slots, states, book, s, quantity, reference)
@@ -145,7 +173,8 @@ def _wish(
     _place(slot, state, book, wish, levels, parts, legs, left, closing, quantity, now)
     if slot["algo"] != 0:
         begin(slot, state, wish)
-    book["placed"] += 1
+    else:
+        sent(book, state, past, now)
     return NO_REFUSAL
 
 
@@ -205,8 +234,8 @@ def run_many(
     exit_long: Bools, exit_short: Bools, last_call: Bools, shift: Ints, staged: Ints, total: Ints, slots: Records,
     bounds: Records, wishes: Records, heard: Records, levels: Floats, parts: Floats, legs: Floats, left: Floats, closing: Floats,
     actions: Records, rates: Floats, path_stop: Floats, path_leave: Ints, path_due: Ints, weights: Floats,
-    states: Records, books: Records,
-    refused: Ints, trades: Records, fills: Records, orders: Records,
+    past: Past, states: Records, books: Records,
+    refused: Ints, trades: Records, fills: Records, orders: Records, halts: Records,
     times: Ints, equity: Floats, gross: Floats, net: Floats,
 ) -> tuple[int, int]:  # fmt: skip
     """All slots over the staged rows, merged by close_time.
@@ -214,7 +243,7 @@ def run_many(
     Row r of slot s is at shift[s] + r of the flat columns; rows below staged[s] are there, total[s] exist. levels, parts:
     (W, K), targets of each wish and the share each closes; legs, left, closing: (S, K), those at work. rates: flat, account
     currency per quote currency. path_*: flat, of managed slots: see trading.engine_managed. weights: flat, of entries
-    worked by a volume profile. times, equity, gross,
+    worked by a volume profile. past: what limits are measured on. times, equity, gross,
     net: written, one value per distinct close. Returns (status, closes written); how many records were written stands in the
     book.
     """
@@ -223,7 +252,7 @@ def run_many(
     while True:
         if book["n_trades"] + count * room > len(trades) or book["n_fills"] + 2 * count * room > len(fills):
             return BUFFER_FULL, written
-        if book["n_orders"] + count * room > len(orders):
+        if book["n_orders"] + count * room > len(orders) or book["n_halts"] + 2 * count + 2 > len(halts):
             return BUFFER_FULL, written
         now, number = END_OF_TIME, book["session"]
         for s in range(count):
@@ -286,7 +315,9 @@ def run_many(
                 return NEED_PATH, written
         book["filled"] = 0
         if book["more"] != 0:
-            new_close(slots, states, book, now)
+            new_close(slots, states, now)
+        if book["breaks"] != 0:
+            break_at(slots, states, book, orders, halts, past, now)
         if book["together"] != 0:
             resolve(slots, states, book, wishes, heard, now)
         for s in range(count):
@@ -303,10 +334,13 @@ def run_many(
                 _exit_rule(slots[s], state, book, exit_long[i], exit_short[i], ending)
                 if slots[s]["path_at"] >= 0 and state["exit_reason"] == OPEN:
                     manage(slots[s], state, book, path_stop, path_leave, path_due, left[s], closing[s], row, close[i])
+                if is_flat(state, book):
+                    flatten(state, book)
                 if state["exit_reason"] != OPEN and state["pending"] != 0.0:
                     end_order(state, book, orders, s, now, CANCELED)
             if ending and state["pending"] != 0.0:
                 end_order(state, book, orders, s, now, EXPIRED)
+            state["sent"] = 0
             w = state["wish"]
             if w < state["wish_end"] and wishes[w]["row"] == row:
                 state["wish"] = w + 1
@@ -316,8 +350,8 @@ def run_many(
                     refusal, barred, state["placed"] = state["beaten"], heard[w]["barred"] != 0, book["orders"]
                 if refusal == NO_REFUSAL and not barred:
                     refusal = _wish(
-                        slots, bounds, states, book, wishes[w], levels[w], parts[w], legs[s], left[s], closing[s], s, ending,
-                        rate_known, now,
+                        slots, bounds, states, book, wishes[w], levels[w], parts[w], legs[s], left[s], closing[s], past, s,
+                        ending, rate_known, close[i], now,
                     )  # fmt: skip
                 if refusal != NO_REFUSAL and not barred:
                     refused[s, refusal] += 1
@@ -325,7 +359,10 @@ def run_many(
                     state["placed"] = book["orders"] - state["placed"]
                     state["said"] = BARRED if barred else PLACED if refusal == NO_REFUSAL else refusal
             if slots[s]["algo"] != 0 and state["pending"] != 0.0:
+                slices = state["algo_sent"]
                 work(slots[s], state, book, orders, weights, s, now, volume[i], legs[s][0])
+                if state["algo_sent"] > slices:
+                    sent(book, state, past, now)
             group = slots[s]["group"]
             if group >= 0 and (s + 1 == count or slots[s + 1]["group"] != group):
                 withdraw(slots, states, book, refused, s)

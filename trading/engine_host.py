@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from trading import engine, engine_plain
 from trading import engine_records as er
 from trading.bars import Bars
+from trading.engine_portfolio import Past
 from trading.engine_signals import Together
 from trading.evaluation import Evaluation
 from trading.trade_paths import Entered, TradePaths
@@ -33,7 +35,7 @@ class Slots:
     """Everything of S slots that a run needs. levels, parts: (W, K) by slot, for the general lane; actions: ACTION records by
     slot; last_call: bool (T,) by slot, None: never; rates: flat column of the slots with fx_at >= 0; paths: how open
     trades are managed, by slot, None: they are not; weights: flat column of the profiles of VWAP entries; heard: SIGNAL records
-    by slot, and together: what the slots are to each other."""
+    by slot, and together: what the slots are to each other; past: what limits are measured on, for the general lane."""
 
     evaluations: list[Evaluation]
     bars: list[Bars]
@@ -50,6 +52,7 @@ class Slots:
     paths: list[TradePaths | None] = field(default_factory=list)
     heard: list[er.Records] = field(default_factory=list)
     together: Together = field(default_factory=Together)
+    past: Past | None = None
 
     def __post_init__(self) -> None:
         count = len(self.bars)
@@ -62,7 +65,7 @@ class Slots:
 @dataclass(slots=True)
 class Raw:
     """What the engine wrote, before it is dressed for people. trades: columns of TRADE; refused: (codes,), by_slot: (S, codes);
-    fills, orders: None from the plain lane, by_slot, gross and net, too."""
+    fills, orders: None from the plain lane, by_slot, gross, net and halts, too."""
 
     trades: Mapping[str, NDArray[Any]]
     times: NDArray[np.int64]
@@ -74,11 +77,13 @@ class Raw:
     gross: NDArray[np.float64] | None = None
     net: NDArray[np.float64] | None = None
     by_slot: NDArray[np.int64] | None = None
+    halts: er.Records | None = None
 
 
 def _book(cash: float) -> er.Records:
     book = np.zeros(1, er.BOOK)
-    book["session"] = -(2**31)
+    book["session"] = book["loss_session"] = -(2**31)
+    book["halted_peak"] = -math.inf
     for name in ("start_cash", "equity", "day_start_equity", "peak"):
         book[name] = cash
     return book
@@ -109,14 +114,30 @@ def _never(rows: int) -> NDArray[np.bool_]:
     return np.zeros(rows, np.bool_)
 
 
-_searched: dict[int, tuple[Bars, bool]] = {}
+_PRICES = (np.float64,) * 5
+
+
+def _prices(bars: Bars) -> tuple[Any, ...]:
+    given = (bars.open, bars.high, bars.low, bars.close, bars.volume)
+    return tuple(_contiguous(column, dtype) for column, dtype in zip(given, _PRICES, strict=True))
+
+
+def _plain_columns(bars: Bars, evaluation: Evaluation) -> tuple[Any, ...]:
+    """The columns that the plain lane reads."""
+    known = _searched.get(id(bars))
+    prices = known[2] if known is not None else _prices(bars)
+    return (*prices, _contiguous(evaluation.exit_long, np.bool_), _contiguous(evaluation.exit_short, np.bool_))
+
+
+_searched: dict[int, tuple[Bars, bool, tuple[Any, ...]]] = {}
 
 
 @contextmanager
 def known_whole(bars: Sequence[Bars]) -> Iterator[None]:
-    """While it lasts, `bars`, which nobody may change meanwhile, are not searched for missing prices again, in any thread."""
+    """While it lasts, `bars`, which nobody may change meanwhile, are not searched for missing prices nor looked at again, in any
+    thread."""
     for one in bars:
-        _searched[id(one)] = (one, _whole(one))
+        _searched[id(one)] = (one, _whole(one), _prices(one))
     try:
         yield
     finally:
@@ -169,7 +190,7 @@ def run_apart(slots: Slots) -> Raw:
         if len(curve) != len(b):
             curve = _fresh(len(b))
         end = engine_plain.run_plain(
-            *_columns(b, slots.evaluations[s], None)[2:9], slots.records[s], slots.wishes[s], s,
+            *_plain_columns(b, slots.evaluations[s]), slots.records[s], slots.wishes[s], s,
             slots.cash if count == 1 else 0.0, whole, real, n, begun, curve, refused, book[0], _whole(b),
         )  # type: ignore[call-arg]  # fmt: skip
         for column in _TIMES_OF_TRADE:  # rows until here
@@ -205,16 +226,20 @@ def run_together(slots: Slots) -> Raw:
     width = slots.levels[0].shape[1]
     legs, left, closing = np.full((count, width), np.nan), np.zeros((count, width)), np.zeros((count, width))
     managing = _Managing(slots)
+    past = slots.past
+    if past is None:
+        raise ValueError("past: expected what limits are measured on (trading.risk_history.past_of)")
     book["managed"], book["more"] = int(managing.any), int((slots.bounds["more"] != 0).any())
+    book["breaks"], book["looks_back"] = int((slots.bounds["active"] != 0).any()), int(past.risk["sessions"][0] > 0)
     slots.together.tell(book)
     together, heard = np.concatenate(slots.wishes), np.concatenate(slots.heard)
     levels, parts = np.concatenate(slots.levels), np.concatenate(slots.parts)
     actions = np.concatenate(slots.actions)
     refused = np.zeros((count, len(er.REFUSAL_NAMES)), np.int64)
     size = max(_BUFFER, 4 * count * (engine.ROOM + width))
-    buffers = [np.empty(size, dtype) for dtype in (er.TRADE, er.FILL, er.ORDER)]
-    counters = ("n_trades", "n_fills", "n_orders")
-    kept: list[list[er.Records]] = [[], [], []]
+    buffers = [np.empty(size, dtype) for dtype in (er.TRADE, er.FILL, er.ORDER, er.HALT)]
+    counters = ("n_trades", "n_fills", "n_orders", "n_halts")
+    kept: list[list[er.Records]] = [[], [], [], []]
     series: Any = [np.empty(count * room, np.int64), *(np.empty(count * room) for _ in range(3))]
     curves: list[list[NDArray[Any]]] = [[], [], [], []]
     status = er.NEED_ROWS
@@ -248,6 +273,7 @@ def run_together(slots: Slots) -> Raw:
             managing.leave,
             managing.due,
             slots.weights,
+            past,
             states,
             book,
             refused,
@@ -260,12 +286,12 @@ def run_together(slots: Slots) -> Raw:
         for column, curve in zip(series, curves, strict=True):
             curve.append(column[:written].copy())
     times, equity, gross, net = (np.concatenate(curve) for curve in curves)
-    trades, fills, orders = (_joined(pieces) for pieces in kept)
+    trades, fills, orders, halts = (_joined(pieces) for pieces in kept)
     opened = _open_trades(slots, states)
     closed = _by_exit(trades)
     both = {name: np.concatenate([closed[name], opened[name]]) for name in closed}
     orders = _joined([orders, _working(states)])
-    return Raw(both, times, equity, refused.sum(axis=0), _told(book), fills, orders, gross, net, refused)
+    return Raw(both, times, equity, refused.sum(axis=0), _told(book), fills, orders, gross, net, refused, halts)
 
 
 class _Managing:
@@ -349,7 +375,7 @@ def _working(states: er.Records) -> er.Records:
 
 
 def _told(book: er.Records) -> dict[str, float]:
-    return {name: float(book[name][0]) for name in book.dtype.names or ()}
+    return dict(zip(book.dtype.names or (), map(float, book[0].item()), strict=True))
 
 
 def _joined(parts: Sequence[er.Records]) -> er.Records:

@@ -20,6 +20,7 @@ from trading.limits import Limits, StrategyLimits
 from trading.matching import LIMIT, ORDER_TYPE_CODES, STOP_LIMIT
 from trading.order_rules import FxSeries, Margins, OrderRules, margin_of
 from trading.price_grid import on_grid
+from trading.price_units import Finer
 from trading.risk import tighter
 from trading.sizing import parse_sizing
 from trading.sizing_inputs import kelly_fields, loop_rule, wish_scale
@@ -90,19 +91,19 @@ def add_budgets(records: er.Records, budgets: float | Sequence[float | None] | N
 
 def scale_wishes(
     wishes: er.Records, sizing: Mapping[str, Any], bars: Bars, instrument: Instrument,
-    actions: Mapping[str, Sequence[CorporateAction]] | None,
+    actions: Mapping[str, Sequence[CorporateAction]] | None, finer: Finer | None = None, held: Sequence[Bars] = (),
 ) -> None:  # fmt: skip
-    """Put an adaptive rule's amount of each bar into its wish's scale; NaN, which sizes to nothing, where it is not known."""
-    scale = wish_scale(sizing, wishes["row"], wishes["reference"], wishes["stop"], bars, instrument, actions or {})
+    """Put an adaptive rule's amount of each bar into its wish's scale; NaN, which sizes to nothing, where it is not known.
+    finer, held: what weekly bars with a split inside are made of."""
+    scale = wish_scale(sizing, wishes["row"], wishes["reference"], wishes["stop"], bars, instrument, actions or {}, finer, held)
     if scale is not None:
         wishes["scale"] *= scale
 
 
 def bounds_of(
-    limits: Limits | None, strategies: Sequence[str], instruments: Sequence[Instrument] = (), shortest_us: int = 0
+    limits: Limits | None, strategies: Sequence[str], instruments: Sequence[Instrument] = ()
 ) -> er.Records:  # fmt: skip
-    """BOUND records, one per slot; limits None: inactive ones. instruments: for their sectors. shortest_us: length of the
-    shortest bars, which a limit on orders a time can be tested up to."""
+    """BOUND records, one per slot; limits None: inactive ones. instruments: for their sectors."""
     bounds = np.zeros(len(strategies), er.BOUND)
     if limits is None:  # active 0: the others are not looked at
         return bounds
@@ -131,9 +132,9 @@ def bounds_of(
             "own_loss_amount": loss(own)[0],
             "own_loss_percent": loss(own)[1],
             "leverage": number(given.max_gross_leverage),
-            **_optional(given, own, shortest_us),
+            **_optional(given, own),
         }
-        values["more"] = int(any(not math.isnan(values[name]) for name in _optional(given, own, shortest_us)))
+        values["more"] = int(any(not math.isnan(values[name]) for name in _optional(given, own)))
         sector = instruments[s].sector if instruments else ""
         values["sector"] = sectors.setdefault(sector, len(sectors)) if sector else -1
         for name in bounds.dtype.names or ():
@@ -141,31 +142,18 @@ def bounds_of(
     return bounds
 
 
-def _optional(given: Limits, own: StrategyLimits, shortest_us: int) -> dict[str, float]:
+def _optional(given: Limits, own: StrategyLimits) -> dict[str, float]:
     """The limits that trading/engine_pauses.py tests; NaN where not set."""
     pauses = [m for m in (given.cooldown_minutes, own.cooldown_minutes) if m is not None]
     found = {"cooldown_us": max(pauses) * US_PER_MINUTE if pauses else math.nan}
     for prefix, streak in (("", given.losing_streak), ("own_", own.losing_streak)):
         found[f"{prefix}streak_trades"] = math.nan if streak is None else float(streak.trades)
         found[f"{prefix}streak_us"] = math.nan if streak is None else streak.pause_minutes * US_PER_MINUTE
-    rate = given.order_rate
-    tested = rate is not None and rate.seconds * 1e6 <= shortest_us
     return found | {
         "drawdown": math.nan if given.drawdown is None else float(given.drawdown.percent),
         "net_leverage": math.nan if given.max_net_leverage is None else float(given.max_net_leverage),
         "sector_percent": math.nan if given.max_sector_percent is None else float(given.max_sector_percent),
-        "rate_orders": float(rate.orders) if rate is not None and tested else math.nan,
     }
-
-
-def limits_not_tested(limits: Limits | None, shortest_us: int) -> tuple[str, ...]:
-    """Limits that are set and that a backtest does not know: what the desk refuses by them, it lets through."""
-    if limits is None:
-        return ()
-    names = [name for name in ("value_at_risk", "correlation", "circuit_breaker") if getattr(limits, name) is not None]
-    if limits.order_rate is not None and limits.order_rate.seconds * 1e6 > shortest_us:
-        names.append("order_rate")
-    return tuple(names)
 
 
 def wishes_of(
@@ -243,15 +231,15 @@ def targets_of(
     if not rules.targets:
         levels[:, 0], parts[:, 0] = wishes["target"], 1.0
         return levels, parts
-    long = wishes["side"] > 0
+    long, row = wishes["side"] > 0, np.asarray(wishes["row"], np.int64)
     for k, target in enumerate(rules.targets):
         if target.reward is not None:
             prices = wishes["reference"] + target.reward * (wishes["reference"] - wishes["stop"])
         else:
-            nothing = np.full(int(wishes["row"].max(initial=0)) + 1, np.nan)
+            nothing = np.full(int(row.max(initial=0)) + 1, np.nan)
             of_long = target.long if target.long is not None else nothing
             of_short = target.short if target.short is not None else nothing
-            prices = np.where(long, of_long[wishes["row"]], of_short[wishes["row"]])
+            prices = np.where(long, of_long[row], of_short[row])
         levels[:, k] = on_grid(prices, instrument)
         parts[:, k] = np.where(np.isfinite(prices), target.share, 0.0)
     wishes["target"] = _weighted(levels, parts)
@@ -301,8 +289,8 @@ def last_calls(bars: Bars, instrument: Instrument) -> NDArray[np.bool_]:
     if not known.all():
         raise ValueError(f"{bars.symbol}: {venue.name} has no session {session_date(int(numbers[~known][0]))}")
     step = bars.timeframe.minutes * US_PER_MINUTE
-    length = venue.close_time[row] - venue.open_time[row]
-    last_open = venue.open_time[row] + (length - 1) // step * step
+    base = np.where(venue.break_end[row] != 0, venue.break_end[row], venue.open_time[row])  # where the last bar's grid begins
+    last_open = base + (venue.close_time[row] - base - 1) // step * step
     return np.asarray(bars.close_time >= last_open[at], np.bool_)
 
 

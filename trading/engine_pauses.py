@@ -1,4 +1,4 @@
-"""The optional limits of the account, compiled: pauses after stops and losses, drawdown, net and sector exposure, order rate.
+"""The optional limits of the account, compiled: pauses after stops and losses, drawdown, net and sector exposure.
 
 Each is the rule of the same name in trading/risk_rules, over the backtest's records. A pause begins at the end of the bar in
 which the trade ended; the desk knows the moment of the fill, up to a bar earlier.
@@ -11,29 +11,25 @@ import math
 from trading import engine_records, engine_rules, limit_math
 from trading.compiled import kernel
 from trading.engine_records import (
-    COOLDOWN,
     DRAWDOWN,
     LOSING_STREAK,
     NET_EXPOSURE,
     NO_REFUSAL,
-    ORDER_RATE,
     RISK_INPUT_MISSING,
     SECTOR_EXPOSURE,
     Record,
     Records,
 )  # fmt: skip
 from trading.engine_rules import exposure_of
-from trading.limit_math import exceeds, order_notional
+from trading.limit_math import exceeds
 
 _compiled = kernel(engine_records, engine_rules, limit_math)
 _NOISE = 1e-9
 
 
 @_compiled
-def new_close(slots: Records, states: Records, book: Record, now: int) -> None:
-    """Before the decisions of a close: the highest equity, and what the trades that ended make of each strategy's streak."""
-    book["peak"] = max(book["peak"], book["equity"])
-    book["placed"] = 0
+def new_close(slots: Records, states: Records, now: int) -> None:
+    """Before the decisions of a close: what the trades that ended make of each strategy's streak."""
     for s in range(len(slots)):
         state = states[s]
         if state["ended_time"] != now:
@@ -60,19 +56,22 @@ def _streak(slots: Records, bound: Record, states: Records, s: int, now: int) ->
 
 
 @_compiled
+def cooling(bound: Record, state: Record, now: int) -> bool:
+    """Was the strategy stopped out of the instrument a short while ago?"""
+    return bool(now - state["stop_time"] < bound["cooldown_us"])  # NaN: not limited
+
+
+@_compiled
 def paused(
-    slots: Records, bounds: Records, states: Records, book: Record, s: int, side: int, quantity: float, reference: float, now: int
+    slots: Records, bounds: Records, states: Records, book: Record, s: int, side: int, value: float, now: int
 ) -> int:  # fmt: skip
-    """The refusal of an entry by the optional limits, in the order of their numbers; NO_REFUSAL when none refuses."""
-    slot, bound = slots[s], bounds[s]
-    if now - states[s]["stop_time"] < bound["cooldown_us"]:
-        return COOLDOWN
+    """The refusal of an entry worth `value` by these limits, in the order of their numbers; NO_REFUSAL when none refuses."""
+    bound = bounds[s]
     if _streak(slots, bound, states, s, now):
         return LOSING_STREAK
     percent = bound["drawdown"]
     if not math.isnan(percent) and not ((1.0 - book["equity"] / book["peak"]) * 100.0 < percent * (1.0 - _NOISE)):
         return DRAWDOWN
-    value = order_notional(quantity, reference, slot["multiplier"] * states[s]["fx"])
     if not math.isnan(bound["net_leverage"]):
         before = 0.0
         for k in range(len(slots)):
@@ -96,6 +95,4 @@ def paused(
                     inside += exposure_of(slots[k], states[k], states[k]["fx"])
         if exceeds(inside, book["equity"] * bound["sector_percent"] / 100.0):
             return SECTOR_EXPOSURE
-    if book["placed"] >= bound["rate_orders"]:
-        return ORDER_RATE
     return NO_REFUSAL

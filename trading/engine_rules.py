@@ -16,6 +16,7 @@ from trading.engine_records import (
     MAX_POSITION,
     NO_REFUSAL,
     OPEN,
+    PRICE_COLLAR,
     REWARD_TO_RISK,
     STOP_REQUIRED,
     Record,
@@ -122,14 +123,36 @@ def exposure_of(slot: Record, state: Record, fx: float) -> float:
 
 
 @compiled
-def limit(slots: Records, bound: Record, states: Records, book: Record, s: int, quantity: float, reference: float) -> int:
-    """The risk rules that a backtest can break, in the order of trading/risk_rules."""
+def worst_price(wish: Record, last: float) -> float:
+    """The least favourable of an entry's prices: its levels, its reference, the last price."""
+    worst = max(abs(wish["reference"]), abs(last)) if not math.isnan(last) else abs(wish["reference"])
+    if not math.isnan(wish["limit"]):
+        worst = max(worst, abs(wish["limit"]))
+    if not math.isnan(wish["trigger"]):
+        worst = max(worst, abs(wish["trigger"]))
+    return worst
+
+
+@compiled
+def _distance(price: float, last: float) -> float:
+    return 0.0 if math.isnan(price) else abs(price - last) / abs(last) * 100.0
+
+
+@compiled
+def limit(
+    slots: Records, bound: Record, states: Records, book: Record, s: int, wish: Record, quantity: float, value: float, last: float
+) -> int:  # fmt: skip
+    """The rules on price, size and number of positions, in the order of trading/risk_rules. value: of the order; last: the price
+    now. Leaves gross exposure and the strategy's result of the session in the book, for the rules that follow."""
     slot = slots[s]
     if math.isnan(bound["collar_percent"]) or math.isnan(bound["order_quantity"]):
         return LIMIT_MISSING
+    if last != 0.0 and not math.isnan(last):
+        far = max(_distance(wish["reference"], last), _distance(wish["limit"], last), _distance(wish["trigger"], last))
+        if exceeds(far, bound["collar_percent"]):
+            return PRICE_COLLAR
     if exceeds(quantity, bound["order_quantity"]):
         return MAX_ORDER_QUANTITY
-    value = order_notional(quantity, reference, slot["multiplier"] * states[s]["fx"])
     if math.isnan(bound["order_value"]):
         return LIMIT_MISSING
     if exceeds(value, bound["order_value"]):
@@ -146,6 +169,7 @@ def limit(slots: Records, bound: Record, states: Records, book: Record, s: int, 
             taken += 1
             own_taken += 1 if mine else 0
             here += exposure if other["symbol"] == slot["symbol"] else 0.0
+    book["gross"], book["own_pnl"] = gross, own_pnl
     if math.isnan(bound["position_value"]):
         return LIMIT_MISSING
     if exceeds(here + value, bound["position_value"]):
@@ -154,6 +178,12 @@ def limit(slots: Records, bound: Record, states: Records, book: Record, s: int, 
         return LIMIT_MISSING
     if taken + 1 > bound["concurrent"] or own_taken + 1 > bound["own_concurrent"]:
         return CONCURRENT_POSITIONS
+    return NO_REFUSAL
+
+
+@compiled
+def day_lost(bound: Record, book: Record) -> int:
+    """Has the account, or the strategy, lost its limit of the session?"""
     amount, percent = bound["loss_amount"], bound["loss_percent"]
     if math.isnan(amount) and math.isnan(percent):
         return LIMIT_MISSING
@@ -161,13 +191,17 @@ def limit(slots: Records, bound: Record, states: Records, book: Record, s: int, 
     if daily_loss_reached(book["equity"] - start, start, amount, percent):
         return DAILY_LOSS
     amount, percent = bound["own_loss_amount"], bound["own_loss_percent"]
-    if not (math.isnan(amount) and math.isnan(percent)) and daily_loss_reached(own_pnl, start, amount, percent):
+    if not (math.isnan(amount) and math.isnan(percent)) and daily_loss_reached(book["own_pnl"], start, amount, percent):
         return DAILY_LOSS
+    return NO_REFUSAL
+
+
+@compiled
+def buying_power(bound: Record, book: Record, value: float) -> int:
+    """Would gross exposure be above its multiple of the equity?"""
     if math.isnan(bound["leverage"]):
         return LIMIT_MISSING
-    if leverage_exceeded(gross + value, book["equity"], bound["leverage"]):
-        return BUYING_POWER
-    return NO_REFUSAL
+    return BUYING_POWER if leverage_exceeded(book["gross"] + value, book["equity"], bound["leverage"]) else NO_REFUSAL
 
 
 @compiled

@@ -36,6 +36,9 @@ def add_together(
 
     Raises ValueError where the legs of a strategy do not stand beside each other, or one has two slots.
     """
+    if conflicts is None and not any(legs):
+        records["group"] = -1
+        return Together()
     for s, symbols in enumerate(legs):
         if not symbols:
             records["group"][s] = -1

@@ -136,7 +136,7 @@ def withdraw(slots: Records, states: Records, book: Record, refused: Ints, s: in
         state = states[k]
         if state["said"] == PLACED:
             book["orders"] -= state["placed"]
-            book["placed"] -= 1
+            book["sent"] -= state["sent"]
             state["pending"] = 0.0
             state["said"] = LEG_MISSING
             refused[k, LEG_MISSING] += 1

@@ -19,6 +19,7 @@ from trading.evaluation import Evaluation
 from trading.instruments import Instrument
 from trading.limits import Limits
 from trading.order_rules import FxSeries
+from trading.risk_history import RiskHistory
 from trading.timeframes import US_PER_DAY
 from trading.trade_paths import TradePaths
 
@@ -33,7 +34,8 @@ class Experiment:
     limits, require_stop and min_reward_to_risk are the desk's; once: a plan, which enters one time only.
     actions: corporate actions by symbol that positions are carried across; bars are raw. managed: one per slot, how open
     trades are managed, empty: they are not. currency, fx, risk_budget: of trading.backtest. of: the strategy or plan, for how its
-    entries are worked and which legs go together; None: market orders, each leg by itself.
+    entries are worked and which legs go together; None: market orders, each leg by itself. history: prices that
+    the portfolio limits are measured on; None: those of the bars.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Experiment:
     fx: Mapping[str, FxSeries] | None = None
     risk_budget: float | None = None
     of: Evaluable | None = None
+    history: RiskHistory | None = None
 
     def run(self) -> BacktestResult:
         """The backtest. Raises ValueError when the parts do not fit together."""
@@ -62,7 +65,7 @@ class Experiment:
             min_reward_to_risk=self.min_reward_to_risk, managed=self.managed or None, once=self.once,
             actions=self.actions or None,
             currency=self.currency, fx=self.fx, risk_budget=self.risk_budget,
-            files=None if self.of is None else [self.of] * len(self.evaluations),
+            files=None if self.of is None else [self.of] * len(self.evaluations), history=self.history,
         )  # fmt: skip
 
     def but(self, **changes: Any) -> Experiment:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
@@ -23,20 +23,20 @@ from trading import conditions, sizing_inputs, windows
 from trading.bars import Bars
 from trading.calendars import Calendar
 from trading.conditions import Condition, Confluence
-from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor, with_factors
+from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor
 from trading.frame import Frame
 from trading.gates.settings import OptionalGates, VolumeMin
 from trading.instruments import Instrument
-from trading.price_units import Finer, folded, parts_of_weeks
+from trading.price_levels import on_level, weeks_on_level
+from trading.price_units import Finer
 from trading.quotes import QuoteBars
 from trading.regime import Regime, markov_regimes, rule_regimes
-from trading.timeframes import US_PER_MINUTE, Timeframe, session_date
+from trading.timeframes import US_PER_MINUTE, Timeframe
 
 Floats = NDArray[np.float64]
 SeriesKey = Timeframe | tuple[str, Timeframe]
 Actions = Mapping[str, Sequence[CorporateAction]]
 
-_WEEK_COLUMNS: Final = ("open", "high", "low", "close", "volume")
 _SLACK: Final = 1.02
 """Sessions cut short hold fewer bars than the calendar's full ones: windows are asked for a little longer."""
 
@@ -339,52 +339,12 @@ def _on_level(
         its = actions.get(one.symbol, ())
         try:
             if one.timeframe is Timeframe.W1:
-                level[key] = _weeks_on_level(one, its, as_of, session, tuple(bars.values()), finer)
+                level[key] = weeks_on_level(one, its, as_of, session, tuple(bars.values()), finer)
             else:
-                level[key] = sizing_inputs.on_level(one, its, as_of, session)
+                level[key] = on_level(one, its, as_of, session)
         except UnknownFactor:
             continue
     return level
-
-
-def _weeks_on_level(
-    weeks: Bars, actions: Sequence[CorporateAction], as_of: int, session: int, held: Sequence[Bars], finer: Finer | None
-) -> Bars:
-    """Weekly bars on one level: a week that an action splits is made again of its shorter bars, each on its own session's
-    level. Raises UnknownFactor where one cannot be: a range measured across a step that no market made is no measure."""
-    moving = [
-        a for a in actions
-        if a.kind in MOVES_PRICE and a.kind is not ActionKind.DIVIDEND and a.factor != 1.0 and a.ex_session <= session
-        and a.known_time <= as_of
-    ]  # fmt: skip
-    told = [_told(a, weeks, held, finer) for a in moving]
-    level = sizing_inputs.on_level(weeks, told, as_of, session)
-    columns: dict[str, Any] = {}
-    for row, part in parts_of_weeks(weeks, [a.ex_session for a in told], held, finer).items():
-        if part is None:
-            raise UnknownFactor(
-                f"{weeks.symbol}: the week to {session_date(int(weeks.session[row]))} holds prices from both sides of a split "
-                "and the lake has no shorter bars that make it"
-            )
-        columns = columns or {name: np.array(getattr(level, name), np.float64) for name in _WEEK_COLUMNS}
-        for name, value in folded(sizing_inputs.on_level(part, told, as_of, session)).items():
-            columns[name][row] = value
-    return replace(level, **columns) if columns else level
-
-
-def _told(action: CorporateAction, weeks: Bars, held: Sequence[Bars], finer: Finer | None) -> CorporateAction:
-    """`action` with the factor its value means: from the last close before its session, for which a week's may be days too
-    old."""
-    if action.factor_known:
-        return action
-    near = finer(weeks.symbol, action.ex_session - 10, action.ex_session - 1) if finer is not None else None
-    shorter = sorted((b for b in held if b.symbol == weeks.symbol), key=lambda b: b.timeframe.minutes)
-    for bars in (near, *shorter):
-        if bars is not None and len(bars):
-            (told,) = with_factors([action], bars)
-            if told.factor_known:
-                return told
-    return action
 
 
 def _unknown(gates: OptionalGates, sizing: Mapping[str, Any], rows: int) -> Measures:

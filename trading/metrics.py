@@ -82,20 +82,57 @@ def calmar(annual_return: float, drawdown: float) -> float:
     return annual_return / drawdown if drawdown > 0 else math.nan
 
 
+_BLOCK = 64
+
+
+@njit(cache=True, nogil=True)
+def _falls(equity: Floats, start: float) -> tuple[float, int]:
+    """(deepest drawdown, longest time below a high). A block without a new high is only searched for its lowest, four values at a
+    time."""
+    rows = len(equity)
+    peak, lowest, high_at, deepest, longest, i = start, start, -1, 0.0, 0, 0
+    while i < rows:
+        end = min(i + _BLOCK, rows)
+        low0, low1, low2, low3 = lowest, lowest, lowest, lowest
+        high0, high1, high2, high3 = -math.inf, -math.inf, -math.inf, -math.inf
+        k = i
+        while k + 4 <= end:
+            a, b, c, d = equity[k], equity[k + 1], equity[k + 2], equity[k + 3]
+            low0, low1, low2, low3 = min(low0, a), min(low1, b), min(low2, c), min(low3, d)
+            high0, high1, high2, high3 = max(high0, a), max(high1, b), max(high2, c), max(high3, d)
+            k += 4
+        while k < end:
+            low0, high0 = min(low0, equity[k]), max(high0, equity[k])
+            k += 1
+        if max(max(high0, high1), max(high2, high3)) < peak:
+            lowest = min(min(low0, low1), min(low2, low3))
+            i = end
+            continue
+        while i < end:
+            value = equity[i]
+            if value >= peak:
+                if lowest < peak:
+                    deepest = max(deepest, 1.0 - lowest / peak)
+                longest = max(longest, i - high_at - 1)
+                peak, lowest, high_at = value, value, i
+            lowest = min(lowest, value)
+            i += 1
+    if lowest < peak:
+        deepest = max(deepest, 1.0 - lowest / peak)
+    return deepest, max(longest, rows - high_at - 1)
+
+
 @njit(cache=True, nogil=True)
 def _curve(equity: Floats, start: float) -> tuple[int, float, float, float, float, float, int, float]:
-    """One walk over an equity curve of finite values: how many returns, their mean, deviation (ddof 1), largest size, downside
-    deviation; deepest drawdown, longest time below a high; mean equity."""
-    count, total, largest, downside, sum_equity, squares = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-    peak, lowest, high_at, deepest, longest, before = start, start, -1, 0.0, 0, start
+    """Of an equity curve of finite values: how many returns, their mean, deviation (ddof 1), largest size, downside deviation;
+    deepest drawdown, longest time below a high; mean equity."""
+    count, total, largest, downside, sum_equity, squares, before = 0, 0.0, 0.0, 0.0, 0.0, 0.0, start
     for i in range(len(equity)):
         value = equity[i]
         sum_equity += value
-        if value == before:  # a return of 0, and no new high or low: most bars without a position
+        if value == before:  # a return of 0: most bars without a position
             if before > 0.0:
                 count += 1
-            if value >= peak:
-                high_at = i
             continue
         if before > 0.0:
             r = value / before - 1.0
@@ -106,15 +143,7 @@ def _curve(equity: Floats, start: float) -> tuple[int, float, float, float, floa
             loss = 0.5 * (r - abs(r))  # min(r, 0) to the bit, without a branch that no one can foresee
             downside += loss * loss
         before = value
-        if value >= peak:
-            if lowest < peak:
-                deepest = max(deepest, 1.0 - lowest / peak)
-            longest = max(longest, i - high_at - 1)
-            peak, lowest, high_at = value, value, i
-        lowest = min(lowest, value)
-    if lowest < peak:
-        deepest = max(deepest, 1.0 - lowest / peak)
-    longest = max(longest, len(equity) - high_at - 1)
+    deepest, longest = _falls(equity, start)
     mean = total / count if count else math.nan
     spread = squares - count * mean * mean
     if not (spread > 1e-6 * squares):  # the mean is nearly all of it: sum the deviations themselves

@@ -80,7 +80,7 @@ def due_times(session: int, timeframe: Timeframe, calendar: Calendar, known_unti
 
 def is_thin(session: int, calendar: Calendar) -> bool:
     """Is no bar of the session missed when there is none?"""
-    if calendar.name != "FX":
+    if calendar.venue != "FX":
         return False
     day = session_date(int(session))
     return (day.month, day.day) in FX_THIN_DAYS
@@ -101,7 +101,7 @@ def missing_bars(bars: Bars, calendar: Calendar, known_until: int | None, sessio
         due = total
     else:
         due = np.where(known_until >= closes, total, np.clip((known_until - opens) // width, 0, total))
-    if calendar.name == "FX":
+    if calendar.venue == "FX":
         exists = exists & ~np.array([is_thin(int(n), calendar) for n in wanted], bool)
     # Which bar of its session each row is, for the rows whose session is asked about and exists.
     where = np.searchsorted(wanted, bars.session)

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 
 from trading.bars import Bars
 from trading.calendars import Calendar, calendar
-from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor, adjust
+from trading.corporate_actions import MOVES_PRICE, ActionKind, CorporateAction, UnknownFactor
 from trading.instruments import Instrument
+from trading.price_levels import on_level, weeks_on_level
+from trading.price_units import Finer
 from trading.resample import bars_in_session
 from trading.sizing import ATR_RISK, KELLY, VOLATILITY_TARGET, AdaptiveRule, kelly_percent
-from trading.timeframes import US_PER_DAY, Timeframe
+from trading.timeframes import Timeframe
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +45,8 @@ def _average_range(high, low, close, period, out):  # type: ignore[no-untyped-de
             top = max(high[k], close[k - 1])
             bottom = min(low[k], close[k - 1])
             total += top - bottom
+            if math.isnan(high[k]) or math.isnan(low[k]) or math.isnan(close[k - 1]):  # max and min let one pass
+                total = math.nan
         out[t] = total / period
 
 
@@ -227,13 +231,13 @@ def kelly_fields(sizing: Mapping[str, Any]) -> tuple[float, float, float, float,
 
 def wish_scale(
     sizing: Mapping[str, Any], rows: NDArray[np.int64], reference: Floats, stop: Floats, bars: Bars, instrument: Instrument,
-    actions: Mapping[str, Sequence[CorporateAction]],
+    actions: Mapping[str, Sequence[CorporateAction]], finer: Finer | None = None, held: Sequence[Bars] = (),
 ) -> Floats | None:  # fmt: skip
     """What `loop_rule` is multiplied by at each of `rows`, float64 (W,): `atr_share` or `target_percent` there, NaN where it
     is not known. None for a rule that is the same at every bar."""
     if not names(sizing):
         return None
-    (measured,) = history(sizing, bars, instrument, actions).values()
+    (measured,) = history(sizing, bars, instrument, actions, finer, held).values()
     value = measured[rows]
     with np.errstate(divide="ignore", invalid="ignore"):
         if sizing["kind"] == ATR_RISK:
@@ -244,18 +248,22 @@ def wish_scale(
 
 
 def history(
-    sizing: Mapping[str, Any], bars: Bars, instrument: Instrument, actions: Mapping[str, Sequence[CorporateAction]]
+    sizing: Mapping[str, Any], bars: Bars, instrument: Instrument, actions: Mapping[str, Sequence[CorporateAction]],
+    finer: Finer | None = None, held: Sequence[Bars] = (),
 ) -> dict[str, Floats]:  # fmt: skip
-    """`columns` over a whole history of raw bars, each row on its own price level."""
+    """`columns` over a whole history of raw bars, each row on its own price level. finer, held: what weekly bars with a split
+    inside are made of; what is measured on one that cannot be made is NaN."""
     venue = calendar(instrument.calendar)
     out = {name: np.full(len(bars), np.nan) for name in names(sizing)}
-    for first, after, level in levels(bars, actions.get(bars.symbol, ())):
+    for first, after, level in levels(bars, actions.get(bars.symbol, ()), finer, held):
         for name, column in columns(sizing, level, instrument, venue).items():
             out[name][first:after] = column[first:after]
     return out
 
 
-def levels(bars: Bars, actions: Sequence[CorporateAction]) -> Iterator[tuple[int, int, Bars]]:
+def levels(
+    bars: Bars, actions: Sequence[CorporateAction], finer: Finer | None = None, held: Sequence[Bars] = ()
+) -> Iterator[tuple[int, int, Bars]]:
     """(first row, row after the last, bars up to there on the price level of these rows). Nothing for rows whose level an
     action without a factor leaves unknown."""
     moving = [a for a in actions if a.kind in MOVES_PRICE and a.kind is not ActionKind.DIVIDEND]
@@ -266,17 +274,11 @@ def levels(bars: Bars, actions: Sequence[CorporateAction]) -> Iterator[tuple[int
     for first, after in pairwise(sorted(cuts)):
         seen = bars.rows(slice(0, after)) if after < len(bars) else bars
         try:
-            level = on_level(seen, moving, int(bars.close_time[after - 1]), int(bars.session[after - 1]))
+            as_of, session = int(bars.close_time[after - 1]), int(bars.session[after - 1])
+            if bars.timeframe is Timeframe.W1:
+                level = weeks_on_level(seen, moving, as_of, session, held, finer, blank=True)
+            else:
+                level = on_level(seen, moving, as_of, session)
         except UnknownFactor:
             continue
         yield first, after, level
-
-
-def on_level(bars: Bars, actions: Sequence[CorporateAction], as_of: int, session: int) -> Bars:
-    """`bars` on the price level of the bar of `session` that closes at `as_of`. After-hours bars may close on the next UTC day:
-    an action of a later session is none of theirs. An overnight session begins on the UTC day before its own: its action counts
-    from then on, in series that have no bar of it yet as well. Raises UnknownFactor."""
-    its = [a for a in actions if a.ex_session <= session and a.known_time <= as_of]
-    if not its:
-        return bars
-    return adjust(bars.known_at(as_of), its, as_of=max(as_of, *(a.ex_session * US_PER_DAY for a in its)))

@@ -121,7 +121,9 @@ class InstrumentFile(ConfigModel):
 
     description: Text = ""
     asset_class: AssetClass
-    calendar: Text = Field(description="FX, CRYPTO, an exchange-calendars code such as XNYS, or one of calendars/*.yaml")
+    calendar: Text = Field(
+        description="FX, CRYPTO, an exchange-calendars code such as XNYS, or one of calendars/*.yaml; @clock, @ZONE: cut anew"
+    )
     tick_size: Decimal = Field(gt=0, description="price grid in the quote currency")
     lot_size: Decimal = Field(Decimal(1), gt=0, description="smallest quantity step")
     multiplier: Decimal = Field(Decimal(1), gt=0, description="currency per price point and unit")
@@ -180,6 +182,8 @@ class InstrumentFile(ConfigModel):
         except UnknownCalendar as error:
             if value in defined():
                 raise custom_error(str(error), "a calendar that can be built") from None
+            if "@" in value:
+                raise custom_error(str(error), "such as XNYS@clock or FX@UTC") from None
             near = nearest(value, (*KNOWN_CALENDARS, *defined()))
             expected = "FX, CRYPTO, an exchange-calendars code or one of calendars/*.yaml"
             raise custom_error(f"unknown calendar {value!r}", expected, near) from None

@@ -21,6 +21,7 @@ from trading.evaluation import Evaluation
 from trading.gate_inputs import measure
 from trading.gates.settings import OptionalGates
 from trading.instruments import AssetClass, Instrument
+from trading.limits import CircuitBreaker, Correlation, Limits, ValueAtRisk
 from trading.timeframes import US_PER_DAY, Timeframe
 
 
@@ -37,9 +38,13 @@ def warm_kernels() -> None:
         "X", Timeframe.D1, bars.close_time, ~never, enter, never, leave, never, nothing, nothing, nothing, nothing, price
     )
     instrument = Instrument("X", AssetClass.EQUITY, "24/7", Decimal("0.01"), "USD", "none", "X", Timeframe.D1)
-    for detail in (False, True):
+    measured = Limits(
+        value_at_risk=ValueAtRisk(percent=5), correlation=Correlation(percent=50),
+        circuit_breaker=CircuitBreaker(percent=5, minutes=10, pause_minutes=30),
+    )  # fmt: skip
+    for limits in (None, measured):
         result = backtest(
-            evaluation, bars, instrument, cash=10_000.0, sizing={"kind": "fixed", "quantity": 1.0}, costs=Costs(), detail=detail
+            evaluation, bars, instrument, cash=10_000.0, sizing={"kind": "fixed", "quantity": 1.0}, costs=Costs(), limits=limits
         )
         result.metrics(252.0)
     fast_above_slow(price, 1, 2)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, or_, select
+from sqlalchemy import Connection, Engine, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
-from resources.brokers import BrokerContext
+from resources.brokers import BrokerContext, paper_sql
 from resources.brokers.paper_book import Book, BookEvent, BookOrder, BookPosition, Split, report_of
 from resources.brokers.protocol import (
     Account,
@@ -27,16 +27,18 @@ from resources.brokers.protocol import (
 )  # fmt: skip
 from resources.feeds.protocol import BarClose
 from resources.ledger.action_tables import paper_splits
-from resources.ledger.base import insert_many
+from resources.ledger.base import Insert, insert_together, place_of, reading
 from resources.ledger.tables import paper_account, paper_events, paper_orders, paper_positions
 from trading.calendars import calendar
 from trading.costs import Costs
 from trading.instruments import Instrument
-from trading.orders import TERMINAL, OrderEvent, OrderState, OrderType, Side, TimeInForce
+from trading.orders import OrderEvent, OrderState, OrderType, Side, TimeInForce
 from trading.timeframes import US_PER_MINUTE
 
 ACCOUNT_ID = "paper"
-_TERMINAL = sorted(s.value for s in TERMINAL)
+_CHANGING = (
+    "quantity", "limit_price", "state", "stop_price", "filled_quantity", "filled_units", "text", "session", "updated_time",
+)  # fmt: skip
 
 
 class PaperBroker:
@@ -76,7 +78,7 @@ class PaperBroker:
         if not requests:
             return [[] for _ in groups]
         wanted = {r.client_id for r in requests} | {r.parent_client_id for r in requests if r.parent_client_id}
-        with self._writing(paper_orders.c.client_id.in_(wanted), symbols={r.symbol for r in requests}) as book:
+        with self._writing(paper_orders.c.client_id.in_(wanted), symbols=()) as book:
             # What replaces an order across a split works from the session's open on, as that one would have.
             since = self._unmatched_splits(book, {r.symbol for r in requests if r.client_id not in book.orders})
             for group in groups:
@@ -121,12 +123,13 @@ class PaperBroker:
         for bar in bars:
             if bar.close_time != close_time or bar.symbol not in self._instruments:
                 raise BrokerError(f"bar of {bar.symbol} at {bar.close_time}: expected a known symbol closing at {close_time}")
-        symbols = sorted({bar.symbol for bar in bars})
-        working = and_(paper_orders.c.symbol.in_(symbols), paper_orders.c.state.not_in(_TERMINAL))
-        with self._writing(working, relatives=True) as book:
+        with self._writing(lambda connection: paper_sql.reached(connection, bars), relatives=True) as book:
+            met = {order.request.symbol for order in book.orders.values()}
             for bar in sorted(bars, key=lambda b: b.symbol):
                 position = book.positions.setdefault(bar.symbol, BookPosition())
-                if close_time > position.last_close_time:
+                if close_time > position.last_close_time and bar.symbol not in met:
+                    book.mark(bar)
+                elif close_time > position.last_close_time:
                     instrument = self._instruments[bar.symbol]
                     book.match(bar, _open_time(bar, instrument), instrument, self._costs_of(bar.symbol))
 
@@ -158,20 +161,19 @@ class PaperBroker:
     @staticmethod
     def _unmatched_splits(book: Book, symbols: set[str]) -> dict[str, int]:
         """Time of the newest split by symbol, of those that no bar was matched against since."""
-        s = paper_splits.c
-        rows = book.connection.execute(select(s.symbol, s.split_time).where(s.symbol.in_(symbols)).order_by(s.split_time))
-        newest = {row.symbol: row.split_time for row in rows}
-        return {
-            symbol: time_us
-            for symbol, time_us in newest.items()
-            if book.positions.get(symbol, BookPosition()).last_close_time <= time_us
-        }
+        if not symbols or not book.splits:
+            return {}
+        s, p = paper_splits.c, paper_positions.c
+        matched = func.coalesce(func.max(p.last_close_time), 0).label("matched")
+        newest = select(s.symbol, func.max(s.split_time).label("at"), matched)
+        newest = newest.outerjoin(paper_positions, p.symbol == s.symbol).where(s.symbol.in_(symbols)).group_by(s.symbol)
+        return {row.symbol: int(row.at) for row in book.connection.execute(newest) if row.matched <= row.at}
 
     def open_orders(self) -> list[OrderReport]:
-        return self._reports(paper_orders.c.state.not_in(_TERMINAL))
+        return self._reports(paper_orders.c.state.not_in(paper_sql.TERMINAL))
 
     def completed_orders(self, since_us: int) -> list[OrderReport]:
-        return self._reports(and_(paper_orders.c.state.in_(_TERMINAL), paper_orders.c.updated_time >= since_us))
+        return self._reports(and_(paper_orders.c.state.in_(paper_sql.TERMINAL), paper_orders.c.updated_time >= since_us))
 
     def executions(self, since_us: int) -> list[Execution]:
         query = (
@@ -179,11 +181,11 @@ class PaperBroker:
             .where(paper_events.c.execution.is_not(None), paper_events.c.event_time >= since_us)
             .order_by(paper_events.c.seq)
         )
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [_execution(row.execution) for row in connection.execute(query)]
 
     def positions(self) -> list[BrokerPosition]:
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(
                 select(paper_positions).where(paper_positions.c.quantity != 0.0).order_by(paper_positions.c.symbol)
             ).all()
@@ -205,7 +207,7 @@ class PaperBroker:
     def poll_events(self, after_key: str) -> list[BrokerEvent]:
         after = int(after_key) if after_key else 0
         query = select(paper_events).where(paper_events.c.seq > after).order_by(paper_events.c.seq).limit(1000)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [
                 BrokerEvent(
                     f"{row.seq:015d}", row.client_id, row.broker_order_id, OrderEvent(row.event), row.event_time, row.text,
@@ -215,7 +217,9 @@ class PaperBroker:
             ]  # fmt: skip
 
     @contextmanager
-    def _writing(self, condition: Any, relatives: bool = False, symbols: Collection[str] | None = None) -> Iterator[Book]:
+    def _writing(
+        self, condition: Any | Callable[[Connection], Any], relatives: bool = False, symbols: Collection[str] | None = None
+    ) -> Iterator[Book]:
         """The book with the orders of `condition`, saved and committed at the end, or not at all.
 
         The account row is locked first: changes come one after the other, so event numbers become visible in order.
@@ -223,20 +227,13 @@ class PaperBroker:
         """
         with self._engine.begin() as connection:
             account = self._account_row(connection, lock=True)
-            book = Book(account.currency, account.cash, connection)
-            _load(connection, book, condition)
+            book = Book(account.currency, account.cash, connection, splits=account.splits)
+            _load(connection, book, condition(connection) if callable(condition) else condition)
             trades = {o.request.trade for o in book.orders.values() if o.request.trade}
             if trades:
                 _load(connection, book, paper_orders.c.trade.in_(trades))
             if relatives and book.orders:
-                groups = {o.request.oco_group for o in book.orders.values() if o.request.oco_group}
-                _load(connection, book, paper_orders.c.oco_group.in_(groups))
-                parents = {o.request.parent_client_id for o in book.orders.values() if o.request.parent_client_id}
-                _load(connection, book, paper_orders.c.client_id.in_(parents))
-                _load(connection, book, paper_orders.c.parent_client_id.in_(list(book.orders)))
-                theirs = {o.request.oco_group for o in book.orders.values() if o.request.oco_group} - groups
-                if theirs:  # exits of the trades' other parts
-                    _load(connection, book, paper_orders.c.oco_group.in_(theirs))
+                _load(connection, book, paper_sql.related(connection, list(book.orders)))
             held = select(paper_positions)
             held = held if symbols is None else held.where(paper_positions.c.symbol.in_(symbols))
             for row in connection.execute(held) if symbols is None or symbols else ():
@@ -247,7 +244,8 @@ class PaperBroker:
             _save(connection, book, before, max(newest, account.last_close_time))
 
     def _account_row(self, connection: Connection, lock: bool) -> Any:
-        query = select(paper_account).where(paper_account.c.account_id == ACCOUNT_ID)
+        columns = (paper_account, paper_sql.NOT_FLUSHED, paper_sql.SPLITS) if lock else (paper_account,)
+        query = select(*columns).where(paper_account.c.account_id == ACCOUNT_ID)
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
         if row is None:
             values = {
@@ -261,7 +259,7 @@ class PaperBroker:
 
     def _reports(self, condition: Any) -> list[OrderReport]:
         query = select(paper_orders).where(condition).order_by(paper_orders.c.created_time, paper_orders.c.client_id)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [report_of(_order(row)) for row in connection.execute(query)]
 
 
@@ -320,25 +318,20 @@ def _position_values(position: BookPosition) -> dict[str, Any]:
 
 
 def _save(connection: Connection, book: Book, before: Mapping[str, dict[str, Any]], newest: int) -> None:
-    if book.touched:
-        changing = (
-            "quantity", "limit_price", "state", "stop_price", "filled_quantity", "filled_units", "text", "session",
-            "updated_time",
-        )  # fmt: skip
-        rows = [_order_values(book.orders[client_id]) for client_id in sorted(book.touched)]
-        insert_many(connection, paper_orders, rows, replacing=changing)
-    # One statement: rows are numbered in their order.
-    insert_many(connection, paper_events, [_event_values(event) for event in book.events])
+    """One round trip. The events are numbered in their order."""
     moved = [
         {"symbol": symbol, **values}
         for symbol, position in sorted(book.positions.items())
         if (values := _position_values(position)) != before.get(symbol)
     ]
-    if moved:
-        insert_many(connection, paper_positions, moved, replacing=[name for name in moved[0] if name != "symbol"])
-    connection.execute(
-        paper_account.update().where(paper_account.c.account_id == ACCOUNT_ID).values(cash=book.cash, last_close_time=newest)
-    )
+    parts = [
+        Insert(paper_orders, [_order_values(book.orders[client_id]) for client_id in sorted(book.touched)], _CHANGING),
+        Insert(paper_events, [_event_values(event) for event in book.events]),
+        Insert(paper_positions, moved, ("quantity", "average_price", "last_price", "last_close_time")),
+    ]
+    place = place_of(connection, paper_account)
+    account = f"UPDATE {place} SET cash = :cash, last_close_time = :newest WHERE account_id = :account"
+    insert_together(connection, parts, account, {"account": ACCOUNT_ID, "cash": book.cash, "newest": newest})
 
 
 def _event_values(event: BookEvent) -> dict[str, Any]:

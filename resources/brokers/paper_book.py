@@ -91,7 +91,8 @@ class BookPosition:
 @dataclass(slots=True)
 class Book:
     """Orders by client id, positions by symbol and cash. Every change lands in `events` or in the rows themselves;
-    `touched` names the orders to write back. connection: of the transaction the book lives in."""
+    `touched` names the orders to write back. connection: of the transaction the book lives in. splits: were units ever
+    exchanged in this account?"""
 
     currency: str
     cash: float
@@ -100,6 +101,7 @@ class Book:
     positions: dict[str, BookPosition] = field(default_factory=dict)
     events: list[BookEvent] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
+    splits: bool = True
 
     def take(
         self, requests: Sequence[OrderRequest], instruments: Mapping[str, Instrument], now: int, since: Mapping[str, int]
@@ -202,6 +204,10 @@ class Book:
         for order in orders:
             if order.working and order.request.time_in_force is TimeInForce.IOC and self._active(order):
                 self.cancel(order, bar.close_time, "not filled at once", OrderEvent.EXPIRED)
+        self.mark(bar)
+
+    def mark(self, bar: BarClose) -> None:
+        """What a bar does that reaches no working order of its symbol: the position is worth its close."""
         position = self.positions.setdefault(bar.symbol, BookPosition())
         position.last_price, position.last_close_time = bar.close, bar.close_time
 

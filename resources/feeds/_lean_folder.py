@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from resources.feeds import _lean_maps as maps
 from resources.feeds._base import LeftOut
-from resources.feeds._lean_files import QUOTE, Table, members, read_day, read_long
+from resources.feeds._lean_files import QUOTE, TRADE, Table, members, read_day, read_long
 from resources.feeds._lean_symbols import CLASSES, LeanSymbol
 from resources.feeds._lean_time import data_zone, local_to_utc
 from resources.feeds.protocol import MalformedData, SourceMissing
@@ -147,6 +147,14 @@ class LeanFolder:
 
     def _minute_folder(self, symbol: LeanSymbol, ticker: str = "") -> Path:
         return self.root / symbol.kind / symbol.market / "minute" / (ticker or symbol.ticker)
+
+    def minute_days(self, symbol: LeanSymbol) -> set[int]:
+        """Dates (session numbers) there are minute trade files of."""
+        folder = self._minute_folder(symbol)
+        if not folder.is_dir():
+            return set()
+        held = _minute_files(folder, folder.stat().st_mtime_ns)
+        return {session_number(date.fromisoformat(day)) for day, what in held if what == TRADE}
 
     def _minutes(
         self, symbol: LeanSymbol, what: str, venue: Calendar, zone: str, spans: Sequence[tuple[str, int, int]]

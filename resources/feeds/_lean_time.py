@@ -23,6 +23,13 @@ _KNOWN = {
 """Zones of markets as LEAN documents them, for a folder without its market-hours database. Crypto is UTC."""
 
 
+def regular_hours(folder: Path, kind: str, market: str, ticker: str) -> tuple[str, int, int] | None:
+    """(exchange's zone, first, last minute of its day) of the market hours; None where the folder's database does not say."""
+    path = folder / "market-hours" / "market-hours-database.json"
+    hours = _hours(path, path.stat().st_mtime_ns) if path.is_file() else {}
+    return hours.get(f"{kind}-{market}-{ticker}") or hours.get(f"{kind}-{market}-[*]")
+
+
 def data_zone(folder: Path, kind: str, market: str, ticker: str) -> str:
     """Zone name or fixed offset (``UTC-05``) of the market's data files. Raises FeedError when nobody knows it."""
     path = folder / "market-hours" / "market-hours-database.json"
@@ -46,6 +53,24 @@ def _entries(path: Path, changed: int) -> dict[str, str]:
         return {name.lower(): str(entry["dataTimeZone"]) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MalformedData(f"{path}: {error!r}; expected LEAN's market hours with dataTimeZone in every entry") from error
+
+
+@lru_cache(maxsize=4)
+def _hours(path: Path, changed: int) -> dict[str, tuple[str, int, int]]:
+    """Exchange zone and market hours of a Monday by lower-case entry name, where that is one stretch."""
+    found = {}
+    for name, entry in json.loads(path.read_text(encoding="utf-8-sig"))["entries"].items():
+        market = [s for s in entry.get("monday", ()) if s.get("state") == "market"]
+        if len(market) == 1:
+            found[name.lower()] = (str(entry["exchangeTimeZone"]), _minute(market[0]["start"]), _minute(market[0]["end"]))
+    return found
+
+
+def _minute(text: str) -> int:
+    """Minute of the day of ``09:30:00``, or of the day's end as LEAN writes it: ``1.00:00:00``."""
+    days, _, clock = text.rpartition(".")
+    hours, minutes, _ = clock.split(":")
+    return int(days or 0) * 1440 + int(hours) * 60 + int(minutes)
 
 
 def local_to_utc(local: NDArray[np.int64], zone: str) -> NDArray[np.int64]:

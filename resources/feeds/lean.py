@@ -9,6 +9,9 @@
 Stamps are bar starts in the market's data time zone. Equity and option prices are x10000; equities are unadjusted, under
 the tickers their map file names (resources/feeds/_lean_symbols.py says how symbols are written). Forex bars are the mid of
 bid and ask, without volume. The bars of a continuous future are those of its front contract, as they were traded.
+Hour bars are cut at full hours, daily bars at midnight of the data's zone, those of futures are of the market hours in the
+folder's database. An instrument takes them on a calendar that is cut there too (``XNYS@clock``, ``FX@UTC``,
+``CMES@08:30-16:00``; trading/calendar_cuts.py), so that they are never taken for bars of the venue's session.
 Rows outside the instrument's sessions (before the open, after the close) are left out and told in `left_out`.
 """
 
@@ -22,6 +25,7 @@ import numpy as np
 
 from resources.feeds import _lean_maps
 from resources.feeds._base import Columns, FileFeed, LeftOut, columns, rank
+from resources.feeds._lean_cut import check_cut, check_days
 from resources.feeds._lean_files import COLUMNS, OPEN_INTEREST, QUOTE, TRADE, bars_of
 from resources.feeds._lean_folder import FOLDERS, Answer, LeanFolder
 from resources.feeds._lean_futures import rolls_of
@@ -30,10 +34,10 @@ from resources.feeds.protocol import Capabilities, Feed, FeedError, SourceMissin
 from resources.settings import Settings
 from trading.calendars import Calendar, calendar
 from trading.corporate_actions import CorporateAction
-from trading.instruments import AssetClass, FutureTerms, Instrument
+from trading.instruments import FutureTerms, Instrument
 from trading.quotes import QuoteBars
 from trading.rolls import NoExpiryRule, RollTable
-from trading.timeframes import US_PER_HOUR, Timeframe, session_date, session_number
+from trading.timeframes import Timeframe, session_date, session_number
 
 _SCANNED = 2_000
 """Contracts' zips a lookup opens when the text names no root; beyond that only the roots are found."""
@@ -49,7 +53,7 @@ class QuoteHistory(Protocol):
 
 
 class LeanFeed(FileFeed):
-    """Bars of a LEAN Data folder: minute, and daily or hour where their bars are whole sessions' or session hours."""
+    """Bars of a LEAN Data folder: minute, hour and daily, the last two where the instrument's calendar is cut as they are."""
 
     def __init__(self, folder: Path | None) -> None:
         super().__init__()
@@ -107,7 +111,7 @@ class LeanFeed(FileFeed):
     def _load(self, instrument: Instrument, timeframe: Timeframe, start: date, end: date) -> Columns:
         symbol, venue = parse(instrument), calendar(instrument.calendar)
         folder = self.folder
-        _check_anchor(symbol, timeframe, instrument, venue)
+        check_cut(folder, symbol, timeframe, venue)
         if symbol.continuous:
             table = self._roll_table(instrument, symbol, venue)
             spans = table.segments(session_number(start), session_number(end))
@@ -126,7 +130,7 @@ class LeanFeed(FileFeed):
         """Quote bars with start <= session <= end, ascending; empty where the folder has none. Raises FeedError."""
         self._check_timeframe(instrument, timeframe)
         symbol, venue = parse(instrument), calendar(instrument.calendar)
-        _check_anchor(symbol, timeframe, instrument, venue)
+        check_cut(self.folder, symbol, timeframe, venue)
         lo, hi = session_number(start), session_number(end)
         spans = [(symbol, lo, hi)]
         if symbol.continuous:
@@ -159,13 +163,23 @@ class LeanFeed(FileFeed):
     def _bars(self, symbol: LeanSymbol, timeframe: Timeframe, venue: Calendar, lo: int, hi: int) -> list[np.ndarray]:
         answer = self._answer(symbol, TRADE, timeframe, venue, lo, hi)
         self.left_out = [x for x in self.left_out if x.symbol != str(symbol)] + answer.left_out
+        for piece in answer.pieces:
+            keep = bars_of(piece.table, symbol)[0]
+            self.left_out += _one_sided(symbol, piece.table.where, piece.rows[~keep[piece.rows]] + 1)
+        found = self._columns(answer, symbol)
+        if timeframe is Timeframe.D1 and symbol.kind == "future":
+            self._check_against_minutes(symbol, venue, found)
+        return found
+
+    @staticmethod
+    def _columns(answer: Answer, symbol: LeanSymbol) -> list[np.ndarray]:
+        """close_time, session, open, high, low, close, volume of the rows that are bars."""
         parts: list[list[np.ndarray]] = []
         for piece in answer.pieces:
             keep, values = bars_of(piece.table, symbol)
             rows = np.flatnonzero(keep[piece.rows])
             chosen = piece.rows[rows]
             parts.append([piece.close_time[rows], piece.session[rows], *(v[chosen] for v in values)])
-            self.left_out += _one_sided(symbol, piece.table.where, piece.rows[~keep[piece.rows]] + 1)
         return [np.concatenate([p[i] for p in parts]) for i in range(7)] if parts else [np.empty(0)] * 7
 
     def _answer(self, symbol: LeanSymbol, what: str, timeframe: Timeframe, venue: Calendar, lo: int, hi: int) -> Answer:
@@ -190,6 +204,15 @@ class LeanFeed(FileFeed):
         if str(symbol) in self._symbols():
             return SourceMissing(f"{path}: {symbol} is in this LEAN folder, but not in this resolution ({FOLDERS[timeframe]})")
         return self._unknown(str(symbol))
+
+    def _check_against_minutes(self, symbol: LeanSymbol, venue: Calendar, days: list[np.ndarray]) -> None:
+        """Daily files of futures are cut in more than one way; where the folder has the minutes, they say in which."""
+
+        def minutes(session: int) -> list[np.ndarray]:
+            answer = self._data.rows(symbol, TRADE, Timeframe.M1, venue, session_date(session), session_date(session))
+            return self._columns(answer, symbol)
+
+        check_days(symbol, venue, days, self._data.minute_days(symbol), minutes)
 
     # -- actions and rolls ---------------------------------------------------------------------------------------------
 
@@ -220,21 +243,6 @@ def _one_sided(symbol: LeanSymbol, where: str, lines: np.ndarray) -> list[LeftOu
         return []
     shown = f"{where} lines {int(lines[0])} to {int(lines[-1])} ({len(lines)} rows)"
     return [LeftOut(str(symbol), shown, "a quote with one side has no middle")]
-
-
-def _check_anchor(symbol: LeanSymbol, timeframe: Timeframe, instrument: Instrument, venue: Calendar) -> None:
-    """LEAN's hour and daily bars follow the clock and the calendar day; ours follow the session."""
-    if timeframe is Timeframe.H1 and np.any(venue.open_time % US_PER_HOUR):
-        raise FeedError(
-            f"{symbol}: LEAN's hour bars are cut at full hours, the sessions of {venue.name} do not open on one; "
-            "take 1m bars and derive 1h"
-        )
-    of_session = instrument.asset_class in (AssetClass.EQUITY, AssetClass.INDEX, AssetClass.OPTION)
-    if timeframe is Timeframe.D1 and not of_session and venue.name != "CRYPTO":
-        raise FeedError(
-            f"{symbol}: LEAN's daily bars run from midnight to midnight, the sessions of {venue.name} do not; "
-            "take 1m or 1h bars and derive 1d"
-        )
 
 
 def _lean(settings: Settings) -> Feed:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resources.lake.digest import run_digests
 from resources.lake.ticks import to_narrow_ticks, to_ticks, to_whole
 from trading.instruments import Instrument
 
@@ -22,10 +22,6 @@ KEY_ENCODING = {"close_time": "DELTA_BINARY_PACKED", "session": "PLAIN"}
 KEY_COMPRESSION = {"close_time": "lz4", "session": "lz4", "symbol": "none"}
 """A session repeats for hundreds of rows: packed as it is it costs less to write than its differences or byte planes, and no
 more room."""
-_SHORT_RUN = 1 << 16
-"""Bytes of a run above which its columns are hashed where they lie: copying them costs more than the calls."""
-_SIDE_BY_SIDE = 1 << 19
-"""Bytes of short runs laid side by side at a time: a symbol's month of minutes, which the processor's cache still holds."""
 _FALLBACK_DIGITS = (2, 4, 6, 8)
 TICK_TYPES: dict[str, type] = {"i": np.int32, "l": np.int64}
 
@@ -99,33 +95,7 @@ def whole(values: NDArray[np.float64], scale: float = 1.0) -> tuple[str, NDArray
 
 def run_hashes(prefix: str, columns: list[NDArray[Any]], starts: Sequence[int]) -> list[str]:
     """SHA-256 hex digest of ``prefix + row count`` and the columns' bytes, one per run of rows."""
-    width = sum(column.itemsize for column in columns)
-    out: list[str] = []
-    at = starts[0]
-    for rows, alike in groupby(b - a for a, b in pairwise(starts)):
-        runs = range(at, at + rows * (count := len(list(alike))), rows)
-        head = hashlib.sha256(f"{prefix}{rows}".encode())
-        at += rows * count
-        # Short runs of one length are laid side by side first, so that a run is one piece of memory and one call: a call
-        # for each column would give the interpreter's lock away and fetch it back every few microseconds.
-        if rows * width > _SHORT_RUN:
-            for a in runs:
-                digest = head.copy()
-                for column in columns:
-                    digest.update(column[a : a + rows].data)
-                out.append(digest.hexdigest())
-            continue
-        many = max(1, _SIDE_BY_SIDE // (rows * width))
-        for i in range(0, count, many):
-            part = runs[i : i + many]
-            cut = slice(part[0], part[-1] + rows)
-            block = np.concatenate([column[cut].view(np.uint8).reshape(len(part), -1) for column in columns], axis=1)
-            raw = block.data.cast("B")
-            for a in range(0, len(raw), rows * width):
-                digest = head.copy()
-                digest.update(raw[a : a + rows * width])
-                out.append(digest.hexdigest())
-    return out
+    return run_digests([f"{prefix}{after - first}".encode() for first, after in pairwise(starts)], columns, starts)
 
 
 def same_bits(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:

@@ -47,8 +47,9 @@ class Place:
     codec: Codec
 
 
-def commit(place: Place, folder: str, period: str, old: Manifest | None, changed: Mapping[str, SymbolRows]) -> None:
-    """Replace the rows of the `changed` symbols (no sessions: the symbol goes) and keep those of the others.
+def commit(place: Place, folder: str, period: str, old: Manifest | None, changed: Mapping[str, SymbolRows]) -> Manifest:
+    """Replace the rows of the `changed` symbols (no sessions: the symbol goes) and keep those of the others. Returns what
+    is committed.
 
     The caller holds the period's writer lock. Raises LakeWriteFailed (the old version stays), WriteRaced (another writer's
     version stays) and CorruptPartition when rows to be kept cannot be read.
@@ -82,6 +83,7 @@ def commit(place: Place, folder: str, period: str, old: Manifest | None, changed
     with suppress(OSError):  # leftovers cost space, not truth; the next commit tries again
         collect_garbage(storage, folder, manifest)
     step("garbage_collected")
+    return manifest
 
 
 def _failed(storage: Storage, folder: str, error: OSError) -> LakeWriteFailed:

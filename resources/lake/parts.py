@@ -29,6 +29,9 @@ WIDEST_GROUP_ROWS = 16384
 """A symbol with more rows gets several row groups: a session of it is then found without reading all of them."""
 STATISTICS = ["symbol", "close_time", "session"]
 
+_Kinds = dict[str, tuple[pa.DataType, np.dtype[Any]]]
+"""Of each value column, what it is to Arrow and to numpy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -50,10 +53,11 @@ def write_part(
     index_type = np.dtype(np.int8 if max(map(len, row_groups), default=0) <= 128 else np.int16)
     # Not nullable: no definition levels, which cost as much to write as the values.
     fields = [pa.field("symbol", pa.dictionary(pa.from_numpy_dtype(index_type), pa.string()), nullable=False)]
-    fields += [pa.field(name, pa.from_numpy_dtype(dtype), nullable=False) for name, dtype in types.items()]
+    kinds = {name: (pa.from_numpy_dtype(dtype), dtype) for name, dtype in types.items()}
+    fields += [pa.field(name, kind, nullable=False) for name, (kind, _) in kinds.items()]
     schema = pa.schema(fields)
     # All made before the first is written: between two of them the processor's cache has forgotten how.
-    tables = [_table(group, schema, index_type) for group in row_groups]
+    tables = [_table(group, schema, kinds, index_type) for group in row_groups]
     with storage.create(path) as file:
         with pq.ParquetWriter(
             file, schema, use_dictionary=["symbol"], write_statistics=STATISTICS, write_page_checksum=True, store_schema=False,
@@ -67,20 +71,20 @@ def write_part(
     return size, tuple(len(table) for table in tables)
 
 
-def _table(group: Sequence[Piece], schema: pa.Schema, index_type: np.dtype[Any]) -> pa.Table:
+def _table(group: Sequence[Piece], schema: pa.Schema, kinds: _Kinds, index_type: np.dtype[Any]) -> pa.Table:
     """The rows of one row group."""
     # A dictionary of their own: statistics over one shared dictionary cost more than all other columns.
     index = np.repeat(np.arange(len(group), dtype=index_type), [p.rows for p in group])
     known = pa.array([p.symbol for p in group], pa.string())
     names = pa.DictionaryArray.from_arrays(pa.array(index), known, safe=False)
-    columns = [names, *(_joined([p.arrays[f.name] for p in group], f.type) for f in list(schema)[1:])]
+    columns = [names, *(_joined([p.arrays[name] for p in group], *kind) for name, kind in kinds.items())]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _joined(arrays: list[NDArray[Any]], kind: pa.DataType) -> pa.Array:
+def _joined(arrays: list[NDArray[Any]], kind: pa.DataType, dtype: np.dtype[Any]) -> pa.Array:
     """The values one behind the other; nothing is copied where there is one array of them."""
     values = np.ascontiguousarray(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays)
-    if values.dtype != kind.to_pandas_dtype():
+    if values.dtype != dtype:
         raise AssertionError(f"values of {values.dtype} in a column of {kind}")
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)], 0)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from resources.lake.model import Partition
 from resources.lake.parts import PartReader
 from resources.lake.periods import DatasetName
 from resources.lake.rows import with_mask
-from resources.lake.select import consecutive, partitions_of, within
+from resources.lake.select import consecutive, held_of, in_order, within
 from resources.lake.storage import Storage
 from trading.instruments import Instrument
 from trading.timeframes import session_number
@@ -30,7 +29,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 _ATTEMPTS = 10
 _REMOTE_READS = 8
-_KEY = itemgetter(0)
 
 
 class Mark(NamedTuple):
@@ -186,18 +184,15 @@ class LakeReader:
         """What is held of sessions in [start, end], ordered by session and symbol; known: what was held at that wall time,
         as far as it is kept."""
         wanted = None if symbols is None else set(symbols)
-        found: dict[tuple[int, str], Partition] = {}
-        for manifest in reversed(self.manifests_in(name, start, end)):  # what is hot comes last and overrides
-            for symbol, entry in manifest.symbols.items():
-                if wanted is None or symbol in wanted:
-                    found.update(partitions_of(name.name, symbol, manifest, entry, within(entry, start, end)))
+        # What is hot comes last and overrides.
+        found = held_of(reversed(self.manifests_in(name, start, end)), wanted, start, end)
         if known is not None:
-            found = {key: p for key, p in found.items() if p.written_wall <= known}
+            found = {n: {s: p for s, p in held.items() if p.written_wall <= known} for n, held in found.items()}
             for kept in self.kept(name, start, end, wanted):
                 p = kept.partition
                 if p.written_wall <= known < p.superseded_wall:
-                    found[session_number(p.session), p.symbol] = p
-        return [p for _, p in sorted(found.items(), key=_KEY) if p.rows]
+                    found.setdefault(session_number(p.session), {})[p.symbol] = p
+        return in_order(found)
 
     def kept(self, name: DatasetName, start: date | None, end: date | None, symbols: set[str] | None) -> list[superseded.Kept]:
         """Replaced versions of the range that are still there, newest first. Raises CorruptPartition."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from datetime import date
 from functools import lru_cache
 
@@ -30,6 +30,9 @@ def consecutive(picked: list[int]) -> list[tuple[int, int]]:
     return out
 
 
+Held = dict[int, dict[str, Partition]]
+"""Partitions by session number and symbol."""
+
 _session_date = lru_cache(maxsize=65536)(session_date)
 
 
@@ -41,10 +44,26 @@ def partition_of(dataset: str, symbol: str, manifest: Manifest, entry: SymbolEnt
 
 def partitions_of(
     dataset: str, symbol: str, manifest: Manifest, entry: SymbolEntry, picked: range
-) -> Iterator[tuple[tuple[int, str], Partition]]:
-    """((session number, symbol), partition) of the entry's sessions `picked`."""
+) -> Iterator[tuple[int, Partition]]:
+    """(session number, partition) of the entry's sessions `picked`."""
     cut, writes = slice(picked.start, picked.stop), manifest.writes
     columns = (entry.sessions, entry.rows, entry.hashes, entry.first, entry.last, entry.write)
     for number, rows, content_hash, first, last, write in zip(*(column[cut] for column in columns), strict=True):
         source, wall = writes[write]
-        yield (number, symbol), Partition(dataset, _session_date(number), symbol, rows, content_hash, first, last, source, wall)
+        yield number, Partition(dataset, _session_date(number), symbol, rows, content_hash, first, last, source, wall)
+
+
+def held_of(manifests: Iterable[Manifest], symbols: Container[str] | None, start: date | None, end: date | None) -> Held:
+    """What the manifests hold of `symbols` (None: of all) in [start, end], by session and symbol; later ones override."""
+    found: Held = {}
+    for manifest in manifests:
+        for symbol, entry in manifest.symbols.items():
+            if symbols is None or symbol in symbols:
+                for number, p in partitions_of(manifest.dataset, symbol, manifest, entry, within(entry, start, end)):
+                    found.setdefault(number, {})[symbol] = p
+    return found
+
+
+def in_order(found: Held) -> list[Partition]:
+    """Those that have rows, by session and symbol."""
+    return [p for number in sorted(found) for _, p in sorted(found[number].items()) if p.rows]

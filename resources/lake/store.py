@@ -276,8 +276,7 @@ class Lake:
         """
         name = _of_content(dataset, "bars")
         data = {symbol: bar_rows(name, symbol, b, start, end) for symbol, b in bars.items()}
-        self._writer.write(name, data, start, end, source, instruments)
-        return self.partitions(dataset, start, end, bars)
+        return self._writer.write(name, data, start, end, source, instruments)
 
     def write_quotes(
         self,
@@ -292,8 +291,7 @@ class Lake:
         """write_bars for quote bars."""
         name = _of_content(dataset, "quotes")
         data = {symbol: quote_rows(name, symbol, q, start, end) for symbol, q in quotes.items()}
-        self._writer.write(name, data, start, end, source, instruments)
-        return self.partitions(dataset, start, end, quotes)
+        return self._writer.write(name, data, start, end, source, instruments)
 
     def append_hot(
         self, dataset: str, session: date, bars: Sequence[Bars], *, source: str, instruments: Mapping[str, Instrument]
@@ -333,8 +331,7 @@ class Lake:
             raise LakeError(f"{dataset}: frames of versions {sorted(versions)} in one write")
         data = {f.symbol: feature_rows(name, f, start, end) for f in frames}
         version = versions.pop() if versions else ""
-        self._writer.write(name, data, start, end, version, {}, version)
-        return self.partitions(dataset, start, end, data)
+        return self._writer.write(name, data, start, end, version, {}, version)
 
     # ---- keeping it small ----------------------------------------------------------------------------------------
 

@@ -30,12 +30,13 @@ def to_narrow_ticks(open_: Any, high: Any, low: Any, close: Any, step: Any, scal
     Returns False when a price would not come back bit for bit (NaN, -0.0, off the grid) or is too large.
     """
     bits_o, bits_h, bits_l, bits_c = open_.view(np.int64), high.view(np.int64), low.view(np.int64), close.view(np.int64)
+    per_unit = scale / step  # a guess of the tick is enough: what counts is that it gives the price back, bit for bit
     bad = False
     for i in range(len(open_)):
-        o = np.rint(open_[i] * scale / step)
-        h = np.rint(high[i] * scale / step)
-        w = np.rint(low[i] * scale / step)
-        c = np.rint(close[i] * scale / step)
+        o = np.rint(open_[i] * per_unit)
+        h = np.rint(high[i] * per_unit)
+        w = np.rint(low[i] * per_unit)
+        c = np.rint(close[i] * per_unit)
         bad |= (not (abs(o) < NARROW)) | (o * step / scale != open_[i]) | (bits_o[i] == _NEGATIVE_ZERO)
         bad |= (not (abs(h) < NARROW)) | (h * step / scale != high[i]) | (bits_h[i] == _NEGATIVE_ZERO)
         bad |= (not (abs(w) < NARROW)) | (w * step / scale != low[i]) | (bits_l[i] == _NEGATIVE_ZERO)

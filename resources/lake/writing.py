@@ -15,9 +15,11 @@ from resources.lake.codec import Rows
 from resources.lake.commit import NOTHING, Place, SymbolRows, commit
 from resources.lake.errors import LakeWriteFailed, WriteRaced
 from resources.lake.manifest import Manifest
+from resources.lake.model import Partition
 from resources.lake.periods import DatasetName
 from resources.lake.reading import LakeReader
 from resources.lake.rows import Sessions, mask_of, merge_closes, replaced_by, replaced_rows, stored, until, without_sessions
+from resources.lake.select import held_of, in_order
 from resources.lake.steps import step
 from resources.lake.superseded import Replaced
 from trading.instruments import Instrument
@@ -66,8 +68,8 @@ class LakeWriter:
         source: str,
         instruments: Mapping[str, Instrument],
         tag: str = "",
-    ) -> None:
-        """Make `data` the rows of its symbols in [start, end]."""
+    ) -> list[Partition]:
+        """Make `data` the rows of its symbols in [start, end]; what is held of them there then, by session and symbol."""
         lo, hi, wall = session_number(start), session_number(end), now_wall()
         by_period: dict[str, dict[str, Rows]] = {}
         for symbol, rows in data.items():
@@ -86,12 +88,14 @@ class LakeWriter:
         place = self._reader.place(name, instruments)
         writes = dict.fromkeys(data, (source, wall))
 
-        def one(period: str) -> None:
+        def one(period: str) -> list[Partition]:
             # Hashed before the lock is taken: nobody waits for arithmetic.
             new = {s: Sessions.of(place.codec, s, r, tag) for s, r in {**empty, **by_period[period]}.items()}
-            self.exclusively(name, period, lambda: self._replace(place, name, period, new, lo, hi, writes))
+            held = self.exclusively(name, period, lambda: self._replace(place, name, period, new, lo, hi, writes))
+            # Told here, while others hash and write: in one go at the end nobody else would have anything to do.
+            return in_order(held_of([held], data, start, end)) if held is not None else []
 
-        _run_all(one, sorted(by_period))
+        return [p for found in _run_all(one, sorted(by_period)) for p in found]
 
     def _replace(
         self,
@@ -102,8 +106,9 @@ class LakeWriter:
         lo: int,
         hi: int,
         writes: Mapping[str, tuple[str, int]],
-    ) -> None:
-        """Make `data` the rows of its symbols in sessions [lo, hi] of `period`. The caller holds the lock."""
+    ) -> Manifest | None:
+        """Make `data` the rows of its symbols in sessions [lo, hi] of `period`; what the period is then. The caller holds
+        the lock."""
         folder = self._reader.folder(name, period)
         old = self._reader.manifests.load(folder)
         changed: dict[str, SymbolRows] = {}
@@ -118,10 +123,10 @@ class LakeWriter:
             aside += self._replaced_hot(place, name, manifest, data, writes)
         if aside:
             superseded.keep(place, period, aside)
-        if changed:
-            commit(place, folder, period, old, changed)
+        now = commit(place, folder, period, old, changed) if changed else old
         for manifest in hot:
             self._drop_hot(place, name, manifest, data)
+        return now
 
     # ---- hot minutes -------------------------------------------------------------------------------------------------
 
@@ -307,16 +312,13 @@ class LakeWriter:
         return self.exclusively(name, period, lambda: superseded.rewrite(place, period, stay))
 
 
-def _run_all(work: Callable[[str], None], items: Sequence[str]) -> None:
-    """Run `work` on every item, a few at a time; the first error is raised after all have ended."""
+def _run_all(work: Callable[[str], T], items: Sequence[str]) -> list[T]:
+    """`work` of every item, in order, a few at a time; the first error is raised after all have ended."""
     if len(items) <= 1:
-        for item in items:
-            work(item)
-        return
+        return [work(item) for item in items]
     with ThreadPoolExecutor(_WRITERS) as pool:
         futures = [pool.submit(work, item) for item in items]
-    for future in futures:
-        future.result()
+    return [future.result() for future in futures]
 
 
 def now_wall() -> int:

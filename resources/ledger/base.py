@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import select as select_module
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, TextClause, create_engine, select, text
+from sqlalchemy import Connection, Engine, Table, TextClause, create_engine, event, select, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InvalidatePoolError
 
 from trading import ids
 
 Row = dict[str, Any]
+
+
+BOOK_KEY = "(:key + CASE current_schema() WHEN 'public' THEN 0 ELSE hashtext(current_schema())::bigint END)"
+"""A key of an advisory lock, as SQL, that two books of one database do not share."""
+
+_RESTED_SECONDS = 1.0
+_USED = "used_monotonic"
 
 
 class LedgerConflict(Exception):
@@ -22,11 +33,15 @@ class LedgerConflict(Exception):
 
 
 def connect(url: str, *, pool_size: int = 5) -> Engine:
-    """Engine on the ledger. Connections are tested before use, so a restarted server is noticed and outlived."""
-    return create_engine(
+    """Engine on the ledger. Connections are tested before use, so a restarted server is noticed and outlived.
+
+    The one used last is used first: a desk at work stays on one connection, whose server process knows its tables.
+    """
+    own = make_url(url).query.get("options", "")  # the search path of a book beside the main one (resources/ledger/books.py)
+    engine = create_engine(
         url,
-        pool_pre_ping=True,
         pool_size=pool_size,
+        pool_use_lifo=True,
         max_overflow=10,
         pool_timeout=10,
         executemany_mode="values_plus_batch",  # many rows changed in one round trip
@@ -34,9 +49,49 @@ def connect(url: str, *, pool_size: int = 5) -> Engine:
             "connect_timeout": 5,
             "application_name": "tapeline",
             "keepalives_idle": 30,
-            "options": "-c timezone=UTC -c lock_timeout=20s",
+            "options": f"-c timezone=UTC -c lock_timeout=20s {own}".strip(),
         },
     )
+    event.listen(engine, "checkout", _test)
+    event.listen(engine, "checkin", _note_use)
+    # The paper broker names the schema of its tables itself.
+    return engine.execution_options(schema_translate_map={"paper": "paper_book_broker"}) if own else engine
+
+
+def _test(dbapi_connection: Any, record: Any, _: Any) -> None:
+    """Is the server still at the other end? Asked when the connection rested, or when something lies on its socket that nobody
+    asked for (its end does): a question costs a round trip, and a bar close takes the connection dozens of times."""
+    used = record.info.get(_USED)
+    if used is None or (time.monotonic() - used < _RESTED_SECONDS and not _told_something(dbapi_connection)):
+        return
+    import psycopg2
+
+    try:
+        dbapi_connection.autocommit = True
+        with dbapi_connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        dbapi_connection.autocommit = False
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise InvalidatePoolError(f"a connection of the pool has ended: {error}") from error
+
+
+def _told_something(dbapi_connection: Any) -> bool:
+    if dbapi_connection.closed:
+        return True
+    watched = select_module.poll()
+    watched.register(dbapi_connection.fileno(), select_module.POLLIN)
+    return bool(watched.poll(0))
+
+
+def _note_use(dbapi_connection: Any, record: Any) -> None:
+    record.info[_USED] = time.monotonic()
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for reads that each stand for themselves: no transaction is begun or ended for them."""
+    with engine.connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def now_us() -> int:
@@ -66,11 +121,11 @@ class LedgerBase:
                 chosen = chosen.where(table.c[name].in_(value))
             elif value is not None:
                 chosen = chosen.where(table.c[name] == value)
-        with self.engine.connect() as c:
+        with reading(self.engine) as c:
             return [dict(row) for row in c.execute(chosen).mappings()]
 
     def first(self, chosen: Any) -> Row | None:
-        with self.engine.connect() as c:
+        with reading(self.engine) as c:
             row = c.execute(chosen).mappings().first()
         return dict(row) if row is not None else None
 
@@ -84,39 +139,89 @@ def insert_many(
     without, such a row raises IntegrityError. Values as JSON has them (no bytes). Raises ValueError for NaN and infinity.
     """
     if rows:
-        connection.execute(_insert_many(table, tuple(rows[0]), tuple(replacing), where), {"told": _told(rows)})
+        place = place_of(connection, table)
+        connection.execute(_insert_many(table, place, tuple(rows[0]), tuple(replacing), where), {"told": _told(rows)})
 
 
 def update_many(connection: Connection, table: Table, rows: Sequence[Row], *, key: Sequence[str]) -> None:
     """Give rows, each named once by its `key` columns, the other values of `rows`, in one statement."""
     if rows:
-        connection.execute(_update_many(table, tuple(rows[0]), tuple(key)), {"told": _told(rows)})
+        connection.execute(_update_many(place_of(connection, table), tuple(rows[0]), tuple(key)), {"told": _told(rows)})
+
+
+def place_of(connection: Connection, table: Table) -> str:
+    """The table as the book of this connection has it."""
+    places = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = places.get(table.schema, table.schema)
+    return f"{schema}.{table.name}" if schema else table.name
 
 
 def _told(rows: Sequence[Row]) -> str:
     return json.dumps(rows, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Rows of one table for `insert_together`; replacing: see `insert_many`."""
+
+    table: Table
+    rows: Sequence[Row]
+    replacing: Sequence[str] = ()
+
+
+def insert_together(connection: Connection, parts: Sequence[Insert], last: str, values: Row) -> None:
+    """Several `insert_many`, and `last` (SQL with its `values`), in one round trip. None of them sees what another wrote."""
+    made = [part for part in parts if part.rows]
+    shapes = tuple((p.table, place_of(connection, p.table), tuple(p.rows[0]), tuple(p.replacing)) for p in made)
+    told = {f"told{n}": _told(part.rows) for n, part in enumerate(made)}
+    connection.execute(_insert_together(shapes, last), {**told, **values})
+
+
+def update_together(
+    connection: Connection, parts: Sequence[Insert], table: Table, rows: Sequence[Row], *, key: Sequence[str]
+) -> None:
+    """Several `insert_many`, and one `update_many`, in one round trip."""
+    update = _update(place_of(connection, table), tuple(rows[0]), tuple(key), "changed")
+    insert_together(connection, parts, update, {"changed": _told(rows)})
+
+
 @lru_cache(256)
-def _insert_many(table: Table, names: tuple[str, ...], replacing: tuple[str, ...], where: str) -> TextClause:
+def _insert_together(shapes: tuple[tuple[Table, str, tuple[str, ...], tuple[str, ...]], ...], last: str) -> TextClause:
+    parts = [
+        f"part{n} AS ({_insertion(table, place, names, replacing, '', f'told{n}')})"
+        for n, (table, place, names, replacing) in enumerate(shapes)
+    ]
+    return text(f"WITH {', '.join(parts)} {last}" if parts else last)
+
+
+@lru_cache(256)
+def _insert_many(table: Table, place: str, names: tuple[str, ...], replacing: tuple[str, ...], where: str) -> TextClause:
+    return text(_insertion(table, place, names, replacing, where, "told"))
+
+
+def _insertion(table: Table, place: str, names: tuple[str, ...], replacing: tuple[str, ...], where: str, parameter: str) -> str:
     columns = ", ".join(names)
-    statement = f"INSERT INTO {table.fullname} ({columns}) SELECT {columns} FROM {_rows_of(table)}"
+    statement = f"INSERT INTO {place} ({columns}) SELECT {columns} FROM {_rows_of(place, parameter)}"
     if replacing:
         key = ", ".join(column.name for column in table.primary_key)
         statement += f" ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in replacing)}"
         statement += f" WHERE {where}" if where else ""
-    return text(statement)
+    return statement
 
 
 @lru_cache(256)
-def _update_many(table: Table, names: tuple[str, ...], key: tuple[str, ...]) -> TextClause:
+def _update_many(place: str, names: tuple[str, ...], key: tuple[str, ...]) -> TextClause:
+    return text(_update(place, names, key, "told"))
+
+
+def _update(place: str, names: tuple[str, ...], key: tuple[str, ...], parameter: str) -> str:
     new = ", ".join(f"{name} = told.{name}" for name in names if name not in key)
-    same = " AND ".join(f"{table.fullname}.{name} = told.{name}" for name in key)
-    return text(f"UPDATE {table.fullname} SET {new} FROM {_rows_of(table)} WHERE {same}")
+    same = " AND ".join(f"{place}.{name} = told.{name}" for name in key)
+    return f"UPDATE {place} SET {new} FROM {_rows_of(place, parameter)} WHERE {same}"
 
 
-def _rows_of(table: Table) -> str:
-    return f"jsonb_populate_recordset(CAST(NULL AS {table.fullname}), CAST(:told AS jsonb)) AS told"
+def _rows_of(place: str, parameter: str = "told") -> str:
+    return f"jsonb_populate_recordset(CAST(NULL AS {place}), CAST(:{parameter} AS jsonb)) AS told"
 
 
 def insert_once(connection: Connection, table: Table, rows: Sequence[Row], *, same: Sequence[str]) -> list[Any]:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func
-from sqlalchemy import select as query
+from sqlalchemy import Connection, Engine, text
 
 CHANNEL: Final = "tapeline_closes"
+_OF_THIS_BOOK: Final = f"'{CHANNEL}' || CASE current_schema() WHEN 'public' THEN '' ELSE '_' || current_schema() END"
 
 
 def tell(connection: Connection, close_time: int) -> None:
     """Wake the listeners when the transaction of `connection` commits."""
-    connection.execute(query(func.pg_notify(CHANNEL, str(close_time))))
+    connection.execute(text(f"SELECT pg_notify({_OF_THIS_BOOK}, :told)"), {"told": str(close_time)})
 
 
 @contextmanager
@@ -31,7 +31,8 @@ def close_watch(engine: Engine) -> Iterator[Callable[[float], None]]:
         raw: Any = connection.connection.dbapi_connection
         raw.autocommit = True
         with raw.cursor() as cursor:
-            cursor.execute(f"LISTEN {CHANNEL}")
+            cursor.execute(f"SELECT {_OF_THIS_BOOK}")
+            cursor.execute(f'LISTEN "{cursor.fetchone()[0]}"')
 
         def wait(seconds: float) -> None:
             if raw.notifies or select.select([raw], [], [], max(0.0, seconds))[0]:

@@ -132,8 +132,9 @@ class DeskRecords(LedgerBase):
         with self.transaction(connection) as c:
             return c.execute(chosen).scalar()
 
-    def put_state(self, key: str, value: Any, *, connection: Connection | None = None) -> None:
-        statement = insert(t.desk_state).values(key=key, value=value, updated_wall=now_us())
+    def put_state(self, key: str, value: Any, *, shared: bool = False, connection: Connection | None = None) -> None:
+        """shared: for all books of the installation, not this one's own."""
+        statement = insert(t.shared_state if shared else t.desk_state).values(key=key, value=value, updated_wall=now_us())
         newer = {"value": statement.excluded.value, "updated_wall": statement.excluded.updated_wall}
         with self.transaction(connection) as c:
             c.execute(statement.on_conflict_do_update(index_elements=["key"], set_=newer))

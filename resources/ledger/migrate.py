@@ -10,6 +10,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from resources.ledger.books import BookDiffers, ensure_book
 from resources.settings import Settings
 
 log = structlog.get_logger("ledger")
@@ -61,9 +62,18 @@ def revision_of(connection: Connection) -> str | None:
 
 
 def ensure_databases(settings: Settings) -> None:
-    """Create the ledger, Dagster and MLflow databases where missing, then migrate the ledger."""
+    """Create the ledger, Dagster and MLflow databases where missing, then migrate the ledger and, beside an account, its
+    paper book. Raises SchemaError."""
     create_databases(settings.server_url(), (settings.ledger_database, settings.dagster_database, settings.mlflow_database))
     upgrade(settings.ledger_url())
+    if settings.two_books:
+        engine = create_engine(settings.ledger_url())
+        try:
+            ensure_book(engine)
+        except BookDiffers as error:
+            raise SchemaError(f"the paper book cannot be used: {error}") from None
+        finally:
+            engine.dispose()
 
 
 def create_databases(server_url: str, names: Iterable[str]) -> None:

@@ -1,4 +1,5 @@
-"""The mode of every strategy and plan: stated first by its file, changed by command, kept in the ledger (desk_state ``modes``).
+"""The mode of every strategy and plan: stated first by its file, changed by command, kept in the ledger (desk_state ``modes``
+of the main book, for all books).
 
 A file that states a lower mode than before is obeyed at once; one that states a higher mode is not: that is a promotion, and
 promotions are commands. Every change is in the audit with who and why.
@@ -15,7 +16,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import audit
-from resources.ledger.tables import desk_state
+from resources.ledger.tables import shared_state
 from trading import modes
 from trading.instruments import Mode
 
@@ -46,7 +47,7 @@ class Standing:
 
 def read(connection: Connection) -> dict[str, Standing]:
     """Every mode that is kept, by name. One that cannot be read counts as shadow: nothing is sent on a guess."""
-    found = connection.execute(select(desk_state.c.value).where(desk_state.c.key == KEY)).scalar()
+    found = connection.execute(select(shared_state.c.value).where(shared_state.c.key == KEY)).scalar()
     return {name: _standing(value) for name, value in sorted(dict(found or {}).items())}
 
 
@@ -116,7 +117,7 @@ def _lock(connection: Connection) -> None:
 
 def _put(connection: Connection, known: Mapping[str, Standing]) -> None:
     value = {name: standing.plain() for name, standing in known.items()}
-    statement = insert(desk_state).values(key=KEY, value=value, updated_wall=_wall())
+    statement = insert(shared_state).values(key=KEY, value=value, updated_wall=_wall())
     connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value, "updated_wall": _wall()}))
 
 

@@ -14,6 +14,7 @@ from resources.ledger import audit
 from resources.ledger import plan_tables as p
 from resources.ledger import tables as t
 from resources.ledger.algo_tables import is_entry
+from resources.ledger.base import BOOK_KEY
 from trading.orders import MAY_BE_AT_BROKER
 
 ARMED, ENTERED, MANAGING = "armed", "entered", "managing"
@@ -150,7 +151,7 @@ def move(
 
 def lock(connection: Connection) -> None:
     """Write plan states alone until the end of this transaction."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({BOOK_KEY})"), {"key": _LOCK})
 
 
 def cancel(engine: Engine, name: str, *, who: str, reason: str, now_time: int) -> PlanState:

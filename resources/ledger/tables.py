@@ -226,6 +226,9 @@ desk_state = Table(
     Column("updated_wall", BigInteger, nullable=False),
 )  # fmt: skip
 
+shared_state = desk_state.to_metadata(MetaData(), schema="public")
+"""The same table of the main book, for what is one for all books: modes, and which model serves (resources/ledger/books.py)."""
+
 config_problems = Table(
     "config_problems", metadata,
     Column("file", Text, nullable=False),

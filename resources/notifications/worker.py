@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from resources.ledger import audit, audit_anchor
 from resources.ledger import notifications as queue
-from resources.ledger.base import connect, now_us
+from resources.ledger.base import BOOK_KEY, connect, now_us
 from resources.notifications import routing as routes
 from resources.notifications.channel_worker import ChannelWorker
 from resources.notifications.channels import transport_of
@@ -165,7 +165,7 @@ def _alone(engine: Engine) -> Any:
     """Be the only notifier: gives ``held()``, or None when another one is."""
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:
-        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}).scalar():
+        if not connection.execute(text(f"SELECT pg_try_advisory_lock({BOOK_KEY})"), {"key": _LOCK}).scalar():
             yield None
             return
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar()
@@ -189,7 +189,7 @@ def note_anchor(engine: Engine, settings: Settings) -> None:
     if head is None:
         return
     try:
-        audit_anchor.note(settings.path("audit"), audit_anchor.Anchor(head.seq, head.hash, now_us()))
+        audit_anchor.note(settings.book_path("audit"), audit_anchor.Anchor(head.seq, head.hash, now_us()))
     except OSError as error:
         log.error("audit_not_anchored", error=f"{type(error).__name__}: {error.strerror}")
 

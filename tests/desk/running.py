@@ -27,6 +27,7 @@ from resources.ledger.store import Ledger, VerdictRow
 from resources.ports import free_port
 from resources.secrets import read_secret
 from resources.settings import ROOT, Settings
+from tests.faults.zygote import Child, zygote
 from trading.calendars import calendar
 from trading.quality import judge_history
 from trading.resample import resample
@@ -84,6 +85,12 @@ sizing: {kind: fixed, quantity: 10000}
 gates: {min_reward_to_risk: 1.0, quality_sessions: 1, valid_bars: 1}
 costs: {commission_kind: per_value, rate: 0.00002, minimum: 2.0, slippage_kind: fixed, value: 2}
 """
+
+
+Started = subprocess.Popen[bytes] | Child
+_PREPARE = "tests.faults.zygote:modules"
+DESK_MODULES = ("desk.__main__", "desk.app", "resources.logs")
+"""What a desk imports, at its start and later."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,7 @@ class Installation:
         self.settings = Settings(_env_file=None, **names)  # type: ignore[arg-type]
         self.ledger = Ledger.at(self.ledger_url)
         self.lake = Lake(self.settings.lake_dir)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Started] = []
         if self.history is not None:
             shutil.copytree(self.history.lake, self.settings.lake_dir)
 
@@ -208,14 +215,23 @@ class Installation:
                     ]  # fmt: skip
                 self.ledger.put_verdicts(rows)
 
-    def start(self, *, crash_at: str = "", wait: bool = True) -> subprocess.Popen[bytes]:
-        """Start ``python -m desk``; wait until it takes decisions."""
+    def start(self, *, crash_at: str = "", wait: bool = True, interpreter: bool = False) -> Started:
+        """Start a desk process; wait until it takes decisions.
+
+        It is forked from one that has imported what a desk needs; interpreter: start ``python -m desk`` itself.
+        """
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TAPELINE_")} | self.environment
         if crash_at:
             environment["TAPELINE_CRASH_AT"] = crash_at
-        log = open(self.room / f"desk-{len(self.processes)}.log", "wb")  # noqa: SIM115
-        process = subprocess.Popen([sys.executable, "-m", "desk"], cwd=ROOT, env=environment, stdout=log, stderr=log)
-        log.close()
+        log = self.room / f"desk-{len(self.processes)}.log"
+        process: Started
+        if interpreter:
+            with log.open("wb") as sink:
+                process = subprocess.Popen([sys.executable, "-m", "desk"], cwd=ROOT, env=environment, stdout=sink, stderr=sink)
+        else:
+            if not zygote().did(_PREPARE):
+                zygote().call(_PREPARE, *DESK_MODULES)
+            process = zygote().spawn("desk.__main__:main", env=environment, cwd=ROOT, log=log)
         self.processes.append(process)
         if wait:
             self.wait_for(lambda: self.client().health()["status"] == "ok", process)
@@ -226,7 +242,7 @@ class Installation:
             raise DeskUnavailable("no token yet")
         return DeskClient(self.settings.desk_url, read_secret(self.settings.token_file), **{"attempts": 1, **kw})
 
-    def wait_for(self, condition: Any, process: subprocess.Popen[bytes] | None = None, seconds: float = 150.0) -> Any:
+    def wait_for(self, condition: Any, process: Started | None = None, seconds: float = 150.0) -> Any:
         """The first truthy answer of `condition`; a desk that is not there yet is waited for."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

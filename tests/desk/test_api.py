@@ -275,7 +275,7 @@ def test_a_taken_port_is_one_line(finished: Installation) -> None:
 
 def test_sigterm_ends_it_cleanly_behind_the_close_it_is_in(install: MakeInstallation) -> None:
     at = install()
-    process = at.start()
+    process = at.start(interpreter=True)
     with at.client() as desk:
         desk.start_replay()
     at.trade(at.wait_for(lambda: at.ledger.closes(pending=True))[0])

@@ -49,7 +49,8 @@ def token_of(installation: Installation) -> str:
 def stream(installation: Installation, query: str = "", **more: Any) -> ClientConnection:
     url = installation.settings.desk_url.replace("http://", "ws://") + "/v1/stream" + query
     headers = more.pop("additional_headers", {"Authorization": f"Bearer {token_of(installation)}"})
-    return connect(url, additional_headers=headers, proxy=None, **more)
+    # Without a bound it reads what it is not asked for, too: else closing would wait ten seconds for a place in its queue.
+    return connect(url, additional_headers=headers, proxy=None, max_queue=None, **more)
 
 
 def events(socket: ClientConnection, until: int) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -30,6 +30,9 @@ from resources.ledger import audit
 from resources.ledger.actions import applied_splits, decide, in_todays_units, position_adjustments
 from resources.ledger.store import connect
 from tests.desk import kit
+from tests.faults import harness
+from tests.faults.warm_engine import engine_of
+from tests.faults.zygote import zygote
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction
@@ -491,33 +494,32 @@ def _live(url: str, room: str, crash_at: str) -> None:
     os.environ.pop(faults.VARIABLE, None)
     if crash_at:
         os.environ[faults.VARIABLE] = crash_at
-    engine = connect(url)
+    engine = engine_of(url)
     desk = StockDesk(engine, Path(room))
     desk.clock.advance(at(THU, 1))
     submission.recover(engine, desk.broker, desk.clock)
     desk.actions.resume()
     desk.router.continue_exits()
     desk.bar(stock_bar(THU, 1, 100.0))
-    os._exit(0)
 
 
 SENDING = ("during_cancel", "before_send", "after_send_before_answer", "answer_before_commit", "after_ack")
 
 
 @pytest.mark.parametrize("boundary", [*faults.ACTION_BOUNDARIES, *SENDING])
-def test_a_kill_between_any_two_steps_applies_the_split_once(ledger_url: str, tmp_path: Path, boundary: str) -> None:
+def test_a_kill_between_any_two_steps_applies_the_split_once(
+    ledger_url: str, new_ledger_url: Callable[[], str], tmp_path: Path, boundary: str
+) -> None:
+    harness.warm(new_ledger_url)
     engine = connect(ledger_url)
     desk = StockDesk(engine, tmp_path).begin()
     desk.bar(stock_bar(WED, 1, 700.0))
     trade = opened(desk)
     write_actions(tmp_path, "AAPL", [split(7.0)])
     engine.dispose()
-    fork = multiprocessing.get_context("fork")
     for crash_at, code in ((boundary, -9), ("", 0)):
-        process = fork.Process(target=_live, args=(ledger_url, str(tmp_path), crash_at))
-        process.start()
-        process.join(60)
-        assert process.exitcode == code, crash_at
+        process = zygote().spawn("tests.desk.test_corporate_actions:_live", ledger_url, str(tmp_path), crash_at)
+        assert process.wait(120) == code, (crash_at, process.output())
     assert desk.position(symbol="AAPL") == 700.0
     assert [(p.quantity, p.average_price) for p in desk.broker.positions()] == [(700.0, 100.0)]
     assert {k: v[1:] for k, v in desk.legs(trade).items()} == {"stop": (700.0, 90.0), "target": (700.0, 110.0)}

@@ -183,6 +183,26 @@ def test_an_instrument_whose_corporate_action_is_not_done_waits_for_it(desk: Des
     assert asked(desk) == [f"exit:unprotected:{hour(1)}"]
 
 
+def test_a_trade_whose_position_an_action_renamed_waits_for_the_action_although_its_stop_is_gone(desk: Desk) -> None:
+    entered = desk.submit()
+    desk.close(1, bar("EURUSD", 1, 1.2, 1.2005, 1.1995, 1.2))
+    at_broker(desk, entered.intent_ids[STOP])
+    with desk.engine.begin() as connection:  # halfway: the position has its new name, its orders have the old one
+        connection.execute(text("UPDATE positions SET symbol = 'GBPUSD' WHERE symbol = 'EURUSD'"))
+        connection.execute(
+            text(
+                "INSERT INTO action_applications"
+                " (action_id, symbol, session, factor, state, content, started_time, started_wall)"
+                " VALUES ('act-1', 'GBPUSD', '2017-12-28', 1, 'adjusted', '{}', 0, 0)"
+            )
+        )
+    assert asked(desk) == []
+    assert not [o for o in desk.store.orders_of_trade(entered.intent_ids[ENTRY]) if o.is_exit], "not even wanted"
+    with desk.engine.begin() as connection:
+        connection.execute(text("UPDATE action_applications SET state = 'done'"))
+    assert asked(desk) == [f"exit:unprotected:{hour(1)}"]
+
+
 def test_the_stop_of_a_slice_that_has_not_filled_guards_nothing(desk: Desk) -> None:
     entered = desk.submit()
     desk.close(1)

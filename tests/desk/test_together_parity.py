@@ -178,7 +178,6 @@ def test_conflicts_and_legs_are_the_same_live_and_in_a_backtest(ledger_engine: E
     assert len(fills) > 12
     assert expected.refusals["CONFLICT"] > 3
     assert expected.refusals["LEG_MISSING"] > 0
-    assert expected.limits_not_tested == ()
     assert {r["leg"] for r in expected.fill_rows()} >= {"leg"}, "a leg was left alone, and closed"
     assert client.taken_back == sum(r["end"] == "canceled" for r in expected.order_rows())
     assert client.taken_back > 0, "a limit refused one leg, and the desk took the other back"

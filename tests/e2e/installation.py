@@ -20,7 +20,7 @@ from resources.ports import free_port
 from resources.settings import Settings
 from tests.paths import ROOT
 
-STARTED_PATIENCE_SECONDS = 300.0
+STARTED_PATIENCE_SECONDS = 900.0
 
 
 class Installation:
@@ -73,7 +73,7 @@ class Installation:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGINT)
         try:
-            return self._process.wait(60)
+            return self._process.wait(120)
         finally:
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -123,7 +123,7 @@ class Installation:
         """The `tapeline` command, as a person types it."""
         command = [sys.executable, "-m", "pipelines.cli", *arguments]
         environment = {**self.environment(), "COLUMNS": "200", "NO_COLOR": "1"}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     def ports(self) -> list[int]:
         own = self.settings

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import random
 import signal
-import sys
-import time
-from multiprocessing.process import BaseProcess
+import subprocess
+from collections.abc import Callable
 
 import structlog
 
 from desk import faults, reconcile, store, submission
 from desk.by_hand import Asked
 from desk.reductions import NotReduced
-from resources.ledger.store import connect
 from tests.desk.kit import CASH, INSTRUMENTS, LIMITS, SESSION, Desk, bar, decision, good_verdicts, hour
+from tests.faults import warm_engine
+from tests.faults.zygote import Child, zygote
 from trading.costs import Costs
 from trading.limits import DailyLoss
 from trading.signals import Action
@@ -28,7 +27,6 @@ PROGRESS = "torture"
 MAX_CLOSES = 55
 """The hours up to the weekend after kit.T0."""
 
-_FORK = multiprocessing.get_context("fork")
 _WIDE = LIMITS.model_copy(
     update={
         "daily_loss": DailyLoss(amount=1e9), "price_collar_percent": 50.0, "max_concurrent_positions": 20,
@@ -39,17 +37,10 @@ _WIDE = LIMITS.model_copy(
 
 def live(url: str, seed: int, closes: int) -> None:
     """Be the desk until `closes` bar closes are done, going on behind the last one that was finished."""
-    engine = connect(url)
+    engine = warm_engine.engine_of(url)
     desk = Desk(engine, costs=Costs("per_value", 0.00002, 0.1, "fixed", 1))
     desk.config.limits = _WIDE
-    for _ in range(200):  # the server notices a killed desk's end after a moment
-        try:
-            with store.exclusive(engine):
-                _live(desk, seed, closes)
-            return
-        except store.SecondDesk:
-            time.sleep(0.05)
-    raise TimeoutError("the lock of a killed desk was never freed")
+    warm_engine.alone(engine, lambda: _live(desk, seed, closes))
 
 
 def _live(desk: Desk, seed: int, closes: int) -> None:
@@ -112,48 +103,54 @@ def _bar(seed: int, symbol: str, n: int):  # type: ignore[no-untyped-def]
     return bar(symbol, n, opened, high, low, after)
 
 
-def _child(url: str, seed: int, closes: int, crash_at: str) -> None:
+def be_desk(url: str, seed: int, closes: int, crash_at: str) -> None:
+    """Be the desk until `closes` bar closes are done, or until it dies at the boundary `crash_at`."""
     os.environ.pop(faults.VARIABLE, None)
     if crash_at:
         os.environ[faults.VARIABLE] = crash_at
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        live(url, seed, closes)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
+    live(url, seed, closes)
 
 
-def start(url: str, seed: int, closes: int, crash_at: str = "") -> BaseProcess:
-    """A desk process on the ledger at `url`; forked, because importing everything takes longer than its life."""
-    process = _FORK.Process(target=_child, args=(url, seed, closes, crash_at))
-    process.start()
-    return process
+def warm_up(url: str) -> None:
+    """Called in the zygote: do once what every desk does."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    live(url, 0, 3)
+    warm_engine.cool()
+
+
+def warm(new_ledger: Callable[[], str]) -> None:
+    """Let the zygote of this process do everything once, on a ledger for nothing else. Only the first call does."""
+    if not zygote().did("tests.faults.harness:warm_up"):
+        zygote().call("tests.faults.harness:warm_up", new_ledger())
+
+
+def start(url: str, seed: int, closes: int, crash_at: str = "") -> Child:
+    """A desk process on the ledger at `url`."""
+    return zygote().spawn("tests.faults.harness:be_desk", url, seed, closes, crash_at)
 
 
 def finish(url: str, seed: int, closes: int, crash_at: str = "", timeout: float = 120.0) -> int:
     """Run a desk process to its end; its exit code (-9: killed)."""
     process = start(url, seed, closes, crash_at)
-    process.join(timeout)
-    if process.is_alive():
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
         process.kill()
-        process.join()
-        raise TimeoutError(f"desk process of seed {seed} did not end (crash_at={crash_at!r})")
-    return int(process.exitcode or 0)
+        process.wait()
+        raise TimeoutError(f"desk process of seed {seed} did not end (crash_at={crash_at!r}): {process.output()}") from None
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"desk process of seed {seed} failed with {code}: {process.output()}")
+    return code
 
 
 def kill_after(url: str, seed: int, closes: int, seconds: float) -> bool:
     """Run a desk process and kill it after `seconds`. False when it had ended by then. Raises when it failed by itself."""
     process = start(url, seed, closes)
-    process.join(seconds)
-    if process.is_alive() and process.pid is not None:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        return True
-    if process.exitcode:
-        raise RuntimeError(f"desk process of seed {seed} failed with {process.exitcode}")
-    return False
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.kill()
+    code = process.wait()
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"desk process of seed {seed} failed with {code}: {process.output()}")
+    return code != 0

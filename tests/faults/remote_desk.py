@@ -1,41 +1,27 @@
-"""A small desk over the simulated broker, each in a process of its own, so that the desk can be killed anywhere while the
-market goes on; and what the two books say afterwards."""
+"""A small desk over the simulated broker and what it lives through; tests.faults.remote_process makes processes of the two."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import multiprocessing
-import os
 import random
-import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
 from sqlalchemy import Engine
 
-from desk import algo_ledger, events, external, faults, reconcile, store, submission
+from desk import algo_ledger, events, external, reconcile, store, submission
 from desk.by_hand import Asked, NoPosition
 from desk.reductions import NotReduced
 from desk.reversals import NotReversed
 from desk.router import RouteResult
 from desk.store import PositionRecord
 from resources.brokers.protocol import Broker, BrokerError, Modification
-from resources.brokers.remote import wire
-from resources.brokers.remote.faults import FaultPlan
-from resources.brokers.remote.server import BrokerServer
-from resources.brokers.remote.venue import Venue, VenueOptions
 from resources.brokers.simulated_remote import SimulatedRemoteBroker
 from resources.feeds.protocol import BarClose
-from resources.ledger.store import connect
 from tests.desk.kit import CASH, INSTRUMENTS, LIMITS, SESSION, Desk, bar, decision, good_verdicts, hour
+from tests.faults import warm_engine
 from trading.costs import Costs
 from trading.limits import DailyLoss
 from trading.orders import OrderState
@@ -58,13 +44,45 @@ EXECUTIONS: tuple[dict[str, Any], ...] = (
 )
 
 T = TypeVar("T")
-_FORK = multiprocessing.get_context("fork")
 _WIDE = LIMITS.model_copy(
     update={
         "daily_loss": DailyLoss(amount=1e9), "price_collar_percent": 50.0, "max_concurrent_positions": 20,
         "max_gross_leverage": 100.0, "max_position_notional": 1e9,
     }
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How often the desk is asked for what, at a close, as shares. modify and by hand: of those trades that are not closed."""
+
+    entry: float = 0.5
+    in_parts: float = 0.3
+    change_of_mind: float = 0.2
+    exit: float = 0.2
+    modify: float = 0.3
+    reduce: float = 0.35
+    reverse: float = 0.35
+    flatten: float = 0.15
+
+
+BUSY = Habits(entry=0.7, change_of_mind=0.3, modify=0.25, reduce=0.45, reverse=0.7, flatten=0.25)
+"""A few closes see everything that can happen."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a life: until `closes` bar closes are done, going on behind the last one that was finished.
+
+    From `decide_until` on nothing new is wanted: what is under way ends.
+    """
+
+    url: str
+    address: str
+    seed: int
+    closes: int = MAX_CLOSES
+    decide_until: int = MAX_CLOSES
+    habits: Habits = Habits()
 
 
 @dataclass
@@ -103,24 +121,16 @@ def until_done(action: Callable[[], T], attempts: int = 400) -> T:
 # -- the desk ------------------------------------------------------------------------------------------------------------
 
 
-def live(url: str, address: str, seed: int, closes: int, decide_until: int = MAX_CLOSES) -> None:
-    """Be the desk until `closes` bar closes are done, going on behind the last one that was finished.
-
-    From `decide_until` on nothing new is wanted: what is under way ends.
-    """
-    engine = connect(url)
-    desk = RemoteDesk(engine, costs=COSTS, address=address)
-    for _ in range(400):  # the server notices a killed desk's end after a moment
-        try:
-            with store.exclusive(engine):
-                _live(desk, seed, closes, decide_until)
-            return
-        except store.SecondDesk:
-            time.sleep(0.01)
-    raise TimeoutError("the lock of a killed desk was never freed")
+def live(stretch: Stretch) -> None:
+    """Be the desk of `stretch`."""
+    engine = warm_engine.engine_of(stretch.url)
+    desk = RemoteDesk(engine, costs=COSTS, address=stretch.address)
+    warm_engine.alone(engine, lambda: _live(desk, stretch))
+    desk.remote.close()
 
 
-def _live(desk: RemoteDesk, seed: int, closes: int, decide_until: int) -> None:
+def _live(desk: RemoteDesk, stretch: Stretch) -> None:
+    seed, closes, decide_until = stretch.seed, stretch.closes, stretch.decide_until
     done = int(desk.store.state(PROGRESS).get("close", 0))
     desk.clock.advance(hour(done))
     external.remember(desk.engine, INSTRUMENTS)
@@ -134,13 +144,13 @@ def _live(desk: RemoteDesk, seed: int, closes: int, decide_until: int) -> None:
     until_done(lambda: reconcile.reconcile(desk.engine, desk.broker, desk.clock))
     connection = until_done(desk.remote.connection)
     if done < decide_until:
-        _decide(desk, seed, done)
+        _decide(desk, stretch, done)
     for n in range(done + 1, closes + 1):
         desk.close(n, *bars_at(seed, n))
         until_done(desk.router.continue_exits)
         until_done(desk.router.algos.work)
         if n < decide_until:
-            _look_after(desk, seed, n)
+            _look_after(desk, stretch, n)
         now = until_done(desk.remote.connection)
         if n % 3 == 0 or now != connection or n > decide_until:  # every minute, and after a lost connection
             connection = now
@@ -149,56 +159,59 @@ def _live(desk: RemoteDesk, seed: int, closes: int, decide_until: int) -> None:
         with desk.engine.begin() as c:
             store.put_state(c, PROGRESS, {"close": n})
         if n < decide_until:
-            _decide(desk, seed, n)
+            _decide(desk, stretch, n)
 
 
-def _look_after(desk: RemoteDesk, seed: int, n: int) -> None:
+def _look_after(desk: RemoteDesk, stretch: Stretch, n: int) -> None:
     """Exits, moved stops and now and then a flatten."""
+    seed, habits = stretch.seed, stretch.habits
     for held in desk.store.open_positions():
         if held.strategy == external.STRATEGY:
             continue
         dice = random.Random(f"{seed} exit {n} {held.strategy} {held.symbol}")
-        if dice.random() < 0.2:
+        if dice.random() < habits.exit:
             until_done(lambda h=held: desk.router.exit_position(h.strategy, h.symbol, "rule", hour(n)))  # type: ignore[misc]
-        elif dice.random() < 0.3:
+        elif dice.random() < habits.modify:
             for order in desk.store.orders_of_trade(held.trade_id):
                 if order.stop_price is not None and order.state is OrderState.ACCEPTED:
                     price = round(order.stop_price - 0.0001 * order.side.sign, 4)
                     until_done(lambda o=order, p=price: desk.router.modify(o.id, Modification(stop_price=p), "closer", "torture"))  # type: ignore[misc]
         else:
-            _by_hand(desk, seed, n, held)
-    if random.Random(f"{seed} flatten {n}").random() < 0.15:
+            _by_hand(desk, stretch, n, held)
+    if random.Random(f"{seed} flatten {n}").random() < habits.flatten:
         until_done(lambda: desk.router.flatten("enough", "torture"))
 
 
-def _by_hand(desk: RemoteDesk, seed: int, n: int, held: PositionRecord) -> None:
+def _by_hand(desk: RemoteDesk, stretch: Stretch, n: int, held: PositionRecord) -> None:
     """A person reduces a position or turns it around. The request is named by the close: a desk that was killed asks again."""
+    seed, habits = stretch.seed, stretch.habits
     dice = random.Random(f"{seed} hand {n} {held.strategy} {held.symbol}")
     share, away = dice.choice((0.3, 0.5, 0.7)), 0.002 if held.quantity > 0 else -0.002  # its stop is on the other side
     with contextlib.suppress(NoPosition, NotReduced, NotReversed):  # it is closed, or being closed already
-        if dice.random() < 0.35:
+        if dice.random() < habits.reduce:
             asked = Asked(held.strategy, held.symbol, f"reduce-{n}", "less", "torture")
             until_done(lambda: desk.router.by_hand.reduce(asked, share=share))
-        elif dice.random() < 0.35:
+        elif dice.random() < habits.reverse:
             asked = Asked(held.strategy, held.symbol, f"reverse-{n}", "other side", "torture")
             until_done(lambda: desk.router.by_hand.reverse(asked, stop=round(path(seed, held.symbol)[n] + away, 4)))
 
 
-def _decide(desk: RemoteDesk, seed: int, n: int) -> None:
+def _decide(desk: RemoteDesk, stretch: Stretch, n: int) -> None:
+    seed, habits = stretch.seed, stretch.habits
     for strategy, symbol in PAIRS:
         dice = random.Random(f"{seed} entry {n} {strategy} {symbol}")
-        if dice.random() < 0.5:
+        if dice.random() < habits.entry:
             action = dice.choice([Action.ENTER_LONG, Action.ENTER_SHORT])
             price, away = path(seed, symbol)[n], 0.002 * action.side.sign
             levels: dict[str, Any] = {"reference": price, "stop": round(price - away, 4), "target": round(price + 2 * away, 4)}
             more: dict[str, Any] = {}
-            if dice.random() < 0.3:  # closed in two parts
+            if dice.random() < habits.in_parts:  # closed in two parts
                 more["targets"] = ((0.5, round(price + away, 4)), (0.5, round(price + 2 * away, 4)))
             elif strategy == "revert":  # entered in slices, where the session has room for them
                 more |= {"execution": dice.choice(EXECUTIONS), "valid_until": hour(n + 4)}
             wish = decision(n, strategy, symbol, action, **levels, **more)
             result = until_done(lambda w=wish: desk.router.submit_decision(w))  # type: ignore[misc]
-            if result.accepted and dice.random() < 0.2:
+            if result.accepted and dice.random() < habits.change_of_mind:
                 until_done(lambda r=result: _change_mind(desk, r))  # type: ignore[misc]
 
 
@@ -237,114 +250,6 @@ def _bar(seed: int, symbol: str, n: int) -> BarClose:
     high = round(max(opened, after) + dice.randint(0, 15) / 10_000, 4)
     low = round(min(opened, after) - dice.randint(0, 15) / 10_000, 4)
     return bar(symbol, n, opened, high, low, after)
-
-
-# -- processes -----------------------------------------------------------------------------------------------------------
-
-
-def quiet() -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-
-
-def _desk_child(url: str, address: str, seed: int, closes: int, decide_until: int, crash_at: str) -> None:
-    os.environ.pop(faults.VARIABLE, None)
-    if crash_at:
-        os.environ[faults.VARIABLE] = crash_at
-    quiet()
-    try:
-        live(url, address, seed, closes, decide_until)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
-
-
-def run(url: str, address: str, seed: int, closes: int, crash_at: str = "", kill_after: float | None = None,
-        decide_until: int = MAX_CLOSES, timeout: float = 180.0) -> bool:  # fmt: skip
-    """Run a desk process until it ends, is killed at a boundary, or is killed after so many seconds. True: it was killed.
-
-    Raises RuntimeError when it fails by itself, TimeoutError when it hangs.
-    """
-    process: BaseProcess = _FORK.Process(target=_desk_child, args=(url, address, seed, closes, decide_until, crash_at))
-    process.start()
-    process.join(timeout if kill_after is None else kill_after)
-    if process.is_alive() and process.pid is not None:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        if kill_after is None:
-            raise TimeoutError(f"desk process of seed {seed} did not end (crash_at={crash_at!r})")
-        return True
-    if process.exitcode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"desk process of seed {seed} failed with {process.exitcode} (crash_at={crash_at!r})")
-    return process.exitcode != 0
-
-
-def _serve(book: str, rates: dict[str, float], seed: int, said: Any) -> None:
-    quiet()
-    venue = Venue(Path(book), INSTRUMENTS, lambda s: COSTS, VenueOptions(CASH, "USD", durable=False), FaultPlan(rates, seed))
-    server = BrokerServer(venue, late_seconds=TIMEOUT * 2, down_seconds=0.05)
-    said.send(server.port)
-    said.close()
-    server.serve_forever(poll_interval=1.0)
-
-
-class Market:
-    """The broker's own side: its process, its market, and a person at its screen."""
-
-    def __init__(self, port: int, process: BaseProcess) -> None:
-        self.address = f"127.0.0.1:{port}"
-        self.process = process
-        self._socket = socket.create_connection(("127.0.0.1", port), 10.0)
-        self._file = self._socket.makefile("rb")
-        self.ask("hello", **{"as": "market"})
-
-    def ask(self, op: str, **args: Any) -> Any:
-        self._socket.sendall(wire.encode({"id": 1, "op": op, "now": 0, "args": args}))
-        answer = wire.decode(self._file.readline())
-        if "error" in answer:
-            raise RuntimeError(f"simulated broker, {op}: {answer['error']}")
-        return answer["ok"]
-
-    def move(self, seed: int, n: int) -> None:
-        """Let the market go on to the n-th close, whether a desk listens or not."""
-        self.ask("bars", close_time=hour(n), bars=[wire.bar_values(b) for b in bars_at(seed, n)])
-
-    def books(self) -> dict[str, Any]:
-        """Orders, executions, positions and cash as the broker has them."""
-        orders = [*self.ask("open_orders"), *self.ask("completed_orders", since_us=0)]
-        return {
-            "orders": [wire.report_of(o) for o in orders],
-            "executions": [wire.execution_of(e) for e in self.ask("executions", since_us=0)],
-            "positions": {p["symbol"]: p["quantity"] for p in self.ask("positions")},
-            "cash": self.ask("account")["cash"],
-            "events": self.ask("poll_events", after_key=""),
-        }
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
-
-
-@contextlib.contextmanager
-def market(book: Path, rates: dict[str, float], seed: int) -> Iterator[Market]:
-    """A simulated broker in a process of its own, with its book in a file."""
-    ours, theirs = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_serve, args=(str(book), rates, seed, theirs))
-    process.start()
-    theirs.close()
-    try:
-        made = Market(ours.recv(), process)
-        try:
-            yield made
-        finally:
-            made.close()
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
 
 
 def progress(engine: Engine) -> int:

@@ -3,8 +3,6 @@ no slice is lost, none is sent twice, never more than the parent, and what is bo
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,83 +10,24 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from desk import faults, reconcile, store, submission
 from desk.desk_reads import algos
 from desk.faults import ALGO_BOUNDARIES
-from resources.ledger.store import connect
-from tests.desk.kit import CASH, INSTRUMENTS, SESSION, Desk, bar, decision, good_verdicts, hour
-from tests.faults import checks, remote_checks, remote_desk
-from tests.faults.remote_desk import RemoteDesk, until_done
+from tests.faults import checks, remote_checks, remote_process
+from tests.faults.zygote import zygote
 
-CLOSES = 7
-WISHES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("trend", {"algo": "twap", "minutes": 240, "slices": 4, "rest": "market"}),
-    ("revert", {"algo": "iceberg", "minutes": 360, "visible": 400.0, "limit_ticks": 3, "rest": "cancel"}),
-    ("idea", {"algo": "twap", "minutes": 300, "slices": 5}),
-)
-"""The third one's trade is closed at the second close, half way. The second one's limit is not reached from the third on."""
 PAPER = ("algo_committed", "slice_committed:2", "slice_sent:2", "algo_ending", "algo_cancelled")
 REMOTE = ("after_send_before_answer:2", "answer_before_commit", "during_cancel")
 FAULTY = ("slice_sent:2",)
-
-
-def live(url: str, address: str) -> None:
-    """Be the desk until the last close is done, going on behind the last one that was finished."""
-    engine = connect(url)
-    desk = RemoteDesk(engine, address=address) if address else Desk(engine)
-    done = int(desk.store.state("progress").get("close", 0))
-    desk.clock.advance(hour(done))
-    until_done(lambda: submission.recover(engine, desk.broker, desk.clock))
-    if done == 0:
-        desk.ledger.open_session(SESSION, opened_time=hour(-10), start_equity=CASH)
-        for symbol in INSTRUMENTS:
-            desk.ledger.put_verdicts(good_verdicts(symbol))
-        desk.store.mark(hour(0), SESSION, dict.fromkeys(INSTRUMENTS, 1.2))
-    until_done(desk.router.continue_exits)
-    until_done(lambda: reconcile.reconcile(engine, desk.broker, desk.clock))
-    for n in range(done, CLOSES + 1):
-        if n > done:
-            up = 0.002 if n >= 3 else 0.0
-            desk.close(n, bar("EURUSD", n, 1.2 + up, 1.2004 + up, 1.1999 + up, 1.2 + up))
-            until_done(desk.router.continue_exits)
-        if n == 0:
-            for strategy, execution in WISHES:
-                wish = decision(0, strategy, execution=execution, valid_until=hour(CLOSES))
-                until_done(lambda w=wish: desk.router.submit_decision(w))  # type: ignore[misc]
-        if n == 2 and desk.position("idea"):
-            until_done(lambda: desk.router.exit_position("idea", "EURUSD", "rule", hour(2)))
-        until_done(desk.router.algos.work)
-        if n % 3 == 0 or n == CLOSES:
-            until_done(lambda: reconcile.reconcile(engine, desk.broker, desk.clock))
-            until_done(desk.router.continue_exits)
-        with engine.begin() as connection:
-            store.put_state(connection, "progress", {"close": n})
-
-
-def _child(url: str, address: str, crash_at: str) -> None:
-    os.environ.pop(faults.VARIABLE, None)
-    if crash_at:
-        os.environ[faults.VARIABLE] = crash_at
-    remote_desk.quiet()
-    try:
-        live(url, address)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+pytestmark = pytest.mark.usefixtures("warm_paper_desks")
 
 
 def life(url: str, kills: tuple[str, ...], address: str = "") -> set[str]:
     """One life, killed at one boundary after the other. Returns those that were come by."""
     killed = set[str]()
     for crash_at in (*kills, ""):
-        process = multiprocessing.get_context("fork").Process(target=_child, args=(url, address, crash_at))
-        process.start()
-        process.join(120)
-        assert process.exitcode in (0, -signal.SIGKILL), (crash_at, process.exitcode)
-        if process.exitcode:
+        process = zygote().spawn("tests.faults.algo_desk:be_desk", url, address, crash_at)
+        assert process.wait(120) in (0, -signal.SIGKILL), (crash_at, process.returncode, process.output())
+        if process.returncode:
             killed.add(crash_at)
     return killed
 
@@ -128,7 +67,7 @@ class TestOverABrokerInAnotherProcess:
     def test_kills_lose_and_double_nothing(
         self, ledger_url: str, ledger_engine: Engine, tmp_path: Path, rates: dict[str, float]
     ) -> None:
-        with remote_desk.market(tmp_path / "book.sqlite", rates, 5) as market:
+        with remote_process.market(tmp_path / "book.sqlite", rates, 5) as market:
             killed = life(ledger_url, FAULTY if rates else REMOTE, market.address)
             books = market.books()
         notes: list[str] = []

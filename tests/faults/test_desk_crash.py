@@ -13,6 +13,7 @@ from tests.faults import checks, harness
 
 CLOSES = 6
 CLEAN = dict.fromkeys(checks.NAMES, 0)
+pytestmark = pytest.mark.usefixtures("warm_paper_desks")
 
 
 PAPER = ("answer_before_commit", "between_fill_events", "during_exit")

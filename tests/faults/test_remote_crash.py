@@ -1,5 +1,5 @@
-"""The desk is killed at every boundary while its broker, another process, misbehaves and goes on: the short campaign of
-tests.faults.torture."""
+"""The desk is killed while its broker, another process, misbehaves and goes on: a short campaign of tests.faults.torture, and
+that its checks see what is wrong. Every boundary with every fault: tests.faults.test_torture_no_answers and wrong_answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from desk.faults import BOUNDARIES, TORTURED
-from resources.brokers.remote.faults import FAULTS
 from resources.ledger.store import connect
 from tests.faults import remote_checks as checks
-from tests.faults import remote_desk as harness
-from tests.faults import torture
-
-HERE = (*BOUNDARIES, "slice_sent", "reduce_legs_sent", "reverse_flat")
-"""Those of slices and of a person's hand that are not here: test_algo_crash, tests/desk/test_by_hand, and every campaign."""
-CLEAN = dict.fromkeys(checks.NAMES, 0)
+from tests.faults import remote_process, torture
+from tests.faults.remote_desk import Stretch
+from tests.faults.torture_life import FAILED, Life, by_dice
 
 
 @pytest.fixture
@@ -29,30 +24,20 @@ def engine(ledger_url: str) -> Iterator[Engine]:
     made.dispose()
 
 
-def test_a_kill_at_every_boundary_with_every_fault_about_leaves_the_books_equal(
+@pytest.mark.usefixtures("warm_desks")
+def test_kills_where_dice_say_and_at_random_moments_leave_the_books_equal(
     new_ledger_url: Callable[[], str], tmp_path: Path
 ) -> None:
-    killed: dict[str, int] = {}
-    struck: dict[str, int] = {}
-    rates = {kind: min(1.0, rate * 4) for kind, rate in torture.RATES.items()}
-    for number in range(6):  # a boundary that one life never comes by is another's
-        life = torture.Life(number, 7 + number)
-        left = [b for b in HERE if b not in killed]
-        if not left:
-            break
-        torture.one_life(new_ledger_url(), tmp_path, life, 40, rates, left)
-        assert life.wrong == CLEAN, life.notes
-        assert life.busy["fills"] > 0
-        for total, own in ((killed, life.kills), (struck, life.struck)):
-            for name, count in own.items():
-                total[name] = total.get(name, 0) + count
-    assert killed.keys() == set(HERE)
-    assert len(struck) >= len(FAULTS) // 2
+    life = by_dice(new_ledger_url(), tmp_path, Life(1, 7), most=30)
+    assert life.wrong == dict.fromkeys(checks.NAMES, 0), life.notes
+    assert life.killed >= 20
+    assert life.busy["fills"] > 0
 
 
+@pytest.mark.usefixtures("warm_desks")
 def test_the_checks_see_what_is_wrong(ledger_url: str, engine: Engine, tmp_path: Path) -> None:
-    with harness.market(tmp_path / "book.sqlite", {"partial_fill": 0.3}, 3) as market:
-        harness.run(ledger_url, market.address, 3, 4)
+    with remote_process.market(tmp_path / "book.sqlite", {"partial_fill": 0.3}, 3) as market:
+        assert not remote_process.run(market, Stretch(ledger_url, market.address, 3, 4))
         books = market.books()
     found = checks.compare(engine, books)
     assert {k: v for k, v in found.items() if v} == {}
@@ -82,10 +67,16 @@ def test_the_checks_see_what_is_wrong(ledger_url: str, engine: Engine, tmp_path:
 
 def test_a_campaign_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
-    life = torture.Life(1, 11, kills={"random": 3}, wrong=CLEAN, busy={"fills": 2})
+    life = Life(1, 11, kills={"random": 3}, wrong={"lost": 0}, busy={"fills": 2}, pairs=["before_send x late"])
     torture._write(journal, 5, life)
     assert torture._read(journal, 5) == [life]
     with pytest.raises(SystemExit, match="--seed 5"):
         torture._read(journal, 6)
     assert "random" in torture.tables([life])
-    assert {boundary for boundary, _ in torture.matrix_pairs()} == set(TORTURED)
+
+
+def test_a_desk_that_ends_by_itself_is_told_with_what_it_said(tmp_path: Path) -> None:
+    life = by_dice("postgresql+psycopg2://nobody@127.0.0.1:1/none", tmp_path, Life(1, 1), most=1)
+    assert life.wrong == {FAILED: 1}
+    assert "OperationalError" in life.notes[0]
+    assert torture.tables([life]).splitlines()[-1].split() == [FAILED, "1"]

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from resources import backtest_view
+from resources import plots
 from tests.trading.backtest_kit import bars_of, run, wishes
 
 BARS = bars_of("100 101 99 100\n 101 103 99 102\n 102 106 101 105\n 104 105 98 99\n 97 98 94 95")
@@ -26,7 +26,7 @@ def test_a_figure_shows_equity_drawdown_and_exposure() -> None:
 def test_a_long_run_is_thinned_and_no_drawdown_looks_shallower() -> None:
     equity = np.full(100_000, 10_000.0)
     equity[[31_337, 77_777]] = 9_000.0, 12_000.0
-    keep = backtest_view._thinned(equity)
+    keep = plots.seen(equity)
     assert len(keep) <= 2_002
     assert {0, 31_337, 77_777, 99_999} <= set(keep.tolist())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from resources.ledger import audit, schema
+from resources.ledger import base as ledger_base
 from resources.ledger import tables as t
 from resources.ledger.base import insert_many, update_many
 from resources.ledger.migrate import SchemaError, create_databases, upgrade
@@ -310,8 +312,22 @@ def test_a_restarted_server_is_outlived(ledger: Ledger, ledger_url: str) -> None
     with other.connect() as connection:
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         connection.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
+        while connection.execute(text(f"SELECT count(*) {others}")).scalar():
+            connection.rollback()  # which lets it look again
+            time.sleep(0.01)
     other.dispose()
     assert ledger.get_state("k") == 1
+
+
+def test_a_connection_that_rested_is_asked_before_it_is_used(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    ledger.put_state("k", 1)
+    monkeypatch.setattr(ledger_base, "_told_something", lambda connection: asked.append("socket") or False)
+    assert ledger.get_state("k") == 1
+    monkeypatch.setattr(ledger_base, "_RESTED_SECONDS", -1.0)
+    monkeypatch.setattr(ledger_base, "_told_something", lambda connection: pytest.fail("it rested: the server is asked"))
+    assert ledger.get_state("k") == 1
+    assert asked == ["socket"]
 
 
 AWKWARD = ["", "it's", 'say "no"', "back\\slash", "a:b :c", "percent %s %(x)s", "tab\tnew\nline", "\u00e9\u20ac\U0001f600"]

@@ -13,6 +13,7 @@ from datetime import date
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from resources.corporate_actions import write_actions
 from resources.feeds.lean import LeanFeed
@@ -23,14 +24,16 @@ from tests.paths import lean_data
 from tests.resources.lake_kit import folder_lake
 from tests.trading.strategies import parsed
 from trading import gate_inputs
+from trading.backtest import backtest
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction
 from trading.gates.settings import OptionalGates
+from trading.price_levels import on_level
 from trading.price_units import AcrossSplits, Finer, SplitAt, to_unit, weeks_across
 from trading.price_view import point_in_time
 from trading.resample import resample
-from trading.sizing_inputs import average_range, on_level
+from trading.sizing_inputs import average_range, wish_scale
 from trading.timeframes import US_PER_DAY, Timeframe, session_number
 from trading.universe import Universe, parse_universe
 
@@ -247,3 +250,45 @@ exits:
   stop: {kind: percent, percent: 2.0}
 sizing: {kind: fixed, quantity: 10}
 """
+
+
+class TestSizes:
+    """What a backtest of a weekly strategy sizes by: here the average range of three weeks."""
+
+    ATR = {"kind": "atr_risk", "percent": 1.0, "period": 3, "multiple": 2.0}
+
+    def shares(self, bars: Bars, market: Market, finer: Finer | None, held: tuple[Bars, ...] = ()) -> NDArray[np.float64]:
+        """Share of `percent` a wish of each week risks, its stop a tenth of its close away."""
+        rows, aapl = np.arange(len(bars)), _universe(market).instruments["AAPL"]
+        found = wish_scale(self.ATR, rows, bars.close, bars.close * 0.9, bars, aapl, {"AAPL": [APPLE_2000]}, finer, held)
+        assert found is not None
+        return found
+
+    def test_a_week_with_a_split_inside_sizes_as_its_sessions_on_one_level_do(self, market: Market, folder_lake: Lake) -> None:
+        weeks, days = (market.bars("AAPL", t, end="2000-12-31", form="numpy") for t in ("1w", "1d"))
+        smooth = market.bars("AAPL", "1w", end="2000-12-31", adjusted=True, as_of="2000-12-30T00:00Z", form="numpy")
+        (mixed,) = weeks_across(weeks, [APPLE_2000.ex_session])
+        known = np.minimum(smooth.close * 0.1 / (2.0 * average_range(smooth, 3)), 1.0)
+        for made in (
+            self.shares(weeks, market, native_bars(folder_lake, _universe(market))),
+            self.shares(weeks, market, None, (days,)),
+        ):
+            assert made[mixed:].tolist() == pytest.approx(known[mixed:].tolist(), rel=1e-9)
+
+    def test_a_week_that_cannot_be_made_again_sizes_to_nothing_while_it_is_measured(self, market: Market) -> None:
+        weeks = market.bars("AAPL", "1w", end="2000-12-31", form="numpy")
+        (mixed,) = weeks_across(weeks, [APPLE_2000.ex_session])
+        unknown = np.flatnonzero(np.isnan(self.shares(weeks, market, None)))
+        assert unknown.tolist() == [0, 1, 2, *range(mixed, mixed + 4)]
+
+    def test_the_backtest_asks_the_model_for_shorter_bars(self, market: Market, folder_lake: Lake) -> None:
+        """Of a weekly strategy on prices as of each week, as an experiment makes it."""
+        weeks = market.bars("AAPL", "1w", end="2000-12-31", form="numpy")
+        strategy = parsed(HELD)
+        finer, actions = native_bars(folder_lake, _universe(market)), {"AAPL": [APPLE_2000]}
+        aapl = _universe(market).instruments["AAPL"]
+        unknown = [
+            backtest(model, {"AAPL": {W1: weeks}}, {"AAPL": aapl}, cash=1e6, actions=actions).refused
+            for model in (point_in_time(strategy, actions, finer), point_in_time(strategy, actions))
+        ]
+        assert sum(unknown[0].values()) < sum(unknown[1].values()), unknown

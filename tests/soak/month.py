@@ -182,7 +182,7 @@ def replay(month: Month, server: str, room: Path, say: object = None) -> Outcome
 
 def _trade(installation: Installation, outcome: Outcome, say: object) -> None:
     """Drive the desk to the end of the replay, its memory measured on the way."""
-    process = installation.start()
+    process = installation.start(interpreter=True)
     desk = psutil.Process(process.pid)
     config = load_config(installation.settings)
     begun = said = time.monotonic()

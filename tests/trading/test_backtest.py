@@ -215,7 +215,12 @@ def test_the_day_that_lost_its_limit_ends_new_risk_and_the_next_day_begins_again
     evaluation = wishes(bars, enter_long={0: True, 3: True, 5: True}, stop_long={0: 90.0})
     limits = LIMITS.model_copy(update={"daily_loss": DailyLoss(amount=100)})
     result = run(bars, evaluation, limits=limits)
-    assert result.refusals == {"DAILY_LOSS": 1}
+    assert result.refusals == {"HALTED": 1}
+    assert [(r["scope"], r["code"], r["level"]) for r in result.halt_rows()] == [
+        ("desk", "DAILY_LOSS", "reduce_only"), ("desk", "", "resumed"),
+    ]  # fmt: skip
+    at_once = run(bars, evaluation, limits=limits, resume="at_once")
+    assert at_once.refusals == {"DAILY_LOSS": 1}, "the operator lifted the halt: the rule refuses as long as it holds"
     assert [f[3] for f in fills(result)] == ["stop", "open"]
 
 

@@ -22,14 +22,15 @@ from trading.bars import Bars
 from trading.costs import Costs
 from trading.evaluation import Evaluation
 from trading.instruments import Instrument, Mode
-from trading.limits import DailyLoss, Limits
+from trading.limits import CircuitBreaker, Correlation, DailyLoss, Drawdown, Limits, OrderRate, ValueAtRisk
 from trading.orders import OrderType, Side
 from trading.portfolio import Position as Held
 from trading.portfolio import apply_fill
-from trading.risk import RiskState, check, refusal
+from trading.risk import DailyReturns, RiskState, check, refusal
+from trading.risk_history import RiskHistory
 from trading.signals import Intent
 from trading.sizing import size
-from trading.timeframes import US_PER_DAY, Timeframe
+from trading.timeframes import US_PER_DAY, US_PER_MINUTE, Timeframe
 
 FIXED = {"kind": "fixed", "quantity": 10}
 RISK = {"kind": "risk_percent", "percent": 1}
@@ -37,10 +38,10 @@ RISK = {"kind": "risk_percent", "percent": 1}
 
 def plain(
     evaluations: list[Evaluation], bars: list[Bars], instruments: list[Instrument], cash: float, sizing: dict[str, Any],
-    costs: Costs, limits: Limits | None, minimum: float,
+    costs: Costs, limits: Limits | None, minimum: float, history: RiskHistory, codes: dict[str, int],
 ) -> tuple[list[tuple[Any, ...]], dict[int, float]]:  # fmt: skip
     """The stated order of events once more, in plain Python with the desk's own parts: portfolio.apply_fill, sizing.size,
-    risk.check. Returns fills (slot, time, signed quantity, price) and equity by close time."""
+    risk.check. Returns fills (slot, time, signed quantity, price) and equity by close time; the rules' refusals into `codes`."""
     held = [Held() for _ in bars]
     entry: list[dict[str, Any] | None] = [None] * len(bars)
     leaving = [False] * len(bars)
@@ -50,6 +51,7 @@ def plain(
     done: list[tuple[Any, ...]] = []
     equity_at: dict[int, float] = {}
     equity, day, day_start = cash, None, cash
+    desk = Halts(limits)
 
     def fill(s: int, now: int, side: int, quantity: float, price: float, slips: bool, volume: float) -> None:
         tick, multiplier = float(instruments[s].tick_size), float(instruments[s].multiplier)
@@ -87,6 +89,12 @@ def plain(
             p.realized_pnl + (p.unrealized_pnl(marks[s], multipliers[s]) if not p.flat else 0.0) for s, p in enumerate(held)
         )
         equity_at[now] = equity
+        closed = {instruments[s].symbol: marks[s] for s, _ in due}
+        for scope, flat in desk.at_close(now, int(day), equity, day_start, closed):
+            for s, instrument in enumerate(instruments):
+                if scope in ("desk", instrument.symbol):
+                    entry[s] = None
+                    leaving[s] = leaving[s] or (flat and not held[s].flat)
         for s, i in due:
             e, instrument = evaluations[s], instruments[s]
             if not held[s].flat:
@@ -108,11 +116,20 @@ def plain(
                 "d", "entry", "s", instrument.symbol, Side.BUY if side > 0 else Side.SELL, quantity, OrderType.MARKET,
                 reference_price=reference,
             )  # fmt: skip
-            if quantity <= 0 or (
-                limits is not None
-                and refusal(check(limits, _state(held, entry, marks, instruments, equity, day_start), intent, instrument))
-            ):
+            if quantity <= 0:
                 continue
+            if limits is not None:
+                state = replace(
+                    _state(held, entry, marks, instruments, equity, day_start),
+                    **desk.measures(now, history, {*(i.symbol for k, i in enumerate(instruments) if not held[k].flat or entry[k]),
+                                                   instrument.symbol}),
+                )  # fmt: skip
+                refused = refusal(check(limits, state, intent, instrument))
+                if refused:
+                    code = refused.split(":")[0]
+                    codes[code] = codes.get(code, 0) + 1
+                    continue
+            desk.orders.append(now)
             entry[s] = {
                 "side": side,
                 "quantity": quantity,
@@ -120,6 +137,75 @@ def plain(
                 "value": quantity * reference * float(instrument.multiplier),
             }
     return done, equity_at
+
+
+class Halts:
+    """What the desk latches and what its operator lifts at the next session, looked at pair by pair and price by price."""
+
+    def __init__(self, limits: Limits | None) -> None:
+        self.limits = limits
+        self.peak, self.lost, self.fallen, self.orders = 0.0, -1, 0.0, list[int]()
+        self.since: dict[str, int] = {}
+        """Scope -> the session its halt was latched in."""
+        self.seen: dict[str, list[tuple[int, float]]] = {}
+
+    def at_close(self, now: int, day: int, equity: float, start: float, closed: dict[str, float]) -> list[tuple[str, bool]]:
+        """(scope, are positions closed) of what trips at this close."""
+        limits, found = self.limits, list[tuple[str, bool]]()
+        self.peak = max(self.peak, equity, 10_000.0)
+        if limits is None:
+            return []
+        self.since = {scope: since for scope, since in self.since.items() if since == day}
+        loss, fall, breaker = limits.daily_loss, limits.drawdown, limits.circuit_breaker
+        if loss is not None and loss.amount is not None and start - equity >= loss.amount:
+            if self.lost != day:
+                self.lost = day
+                found.append(("desk", loss.then == "flatten"))
+        elif fall is not None and equity <= self.peak * (1 - fall.percent / 100) and self.peak > self.fallen:
+            self.fallen = self.peak
+            found.append(("desk", fall.then == "flatten"))
+        for symbol, price in closed.items():
+            if breaker is None:
+                break
+            window = [(t, p) for t, p in self.seen.get(symbol, []) if t >= now - breaker.minutes * US_PER_MINUTE]
+            self.seen[symbol] = [*window, (now, price)]
+            if any(abs(price / p - 1) * 100 >= breaker.percent for _, p in window):
+                self.seen[symbol] = []
+                if symbol not in self.since:
+                    found.append((symbol, breaker.then == "flatten"))
+        self.since |= {scope: day for scope, _ in found}
+        return found
+
+    def measures(self, now: int, history: RiskHistory, symbols: set[str]) -> dict[str, Any]:
+        """Fields of the state, read from the bars with numpy's own functions."""
+        first = now // US_PER_DAY - (2 * 60 + 30)
+        daily = {s: history.daily[s].known_at(now) for s in sorted(symbols)}
+        daily = {s: b.rows(b.session >= first) for s, b in daily.items()}
+        common = sorted(set.intersection(*(set(b.session.tolist()) for b in daily.values())))
+        closes = np.stack([b.close[np.searchsorted(b.session, common)] for b in daily.values()], axis=1)
+        native = {s: history.native[s].known_at(now) for s in symbols}
+        return {
+            "now_time": now, "peak_equity": self.peak, "order_times": tuple(self.orders),
+            "halt_level": "REDUCE_ONLY" if "desk" in self.since else "",
+            "strategy_halted": frozenset(f"instrument:{s}" for s in self.since),
+            "recent_prices": {s: (b.close_time, b.close) for s, b in native.items()},
+            "returns": DailyReturns(tuple(daily), (closes[1:] / closes[:-1] - 1)[-60:]),
+        }  # fmt: skip
+
+
+def days_of(seed: int, instruments: list[Instrument]) -> dict[str, Bars]:
+    """Daily closes of the instruments, moving with each other, some sessions missing."""
+    rng, found = np.random.default_rng([seed, 1]), {}
+    number = np.arange(-150, 46)
+    common = rng.normal(0, 0.015, len(number))
+    for i in instruments:
+        close = 50 * np.exp(np.cumsum(common * rng.choice([-1, 1]) + rng.normal(0, 0.015, len(number))))
+        kept = rng.random(len(number)) > 0.02
+        its = number[kept]
+        time = (3 * its + 2).astype(np.int64) * US_PER_DAY
+        p = close[kept]
+        found[i.symbol] = Bars(i.symbol, Timeframe.D1, time, its.astype(np.int32), p, p, p, p, np.zeros(len(its)))
+    return found
 
 
 def _state(
@@ -137,6 +223,7 @@ def _state(
         positions={("s", s): p.quantity for s, p in zip(symbols, held, strict=True) if not p.flat},
         pending_entries=frozenset(("s", s) for s, e in zip(symbols, entry, strict=True) if e),
         working_notional={s: e["value"] for s, e in zip(symbols, entry, strict=True) if e},
+        working_net={s: e["value"] * e["side"] for s, e in zip(symbols, entry, strict=True) if e},
         multipliers={i.symbol: float(i.multiplier) for i in instruments},
     )  # fmt: skip
 
@@ -196,9 +283,27 @@ TIGHT = Limits(
 )  # fmt: skip
 
 
-@settings(max_examples=60)
+DECIDED = ("POSITION_OPEN", "STOP_REQUIRED", "REWARD_TO_RISK", "SIZE_ZERO")
+"""Refused before the rules are asked."""
+WIDE = {"max_order_quantity": 1e9, "max_notional": 1e9, "max_position_notional": 1e9, "max_gross_leverage": 1e3}
+MEASURED = TIGHT.model_copy(
+    update={
+        **WIDE, "max_concurrent_positions": 9, "daily_loss": DailyLoss(amount=1e9),
+        "value_at_risk": ValueAtRisk(percent=0.8, shortfall_percent=1.1, confidence=0.95, sessions=60),
+        "correlation": Correlation(above=0.3, percent=25, sessions=60), "order_rate": OrderRate(orders=2, seconds=3 * 86_400),
+    }
+)  # fmt: skip
+BREAKING = TIGHT.model_copy(
+    update={
+        **WIDE, "drawdown": Drawdown(percent=2.5, then="flatten"),
+        "circuit_breaker": CircuitBreaker(percent=4, minutes=3 * 1440, pause_minutes=2 * 1440, then="flatten"),
+    }
+)  # fmt: skip
+
+
+@settings(max_examples=90)
 @given(
-    st.integers(0, 2**31), st.integers(1, 4), st.sampled_from([None, TIGHT]),
+    st.integers(0, 2**31), st.integers(1, 4), st.sampled_from([None, TIGHT, MEASURED, BREAKING]),
     st.sampled_from([FIXED, {"kind": "percent_equity", "percent": 20}, {"kind": "risk_percent", "percent": 0.5}]),
     st.sampled_from([Costs(), Costs("per_share", 0.01, 1.0, "fixed", 1.0), Costs("per_value", 0.0001, 0.0, "volume", 0.01)]),
     st.sampled_from([0.0, 1.65, 1.75]),
@@ -207,11 +312,13 @@ def test_every_fill_is_what_the_desks_own_parts_give_in_the_stated_order(
     seed: int, slots: int, limits: Limits | None, sizing: dict[str, Any], costs: Costs, minimum: float
 ) -> None:
     evaluations, bars, instruments = random_market(seed, slots)
+    history, codes = RiskHistory(days_of(seed, instruments), {b.symbol: b for b in bars}), dict[str, int]()
     result = backtest(
         evaluations, bars, instruments, cash=10_000.0, sizing=sizing, costs=costs, limits=limits, require_stop=True,
-        min_reward_to_risk=minimum,
+        min_reward_to_risk=minimum, history=history,
     )  # fmt: skip
-    expected, equity = plain(evaluations, bars, instruments, 10_000.0, sizing, costs, limits, minimum)
+    expected, equity = plain(evaluations, bars, instruments, 10_000.0, sizing, costs, limits, minimum, history, codes)
+    assert {code: n for code, n in result.refusals.items() if code not in DECIDED} == codes
     assert fills_of(result) == sorted(expected)
     np.testing.assert_array_equal(result.close_time, sorted(equity))
     np.testing.assert_allclose(result.equity, [equity[t] for t in sorted(equity)], rtol=1e-12)

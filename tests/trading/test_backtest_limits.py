@@ -1,16 +1,17 @@
-"""The account's optional limits in a backtest: each refuses where the desk's rule of the same name would, and what is not tested
-is said."""
+"""The account's limits in a backtest: each refuses where the desk's rule of the same name would."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.trading.backtest_kit import bars_of, make, wishes
 from trading.backtest import BacktestResult, backtest
-from trading.bars import Bars
+from trading.bars import Bars, concat
+from trading.corporate_actions import ActionKind, CorporateAction
 from trading.limits import (
     CircuitBreaker,
     Correlation,
@@ -22,6 +23,9 @@ from trading.limits import (
     StrategyLimits,
     ValueAtRisk,
 )
+from trading.order_rules import OrderRules
+from trading.orders import OrderType
+from trading.risk_history import RiskHistory
 
 DAY_MINUTES = 1440
 WIDE = Limits(
@@ -88,7 +92,8 @@ def test_below_the_drawdown_nothing_new_is_entered() -> None:
     result = limited(drawdown=Drawdown(percent=0.1))
     assert len(result.trades) < len(free.trades)
     assert max(days_entered(result)) == int(free.close_time[first]) // 86_400_000_000
-    assert set(result.refusals) == {"DRAWDOWN"}
+    assert set(result.refusals) == {"HALTED", "DRAWDOWN"}
+    assert result.refusals["HALTED"] == 1, "until the operator's next morning; from then on the rule refuses"
 
 
 def with_a_win(day: int) -> tuple[Bars, dict[str, Any]]:
@@ -143,10 +148,130 @@ def test_what_is_ordered_at_the_same_close_counts(limits: dict[str, Any], refusa
     assert two_slots(**limits).refusals == refusals
 
 
-def test_limits_that_a_backtest_cannot_know_are_named() -> None:
-    assert limited().limits_not_tested == ()
-    result = limited(
-        value_at_risk=ValueAtRisk(percent=3), correlation=Correlation(percent=100),
-        circuit_breaker=CircuitBreaker(percent=5, minutes=10, pause_minutes=30), order_rate=OrderRate(orders=3, seconds=1e6),
+def test_orders_are_counted_over_several_bars() -> None:
+    result = limited(order_rate=OrderRate(orders=2, seconds=3.5 * 86_400))
+    # Two entries fill the time of three days and a half; of every four wishes two are refused.
+    assert result.refusals == {"ORDER_RATE": 6}
+    assert days_entered(result) == [2, 3, 6, 7, 10, 11]
+
+
+def table(rows: list[tuple[float, ...]]) -> Bars:
+    return bars_of("\n".join(" ".join(map(str, row)) for row in rows))
+
+
+def crash(day: int, percent: float = 10.0) -> Bars:
+    """A hundred every day, and from one day on so much less."""
+    rows = [(100.0, 100.0, 100.0, 100.0)] * day
+    low = 100.0 - percent
+    return table([*rows, (100.0, 100.0, low, low), *[(low, low, low, low)] * 6])
+
+
+BREAKER = CircuitBreaker(percent=5, minutes=DAY_MINUTES, pause_minutes=2 * DAY_MINUTES)
+HELD: dict[str, Any] = {"enter_long": {0: True, 4: True, 5: True, 6: True, 7: True}, "exit_long": {2: True}}
+
+
+def test_an_abnormal_move_halts_the_instrument_until_the_operators_morning_and_pauses_it_after() -> None:
+    result = limited(crash(4), HELD, circuit_breaker=BREAKER)
+    # Row 4 falls a tenth: its session is halted; rows 5 and 6 are within two days of the move; row 7 enters.
+    assert result.refusals == {"HALTED": 1, "CIRCUIT_BREAKER": 2}
+    assert days_entered(result) == [2, 9]
+    assert [(r["scope"], r["code"], r["level"]) for r in result.halt_rows()] == [
+        ("X", "CIRCUIT_BREAKER", "reduce_only"), ("X", "", "resumed"),
+    ]  # fmt: skip
+    assert limited(crash(4, percent=4.9), HELD, circuit_breaker=BREAKER).refusals == {"POSITION_OPEN": 3}
+
+
+def test_the_operator_may_lift_at_once_or_never() -> None:
+    def with_operator(resume: str) -> BacktestResult:
+        limits = WIDE.model_copy(update={"circuit_breaker": BREAKER})
+        bars = crash(4)
+        return backtest(
+            wishes(bars, **HELD), bars, make(), cash=10_000.0, sizing={"kind": "fixed", "quantity": 10}, limits=limits,
+            resume=resume,
+        )  # fmt: skip
+
+    assert with_operator("at_once").refusals == {"CIRCUIT_BREAKER": 3}
+    assert with_operator("never").refusals == {"HALTED": 4}
+    with pytest.raises(ValueError, match="resume 'tomorrow': expected one of next_session, at_once, never"):
+        with_operator("tomorrow")
+
+
+def test_a_breaker_that_flattens_closes_at_the_next_open_and_takes_a_waiting_entry_back() -> None:
+    bars = crash(4)
+    flat = BREAKER.model_copy(update={"then": "flatten"})
+    result = limited(bars, {"enter_long": {0: True}}, circuit_breaker=flat)
+    assert [(r["reason"], r["exit_price"]) for r in result.trades.rows()] == [("flatten", 90.0)]
+    rules = OrderRules(entry=OrderType.LIMIT, limit=np.full(len(bars), 50.0))
+    waiting = backtest(
+        wishes(bars, enter_long={0: True}), bars, make(), cash=10_000.0, sizing={"kind": "fixed", "quantity": 10}, orders=rules,
+        limits=WIDE.model_copy(update={"circuit_breaker": flat, "price_collar_percent": 60}),
     )  # fmt: skip
-    assert result.limits_not_tested == ("value_at_risk", "correlation", "circuit_breaker", "order_rate")
+    assert [(r["end"], r["filled"]) for r in waiting.order_rows()] == [("canceled", 0.0)]
+
+
+def test_a_split_is_no_abnormal_move_and_no_loss() -> None:
+    bars = crash(4, percent=50.0)
+    split = CorporateAction("X", ActionKind.SPLIT, int(bars.session[4]), 0, 2.0)
+    opened = replace(bars, open=np.where(np.arange(len(bars)) == 4, 50.0, bars.open), high=np.minimum(bars.high, bars.close))
+    limits = WIDE.model_copy(update={"circuit_breaker": BREAKER})
+
+    def run(actions: dict[str, list[CorporateAction]]) -> BacktestResult:
+        return backtest(
+            wishes(opened, enter_long={5: True}), opened, make(), cash=10_000.0, sizing={"kind": "fixed", "quantity": 10},
+            limits=limits, actions=actions,
+        )  # fmt: skip
+
+    assert run({"X": [split]}).refusals == {}
+    assert run({}).refusals == {"CIRCUIT_BREAKER": 1}
+    late = replace(split, known_time=int(bars.close_time[6]))
+    assert run({"X": [late]}).refusals == {"CIRCUIT_BREAKER": 1}, "nobody knew of it yet"
+
+
+def calm(rows: int = 70) -> Bars:
+    """Closes that go up and down by two percent in turn."""
+    return table([(p, p, p, p) for p in (100.0 + 2.0 * (k % 2) for k in range(rows))])
+
+
+@pytest.mark.parametrize(
+    ("limits", "refusals"),
+    [
+        # 1,000 of 10,000 move by 2 % a day: one in twenty times as much is lost, about 0.33 % by the normal tail.
+        ({"value_at_risk": ValueAtRisk(percent=0.4, confidence=0.95, sessions=60)}, {}),
+        ({"value_at_risk": ValueAtRisk(percent=0.3, confidence=0.95, sessions=60)}, {"VALUE_AT_RISK": 1}),
+        ({"value_at_risk": ValueAtRisk(percent=0.4, shortfall_percent=0.4, confidence=0.95, sessions=60)}, {"VALUE_AT_RISK": 1}),
+        ({"value_at_risk": ValueAtRisk(percent=0.4, confidence=0.95, sessions=200)}, {"RISK_INPUT_MISSING": 1}),
+        ({"correlation": Correlation(percent=11, sessions=60)}, {}),
+        ({"correlation": Correlation(percent=9, sessions=60)}, {"CORRELATION": 1}),
+    ],
+)  # fmt: skip
+def test_the_portfolio_is_measured_on_the_bars_before_the_wish(limits: dict[str, Any], refusals: dict[str, int]) -> None:
+    assert limited(calm(), {"enter_long": {65: True}}, **limits).refusals == refusals
+
+
+def test_nothing_later_and_nothing_but_enough_sessions_is_measured() -> None:
+    at_risk = ValueAtRisk(percent=50, confidence=0.95, sessions=60)
+    assert limited(calm(), {"enter_long": {59: True}}, value_at_risk=at_risk).refusals == {"RISK_INPUT_MISSING": 1}
+    assert limited(calm(), {"enter_long": {60: True}}, value_at_risk=at_risk).refusals == {}
+    until = limited(calm(66), {"enter_long": {65: True}}, value_at_risk=at_risk.model_copy(update={"percent": 0.33}))
+    wild = calm(80)
+    wild = replace(wild, close=np.where(np.arange(80) > 65, wild.close * 1.5, wild.close))
+    after = limited(wild, {"enter_long": {65: True}}, value_at_risk=at_risk.model_copy(update={"percent": 0.33}))
+    assert after.refusals == until.refusals
+
+
+def test_the_history_of_its_own_that_a_backtest_is_given_is_what_limits_are_measured_on() -> None:
+    bars = calm(10)
+    limits = WIDE.model_copy(update={"value_at_risk": ValueAtRisk(percent=0.4, confidence=0.95, sessions=60)})
+
+    def refusals(history: RiskHistory | None) -> dict[str, int]:
+        return backtest(
+            wishes(bars, enter_long={5: True}), bars, make(), cash=10_000.0, sizing={"kind": "fixed", "quantity": 10},
+            limits=limits, history=history,
+        ).refusals  # fmt: skip
+
+    shift = 70
+    before = replace(
+        calm(70), close_time=calm(70).close_time - shift * 86_400_000_000, session=calm(70).session - np.int32(shift)
+    )  # fmt: skip
+    assert refusals(None) == {"RISK_INPUT_MISSING": 1}
+    assert refusals(RiskHistory({"X": concat([before, bars])})) == {}

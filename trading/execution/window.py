@@ -28,7 +28,7 @@ def window_of(venue: Calendar, close_time: int, minutes: int, valid_until: int) 
         raise NoSchedule(
             "window_outside_session", minutes=minutes, session_left=(int(venue.close_time[row]) - start) // US_PER_MINUTE
         )
-    if int(venue.break_start[row]) < end and start < int(venue.break_end[row]):
+    if max(start, int(venue.break_start[row])) < min(end, int(venue.break_end[row])):
         raise NoSchedule("break_in_window", minutes=minutes)
     if end > valid_until:
         raise NoSchedule("window_beyond_validity", end=end, valid_until=valid_until)

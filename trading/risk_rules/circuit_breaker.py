@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from trading.instruments import Instrument
 from trading.limits import Limits
+from trading.portfolio_math import moves
 from trading.refusals import RefusalCode, refuse
 from trading.risk import RULES, Finding, RiskState, input_missing, not_limited, number
 from trading.signals import Intent
@@ -18,15 +21,13 @@ def largest_move(times: NDArray[np.int64], prices: NDArray[np.float64], window: 
 
     times (T,), UTC us ascending; prices (T,). (0, 0) when there is no such pair.
     """
-    worst, at = 0.0, 0
     first = int(np.searchsorted(times, since, side="left"))
-    begins = np.searchsorted(times, times[first:] - window, side="left")
-    for k, begin in enumerate(begins.tolist(), first):
-        before = prices[begin : k + 1]
-        moved = float(np.abs(prices[k] / before - 1.0).max()) * 100.0
-        if moved > worst:
-            worst, at = moved, int(times[k])
-    return worst, at
+    if first == len(times):
+        return 0.0, 0
+    found = np.empty(len(times))
+    moves(np.ascontiguousarray(times, np.int64), np.ascontiguousarray(prices, np.float64), window, math.inf, found)
+    at = first + int(np.argmax(found[first:]))
+    return (float(found[at]), int(times[at])) if found[at] > 0.0 else (0.0, 0)
 
 
 @RULES.register("circuit_breaker", 45)

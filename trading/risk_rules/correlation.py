@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from trading.instruments import Instrument
 from trading.limit_math import exceeds
 from trading.limits import Limits
+from trading.portfolio_math import correlation
 from trading.refusals import RefusalCode, refuse
 from trading.risk import RULES, Finding, RiskState, input_missing, not_limited, number, order_notional
 from trading.signals import Intent
@@ -37,11 +40,11 @@ class CorrelatedExposure:
             )
         together = max(exposures[intent.symbol] * intent.side.sign, abs(added))
         if others and values is not None:
-            deviation = values.std(axis=0)
-            if not bool((deviation > 0).all()):
-                return input_missing("correlation", "returns that vary", number(most))
-            rho = np.atleast_2d(np.corrcoef(values, rowvar=False))[0, 1:]
-            for symbol, r in zip(others, rho, strict=True):
+            columns = np.ascontiguousarray(values)
+            for k, symbol in enumerate(others, 1):
+                r = correlation(columns, len(columns), 0, k)
+                if math.isnan(r):
+                    return input_missing("correlation", "returns that vary", number(most))
                 if r * np.sign(exposures[symbol]) * intent.side.sign >= own.above:
                     together += abs(exposures[symbol])
         if exceeds(float(together), most):

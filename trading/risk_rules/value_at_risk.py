@@ -6,30 +6,23 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from trading.instruments import Instrument
 from trading.limit_math import exceeds
 from trading.limits import Limits
+from trading.portfolio_math import normal_quantile, tail_loss
 from trading.refusals import RefusalCode, refuse
 from trading.risk import RULES, Finding, RiskState, input_missing, not_limited, number, order_notional
 from trading.signals import Intent
 
 
 def at_risk(returns: NDArray[np.float64], values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """(value at risk, expected shortfall) of one session, account currency, at least 0: the worse of historical and normal.
-
-    returns (T, N), values (N,) signed. Historical: the loss at the (1 - confidence) quantile of returns @ values (the worse
-    neighbour, no interpolation), and the mean of the losses from there on. Normal: z s and s phi(z) / (1 - confidence),
-    s^2 = values' cov values, mean 0 (McNeil, Frey and Embrechts 2015, section 2.3).
-    """
-    pnl = np.sort(returns @ values)
-    tail = max(1, int(np.floor(len(pnl) * (1.0 - confidence))))
-    historical, mean_tail = -float(pnl[tail - 1]), -float(pnl[:tail].mean())
-    deviation = math.sqrt(max(0.0, float(values @ np.atleast_2d(np.cov(returns, rowvar=False)) @ values)))
-    z = float(ndtri(confidence))
-    density = math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-    return max(0.0, historical, z * deviation), max(0.0, mean_tail, deviation * density / (1.0 - confidence))
+    """(value at risk, expected shortfall) of one session, account currency: trading.portfolio_math.tail_loss over all of returns
+    (T, N) with values (N,), signed."""
+    z, density = normal_quantile(confidence)
+    columns = np.ascontiguousarray(returns, np.float64)
+    risk, shortfall = tail_loss(columns, len(columns), np.ascontiguousarray(values, np.float64), confidence, z, density)
+    return float(risk), float(shortfall)
 
 
 @RULES.register("value_at_risk", 127)

@@ -152,7 +152,7 @@ class Venue:
                 self.book.fill_ended(self.book.orders[client_id], bar, open_time, instrument, costs)
             self.book.match(bar, open_time, instrument, costs)
         self._now = max(self._now, close_time)
-        self._save(withhold=bool(bars) and self.faults.strike("tell", {"events_late": ""}) == "events_late")
+        self._save(withhold=bool(bars and self.book.events) and self.faults.strike("tell", {"events_late": ""}) == "events_late")
         return began
 
     def place(self, symbol: str, side: Side, quantity: float, order_type: OrderType, limit_price: float | None,
@@ -239,10 +239,11 @@ class Venue:
     def _garbled(self, events: list[BrokerEvent]) -> list[BrokerEvent]:
         if not events:
             return events
-        kind = self.faults.strike("tell", {k: v for k, v in BOOK_FAULTS.items() if k != "events_late"})
+        told = {k: v for k, v in BOOK_FAULTS.items() if k != "events_late" and (k != "events_swapped" or len(events) > 1)}
+        kind = self.faults.strike("tell", told)
         if kind == "event_twice":
             return [*events, events[0]]
-        if kind == "events_swapped" and len(events) > 1:
+        if kind == "events_swapped":
             return [events[1], events[0], *events[2:]]
         return events
 
