@@ -60,7 +60,7 @@ torture: install-dev
 	@exec $(PYTHON) -m tests.faults.torture $(or $(N),20) $(if $(SEED),--seed $(SEED)) $(if $(JOURNAL),--journal $(JOURNAL))
 
 torture-matrix: install-dev
-	@exec $(PYTHON) -m tests.faults.torture 0 --matrix $(if $(SEED),--seed $(SEED)) $(if $(JOURNAL),--journal $(JOURNAL))
+	@exec $(PYTHON) -m tests.faults.torture $(or $(N),1) --matrix $(if $(SEED),--seed $(SEED)) $(if $(JOURNAL),--journal $(JOURNAL))
 
 risk-million: install-dev
 	@exec $(PYTHON) -m tests.faults.risk_million --intents $(or $(N),1000000) --router 2000

@@ -166,7 +166,8 @@ class MainJob:
         while failed < ATTEMPTS and never_started < NEVER_STARTED_LIMIT:
             begun = time.monotonic()
             run_id = self._launch(job, tags)
-            state = self._follow(job, run_id, begun)
+            # A machine that needed longer than this once will again: asking anew at the same pace would never end.
+            state = self._follow(job, run_id, begun, LAUNCH_SECONDS * 2 ** min(never_started, 3))
             if state.status == "SUCCESS":
                 self._say(f"{job}: done in {time.monotonic() - begun:.0f} s, {state.materializations} materialisations")
                 return
@@ -194,7 +195,7 @@ class MainJob:
                     raise
                 time.sleep(2.0)
 
-    def _follow(self, job: str, run_id: str, begun: float) -> RunState:
+    def _follow(self, job: str, run_id: str, begun: float, patience: float) -> RunState:
         said, shown = time.monotonic(), ""
         while True:
             try:
@@ -204,7 +205,7 @@ class MainJob:
                 continue
             if state.finished:
                 return state
-            if state.status == "NOT_STARTED" and time.monotonic() - begun > LAUNCH_SECONDS and self._given_up(run_id):
+            if state.status == "NOT_STARTED" and time.monotonic() - begun > patience and self._given_up(run_id):
                 return replace(state, status=NEVER_STARTED)
             words = f"{job}: {state.succeeded} steps done, {state.materializations} materialisations"
             quiet = time.monotonic() - said

@@ -141,11 +141,16 @@ def _at_full_hours(base: Calendar) -> Calendar:
 
 def _by_date(base: Calendar, cut: str, zone: tzinfo, zone_name: str, first: int, last: int) -> Calendar:
     """What `base` trades between the minutes `first` and `last` of each date of `zone`, as that date's session."""
+
+    @lru_cache(maxsize=8)
+    def hours_of(day: date) -> tuple[int, int]:
+        return _moment(day, first, zone), _moment(day, last, zone)
+
     days: dict[int, list[list[int]]] = {}
     for start, end in _stretches_of(base):
         day = _local(start, zone).date()
-        while (begin := _moment(day, first, zone)) < end:
-            lo, hi = max(start, begin), min(end, _moment(day, last, zone))
+        while (hours := hours_of(day))[0] < end:
+            lo, hi = max(start, hours[0]), min(end, hours[1])
             if lo < hi:
                 held = days.setdefault(session_number(day), [])
                 if held and held[-1][1] == lo:

@@ -2,7 +2,8 @@
 
 XNYS, CMES, XBOM, XEUR and the like come from exchange-calendars. FX (17:00 to 17:00 New York, Sunday evening to
 Friday) and 24/7 crypto weeks are ours, because that library knows no continuous venues of their kind. Others are what
-data/config/calendars says (trading/calendar_files.py); `define` makes them known to this process.
+data/config/calendars says (trading/calendar_files.py); `define` makes them known to this process. Any of them can be cut in
+another way (trading/calendar_cuts.py).
 
 A session belongs to the day it trades for: the CME's Monday opens on Sunday evening. A lunch break (Tokyo, Hong Kong) is
 no gap: whoever counts missing bars leaves out those that would close inside it (`Calendar.in_break`), and whoever cuts

@@ -102,7 +102,7 @@ class FmpClient:
         if status == 429 or (status == 200 and said and _LIMIT.search(said)):
             raise self._silenced(where, retry_after, said, budget)
         if status in (401, 402, 403) or (status == 200 and said):
-            self._refused(where, status, said)
+            self._refused(where, status, said or text.strip())  # a plan's limit is told in plain text
         if status >= 500 or status == 408:
             raise _Transient(f"HTTP {status} {self._safe(text)[:120]!r}")
         if status != 200:

@@ -55,12 +55,12 @@ def _crypto() -> _Crypto | None:
             library.EVP_sha256.restype = ctypes.c_void_p
             algorithm = library.EVP_sha256()
         calls = (library.EVP_DigestInit_ex, library.EVP_DigestUpdate, library.EVP_DigestFinal_ex)
-        addresses = [ctypes.cast(call, ctypes.c_void_p).value for call in calls]
+        init, update, final = (int(ctypes.cast(call, ctypes.c_void_p).value or 0) for call in calls)
     except (ImportError, AttributeError, OSError):
         return None
     if not algorithm or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
-    return _Crypto(*(int(a or 0) for a in addresses), new, free, int(algorithm))
+    return _Crypto(init, update, final, new, free, int(algorithm))
 
 
 @intrinsic
@@ -81,7 +81,7 @@ def _digests(
 ) -> Any:
     """Fill bytes of out, 32 a run: the digest of its head (address, size) and its slice of each column; False: refused."""
     for run in range(len(heads)):
-        if _call(init, context, algorithm, 0) != 1:
+        if _call(init, context, algorithm, 0) != 1:  # type: ignore[call-arg]
             return False
         if _call(update, context, heads[run, 0], heads[run, 1]) != 1:
             return False

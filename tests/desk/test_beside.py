@@ -19,8 +19,8 @@ from desk.modes import ModeNotChanged
 from desk.risk_state import HaltLevel
 from resources.brokers import get_broker
 from resources.config import load_config
-from resources.ledger import audit, books
 from resources.lake import Lake
+from resources.ledger import audit, books
 from resources.settings import Settings
 from resources.trace import trace
 from tests.desk.running import STRATEGY, UNIVERSE, Installation, MakeInstallation, history, install
@@ -171,14 +171,16 @@ class TestSideBySide:
         assert {o["state"] for o in paper.ledger.orders()} <= {"denied"}
         assert day.main.store.state("halt") in ({}, None)
 
-    def test_the_paper_book_stores_no_bar_and_tells_only_what_is_its_own(self, make: Callable[..., Day]) -> None:
+    def test_the_paper_book_stores_no_bar_and_tells_only_what_is_its_own(
+        self, make: Callable[..., Day], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         day = make(often=STRATEGY)
         paper = day.desk_of(day.books[1])
-        before = {p.content_hash for p in day.main.lake.partitions("bars_1h")}
+        stored: list[str] = []
+        monkeypatch.setattr(paper.lake, "append_hot", lambda dataset, *_, **__: stored.append(dataset))
         day.until(paper.ledger.fills)
-        told = {row["asset_key"] for row in paper.ledger.unsent(1000)}
-        assert told <= {"paper_fills", "paper_positions"} and "paper_fills" in told
-        assert before != {p.content_hash for p in day.main.lake.partitions("bars_1h")}, "the account's desk stored them"
+        assert stored == []
+        assert {row["asset_key"] for row in paper.ledger.unsent(1000)} == {"paper_fills", "paper_positions"}
 
 
 class TestTheDeskBeside:
@@ -215,6 +217,30 @@ class TestTheDeskBeside:
         assert len([o for o in paper.ledger.orders() if o["leg"] == "entry"]) == entries
         assert {o["mode"] for o in day.main.ledger.orders()} == {"shadow"}
         assert day.main.ledger.fills() == []
+
+    def test_an_entry_that_works_when_its_strategy_leaves_paper_is_cancelled(self, make: Callable[..., Day]) -> None:
+        day = make(often=STRATEGY)
+        paper = day.beside
+        assert paper is not None
+        day.until(paper.broker.open_orders)
+        day.main.mode_book.change("often", Mode.SHADOW, reason="enough", who="ann", forced=False)
+        day.catch_up()
+        assert paper.broker.open_orders() == []
+        assert paper.ledger.fills() == []
+
+    def test_a_decision_of_a_strategy_that_left_paper_meanwhile_is_not_sent(self, make: Callable[..., Day]) -> None:
+        day = make(often=STRATEGY)
+        paper = day.beside
+        assert paper is not None
+        sent = paper.router.submit_decision
+        late: list[Any] = []
+        paper.router.submit_decision = late.append  # type: ignore[method-assign, assignment]
+        day.until(lambda: late)
+        day.main.mode_book.change("often", Mode.SHADOW, reason="enough", who="ann", forced=False)
+        paper.mind_modes()
+        sent(late[0])
+        assert paper.broker.open_orders() == []
+        assert {o["mode"] for o in paper.ledger.orders()} == {"shadow"}
 
     def test_promotion_to_live_waits_for_the_paper_trade_to_end(self, make: Callable[..., Day]) -> None:
         day = make(often=STRATEGY)

@@ -22,7 +22,7 @@ from tests.desk.running import Installation, MakeInstallation, history, install
 def in_position(install: MakeInstallation) -> Installation:
     """A desk in the middle of its day, holding a position, waiting for the next trade run."""
     at = install()
-    at.start()
+    at.start(interpreter=True)  # what hangs is ended only where it is known for a desk by how it was started
     with at.client() as desk:
         desk.start_replay()
     for _ in range(6):

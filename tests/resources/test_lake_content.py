@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resources.lake import Lake, LakeError, PartitionMissing
+from resources.lake import Lake, LakeError, PartitionMissing, digest
 from resources.lake.codec import run_hashes
 from tests.paths import lean_data
 from tests.resources.lake_kit import (
@@ -312,3 +312,18 @@ def test_the_hash_of_a_run_is_that_of_its_columns_bytes_one_after_the_other(coun
         for a, b in pairwise(starts)
     ]
     assert run_hashes("x:", arrays, starts) == expected
+
+
+def test_without_the_library_below_hashlib_the_hashes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays: list[NDArray[Any]] = [np.arange(800), np.arange(800, dtype=np.int32), np.linspace(0, 1, 800)]
+    fast = run_hashes("x:", arrays, [3, 393, 393, 783])
+    monkeypatch.setattr(digest, "_crypto", lambda: None)
+    assert run_hashes("x:", arrays, [3, 393, 393, 783]) == fast
+
+
+def test_columns_that_do_not_reach_the_runs_are_never_read_beyond_their_end() -> None:
+    short: list[NDArray[Any]] = [np.arange(10), np.arange(9)]
+    with pytest.raises(AssertionError, match="reach the last run's end"):
+        run_hashes("x:", short, [0, 10])
+    with pytest.raises(AssertionError, match="contiguous"):
+        run_hashes("x:", [np.arange(20)[::2]], [0, 10])

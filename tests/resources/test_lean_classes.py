@@ -4,6 +4,7 @@ case of the sample by its name."""
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
@@ -16,6 +17,7 @@ from tests.conformance.feed_suite import FeedCase, FeedSuite
 from tests.paths import lean_data
 from trading.calendars import calendar
 from trading.instruments import AssetClass, FutureTerms, Instrument, OptionRight, OptionTerms, RollRule
+from trading.resample import resample
 from trading.timeframes import Timeframe, iso, session_date, session_number
 
 M1, H1, D1 = Timeframe.M1, Timeframe.H1, Timeframe.D1
@@ -264,9 +266,53 @@ def test_a_contract_nobody_listed_is_unknown(lean: LeanFeed) -> None:
         lean.history(make("X", "future/cme/es/20301220", AssetClass.FUTURE, "CMES"), M1, date(2013, 10, 7), date(2013, 10, 8))
 
 
-def test_daily_bars_of_futures_are_refused(lean: LeanFeed) -> None:
-    with pytest.raises(FeedError, match="derive 1d"):
-        lean.history(ES, D1, date(2013, 12, 2), date(2013, 12, 20))
+REGULAR, MIDNIGHT = "CMES@08:30-16:00", "CMES@UTC"
+
+
+def es_december(venue: str) -> Instrument:
+    return make("ESZ3", "future/cme/es/201312", AssetClass.FUTURE, venue, tick="0.25")
+
+
+def gc_december(venue: str) -> Instrument:
+    return make("GCZ3", "future/comex/gc/201312", AssetClass.FUTURE, venue, tick="0.1")
+
+
+class TestDailyBarsOfFutures:
+    """ES days are cut to the market hours of the folder's database, GC days at midnight UTC: the minutes say so."""
+
+    def test_on_the_venues_sessions_they_are_refused_with_the_calendars_that_may_fit(self, lean: LeanFeed) -> None:
+        with pytest.raises(FeedError, match=r"calendar: CMES@UTC .*CMES@08:30-16:00.*derive 1d"):
+            lean.history(es_december("CMES"), D1, date(2013, 12, 2), date(2013, 12, 20))
+
+    def test_days_of_the_market_hours_are_what_the_minutes_of_these_hours_make_es_2013(self, lean: LeanFeed) -> None:
+        start, end = date(2013, 10, 14), date(2013, 12, 18)
+        days, minutes = (lean.history(es_december(REGULAR), t, start, end) for t in (D1, M1))
+        made = resample(minutes, D1, calendar(REGULAR))
+        both = np.isin(days.close_time, made.close_time)
+        assert (len(days), int(both.sum())) == (48, 7)
+        for column in ("close_time", "session", "open", "high", "low", "close", "volume"):
+            assert np.array_equal(getattr(days, column)[both], getattr(made, column)), column
+
+    def test_days_of_a_date_are_what_the_minutes_of_the_date_make_gc_2013(self, lean: LeanFeed) -> None:
+        start, end = date(2013, 10, 8), date(2013, 10, 10)
+        days, minutes = (lean.history(gc_december(MIDNIGHT), t, start, end) for t in (D1, M1))
+        made = resample(minutes, D1, calendar(MIDNIGHT))
+        for column in ("close_time", "session", "open", "high", "low", "close"):
+            assert np.array_equal(getattr(days, column), getattr(made, column)), column
+
+    def test_the_folders_own_minutes_have_the_last_word_on_the_cut(self, lean: LeanFeed) -> None:
+        """Either cut is one LEAN uses; taken for the other they would be other prices."""
+        with pytest.raises(FeedError, match=r"not cut as calendar CMES@UTC is: .*2013-10-07 1669 to 1668, its minutes 1676.5"):
+            lean.history(es_december(MIDNIGHT), D1, date(2013, 10, 7), date(2013, 10, 11))
+        with pytest.raises(FeedError, match=r"not cut as calendar CMES@08:30-16:00 is"):
+            lean.history(gc_december(REGULAR), D1, date(2013, 10, 7), date(2013, 10, 11))
+        continuous = make("ES", "future/cme/es", AssetClass.FUTURE, MIDNIGHT, tick="0.25", future=FutureTerms("ES"))
+        with pytest.raises(FeedError, match="not cut as calendar CMES@UTC is"):
+            lean.history(continuous, D1, date(2013, 10, 7), date(2013, 10, 11))
+
+    def test_a_sunday_row_outside_the_hours_is_told(self, lean: LeanFeed) -> None:
+        lean.history(es_december(REGULAR), D1, date(2013, 10, 7), date(2013, 10, 11))
+        assert any("line 1" in x.where and "has no session on that day" in x.reason for x in lean.left_out)
 
 
 # ---- options -----------------------------------------------------------------------------------------------------
@@ -397,6 +443,29 @@ def test_the_split_between_two_files_stays_in_the_raw_prices_aapl_2014_06_09(lea
     assert bars.close[-1] == 93.7
 
 
-def test_hours_of_an_equity_are_refused(lean: LeanFeed) -> None:
-    with pytest.raises(FeedError, match="derive 1h"):
-        lean.history(stock("aapl", H1), H1, date(2014, 6, 6), date(2014, 6, 9))
+class TestHoursOfEquities:
+    """LEAN cuts them at full hours: a calendar cut there takes them, no other."""
+
+    def test_on_the_sessions_grid_they_are_refused_with_the_calendar_that_fits(self, lean: LeanFeed) -> None:
+        with pytest.raises(FeedError, match=r"calendar: XNYS@clock .*derive 1h"):
+            lean.history(stock("aapl", H1), H1, date(2014, 6, 6), date(2014, 6, 9))
+
+    def test_each_is_of_the_interval_the_minutes_say_aapl_2014_06(self, lean: LeanFeed) -> None:
+        """Volumes agree to the share; prices are of another build of the vendor's, a few cents apart."""
+        apple = replace(stock("aapl", H1), calendar="XNYS@clock")
+        hours, minutes = (lean.history(apple, t, date(2014, 6, 5), date(2014, 6, 9)) for t in (H1, M1))
+        made = resample(minutes, H1, calendar("XNYS@clock"))
+        assert np.array_equal(hours.close_time, made.close_time)
+        assert np.array_equal(hours.volume, made.volume)
+        assert float(np.abs(hours.close - made.close).max()) < 0.2
+
+    def test_the_first_closes_half_an_hour_after_the_open_and_a_half_day_ends_at_one(self, lean: LeanFeed) -> None:
+        apple = replace(stock("aapl", H1), calendar="XNYS@clock")
+        closes = [iso(int(t))[11:16] for t in lean.history(apple, H1, date(2015, 12, 24), date(2015, 12, 24)).close_time]
+        assert closes == ["15:00", "16:00", "17:00", "18:00"]
+
+    def test_of_an_index_by_its_own_zone_spx_2021(self, lean: LeanFeed) -> None:
+        index = replace(make("SPX", "index/usa/spx", AssetClass.INDEX, "XNYS@clock"), native_timeframe=H1)
+        hours = lean.history(index, H1, date(2021, 1, 4), date(2021, 1, 4))
+        assert [iso(int(t))[11:16] for t in hours.close_time] == ["15:00", "16:00", "17:00", "18:00", "19:00", "20:00", "21:00"]
+        assert hours.open[0] == 3764.61

@@ -20,7 +20,9 @@ from resources.feeds.protocol import Feed, FeedError, MalformedData, SourceMissi
 from resources.settings import Settings
 from tests.conformance.feed_suite import FeedCase, FeedSuite
 from tests.paths import lean_data
+from trading.calendars import calendar
 from trading.instruments import AssetClass, Instrument
+from trading.resample import resample
 from trading.timeframes import Timeframe, from_us, session_date, to_us
 
 M1, H1, D1 = Timeframe.M1, Timeframe.H1, Timeframe.D1
@@ -145,13 +147,25 @@ def test_noon_in_every_kind_of_zone(zone: str, utc_hour: float) -> None:
         local_to_utc(noon, "Mars/Olympus")
 
 
-def test_bars_that_are_not_session_bars_are_refused_with_the_way_to_get_them() -> None:
-    feed = LeanFeed(lean_data())
-    with pytest.raises(FeedError, match="take 1m bars and derive 1h"):
-        feed.history(AAPL_M1, H1, date(2014, 6, 6), date(2014, 6, 6))
-    pair = instrument("EURUSD", "lean", "forex/fxcm/eurusd", AssetClass.FOREX, "FX", H1)
-    with pytest.raises(FeedError, match="derive 1d"):
-        feed.history(pair, D1, date(2014, 6, 6), date(2014, 6, 6))
+class TestDailyBarsOfForex:
+    """They run from midnight to midnight of the data's zone: a calendar cut there takes them, no other."""
+
+    @pytest.mark.parametrize("venue", ["FX", "FX@UTC", "FX@08:00-12:00"])
+    def test_on_another_cut_they_are_refused_with_the_calendar_that_fits(self, venue: str) -> None:
+        pair = instrument("EURUSD", "lean", "forex/fxcm/eurusd", AssetClass.FOREX, venue, D1)
+        with pytest.raises(FeedError, match=r"calendar: FX@UTC-05 .*derive 1d"):
+            LeanFeed(lean_data()).history(pair, D1, date(2014, 6, 6), date(2014, 6, 6))
+
+    @pytest.mark.parametrize(("broker", "venue"), [("fxcm", "FX@UTC-05"), ("oanda", "FX@UTC")])
+    def test_each_is_of_the_date_the_minutes_say(self, broker: str, venue: str) -> None:
+        """Closes agree to the last digit; opens and extremes differ where brokers print before trading opens on Sunday."""
+        feed = LeanFeed(lean_data())
+        pair = instrument("EURUSD", "lean", f"forex/{broker}/eurusd", AssetClass.FOREX, venue, D1)
+        days, minutes = (feed.history(pair, t, date(2014, 5, 1), date(2014, 5, 15)) for t in (D1, M1))
+        made = resample(minutes, D1, calendar(venue))
+        assert days.close_time.tolist() == made.close_time.tolist()
+        assert days.close.tolist() == made.close.tolist()
+        assert len(days) == 13  # Sunday evenings are sessions of their own
 
 
 def test_a_bare_ticker_means_a_us_stock_and_a_path_out_of_the_folder_nothing() -> None:

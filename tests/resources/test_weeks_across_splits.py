@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -250,12 +251,17 @@ exits:
   stop: {kind: percent, percent: 2.0}
 sizing: {kind: fixed, quantity: 10}
 """
+HELD = (
+    RULE.replace("[high, 100]", "[close, 0]")
+    .replace("2.0}\n", "5.0}\n  max_bars: 1\n", 1)
+    .replace("{kind: fixed, quantity: 10}", "{kind: atr_risk, percent: 1.0, period: 3, multiple: 2.0}")
+)
 
 
 class TestSizes:
     """What a backtest of a weekly strategy sizes by: here the average range of three weeks."""
 
-    ATR = {"kind": "atr_risk", "percent": 1.0, "period": 3, "multiple": 2.0}
+    ATR = MappingProxyType({"kind": "atr_risk", "percent": 1.0, "period": 3, "multiple": 2.0})
 
     def shares(self, bars: Bars, market: Market, finer: Finer | None, held: tuple[Bars, ...] = ()) -> NDArray[np.float64]:
         """Share of `percent` a wish of each week risks, its stop a tenth of its close away."""
@@ -288,7 +294,7 @@ class TestSizes:
         finer, actions = native_bars(folder_lake, _universe(market)), {"AAPL": [APPLE_2000]}
         aapl = _universe(market).instruments["AAPL"]
         unknown = [
-            backtest(model, {"AAPL": {W1: weeks}}, {"AAPL": aapl}, cash=1e6, actions=actions).refused
+            backtest(model, {"AAPL": {W1: weeks}}, {"AAPL": aapl}, cash=1e6, actions=actions).refusals
             for model in (point_in_time(strategy, actions, finer), point_in_time(strategy, actions))
         ]
         assert sum(unknown[0].values()) < sum(unknown[1].values()), unknown

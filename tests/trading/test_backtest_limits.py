@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,21 @@ def test_orders_are_counted_over_several_bars() -> None:
 
 def table(rows: list[tuple[float, ...]]) -> Bars:
     return bars_of("\n".join(" ".join(map(str, row)) for row in rows))
+
+
+def test_a_leg_that_was_never_ordered_is_no_order() -> None:
+    bars = [bars_of("\n".join(["100 101 99 100"] * 5), symbol) for symbol in "XYZ"]
+    twins = SimpleNamespace(name="twins", revision="", valid_bars=1, legs=("X", "Y"))
+    other = SimpleNamespace(name="other", revision="", valid_bars=1, legs=())
+    stops = (90.0, 110.0, 90.0)  # the second leg's lies on the wrong side: a gate refuses it, so the first is not entered either
+    result = backtest(
+        [wishes(b, enter_long={1: True}, stop_long={1: stop}) for b, stop in zip(bars, stops, strict=True)], bars,
+        [make(b.symbol) for b in bars], cash=10_000.0, sizing={"kind": "fixed", "quantity": 1},
+        strategy=["twins", "twins", "other"], files=[twins, twins, other],  # type: ignore[list-item]
+        limits=WIDE.model_copy(update={"order_rate": OrderRate(orders=1, seconds=60)}),
+    )  # fmt: skip
+    assert [dict(r) for r in result.slot_refusals] == [{"LEG_MISSING": 1}, {"STOP_REQUIRED": 1}, {}]
+    assert [r["symbol"] for r in result.trades.rows()] == ["Z"]
 
 
 def crash(day: int, percent: float = 10.0) -> Bars:
