@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from resources.changes import hash_known_at, stale_marks
 from resources.ledger import changes as book
 from resources.ledger import tables as t
 from resources.ledger.base import LedgerBase
+from resources.ledger.books import each_book
 from resources.ledger.changes import Change, Key
 
 if TYPE_CHECKING:
@@ -90,27 +91,34 @@ def affected_by(ledger: LedgerBase, lake: Lake, universe: Universe, key: Key, tr
 
 def affected_signals(ledger: LedgerBase, lake: Lake, keys: Iterable[Key]) -> list[AffectedSignal]:
     """Every signal computed from one of the partitions, with what became of it, by close time."""
-    found: list[AffectedSignal] = []
+    wanted = list(keys)
     with ledger.engine.connect() as c:
-        for row in book.signals_of(c, keys):
-            key = row["dataset"], row["session"], row["symbol"]
-            s = t.signals.c
-            signal = c.execute(select(s.strategy, s.symbol, s.session).where(s.id == row["id"])).one()
-            decision = c.execute(select(t.decisions.c.approved).where(t.decisions.c.signal_id == row["id"])).scalar()
-            trades = select(t.intents.c.trade_id).where(t.intents.c.parent == row["decision_id"])
-            orders = c.execute(
-                select(t.orders.c.id, t.orders.c.state)
-                .join(t.intents, t.intents.c.id == t.orders.c.id)
-                .where(t.intents.c.trade_id.in_(trades))
-                .order_by(t.orders.c.created_time, t.orders.c.id)
-            ).all()
-            found.append(
-                AffectedSignal(
-                    row["id"], signal.strategy, signal.symbol, signal.session, int(row["close_time"]), row["content_hash"],
-                    hash_known_at(lake, key, int(row["close_time"])), row["decision_id"] or "", bool(decision),
-                    tuple(f"{o.id} {o.state}" for o in orders),
-                )
-            )  # fmt: skip
+        found = [signal for _ in each_book(c) for signal in _of_book(c, lake, wanted)]
+    return sorted(found, key=lambda signal: (signal.close_time, signal.signal_id))
+
+
+def _of_book(c: Connection, lake: Lake, keys: Iterable[Key]) -> list[AffectedSignal]:
+    """Those of the book the connection looks into."""
+    found: list[AffectedSignal] = []
+    for row in book.signals_of(c, keys):
+        key = row["dataset"], row["session"], row["symbol"]
+        s = t.signals.c
+        signal = c.execute(select(s.strategy, s.symbol, s.session).where(s.id == row["id"])).one()
+        decision = c.execute(select(t.decisions.c.approved).where(t.decisions.c.signal_id == row["id"])).scalar()
+        trades = select(t.intents.c.trade_id).where(t.intents.c.parent == row["decision_id"])
+        orders = c.execute(
+            select(t.orders.c.id, t.orders.c.state)
+            .join(t.intents, t.intents.c.id == t.orders.c.id)
+            .where(t.intents.c.trade_id.in_(trades))
+            .order_by(t.orders.c.created_time, t.orders.c.id)
+        ).all()
+        found.append(
+            AffectedSignal(
+                row["id"], signal.strategy, signal.symbol, signal.session, int(row["close_time"]), row["content_hash"],
+                hash_known_at(lake, key, int(row["close_time"])), row["decision_id"] or "", bool(decision),
+                tuple(f"{o.id} {o.state}" for o in orders),
+            )
+        )  # fmt: skip
     return found
 
 

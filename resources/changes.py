@@ -22,6 +22,7 @@ import numpy as np
 
 from resources.ledger import changes as book
 from resources.ledger.base import LedgerBase
+from resources.ledger.books import each_book
 from resources.ledger.changes import AffectedDecision, Change, Key, StaleMark
 from trading.bars import Bars
 from trading.calendars import calendar
@@ -286,7 +287,7 @@ def _decisions(c: Connection, changes: list[Change], lake: Lake) -> list[Affecte
     """Signals that were computed from rows of the changed partitions that are other rows now."""
     by_key = {change.key: change for change in changes}
     found: list[AffectedDecision] = []
-    for row in book.signals_of(c, by_key):
+    for row in [row for _ in each_book(c) for row in book.signals_of(c, by_key)]:
         key = row["dataset"], row["session"], row["symbol"]
         now = hash_known_at(lake, key, int(row["close_time"]))
         if now != row["content_hash"]:

@@ -12,6 +12,7 @@ unless it takes something away.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -115,6 +116,18 @@ class _Pair:
             if written in definition:
                 return definition.replace(written, f" ON {self.ours} ", 1)
         raise BookDiffers(f"{self.theirs}: a definition that names another table: {definition}")
+
+
+def each_book(connection: Connection) -> Iterator[None]:
+    """For a loop that is to see every book of the database: its body runs once for each, in the caller's transaction. What is
+    read of a book must be read to its end within its turn."""
+    yield
+    if has_book(connection):
+        look_into(connection, SCHEMA)
+        try:
+            yield
+        finally:
+            look_into(connection, None)
 
 
 def _table(connection: Connection, pair: _Pair) -> None:

@@ -81,6 +81,13 @@ def test_how_it_ended_is_told_as_of_any_process(own: Zygote) -> None:
             assert "ValueError: for a reason" in child.output()
 
 
+def test_a_signal_that_comes_before_it_began_is_its_own(own: Zygote) -> None:
+    for _ in range(5):
+        child = own.spawn(f"{HERE}:wait_for_ever")
+        child.terminate()
+        assert child.wait(60) == -signal.SIGTERM
+
+
 def test_a_process_with_a_second_thread_forks_nothing() -> None:
     other = Zygote()
     assert other.spawn(f"{HERE}:leave").wait(60) == 7
@@ -92,10 +99,13 @@ def test_a_process_with_a_second_thread_forks_nothing() -> None:
     other.close()
 
 
-def test_its_children_end_with_it() -> None:
+@pytest.mark.parametrize("how", ["closed", "terminated"])
+def test_its_children_end_with_it(how: str) -> None:
     other = Zygote()
     child = psutil.Process(other.spawn(f"{HERE}:wait_for_ever").pid)
-    other.close()
-    with pytest.raises(psutil.NoSuchProcess):
-        child.status()
+    if how == "terminated":
+        os.kill(other.pid, signal.SIGTERM)
+    else:
+        other.close()
+    child.wait(60)
     other.close()

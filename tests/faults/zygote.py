@@ -32,6 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _HEAD = struct.Struct(">I")
+_OURS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ZygoteFailed(Exception):
@@ -119,7 +120,7 @@ class Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.zygote", str(theirs.fileno())],
-                cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         self.ended: dict[int, int] = {}
         """Exit codes by number of the spawning."""
@@ -269,6 +270,7 @@ class _Server:
 
     def _serve(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not without its children
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         with selectors.DefaultSelector() as ready:
@@ -310,9 +312,11 @@ class _Server:
         gc.freeze()  # a child's collector would touch, and so copy, every object there is
         sys.stdout.flush()
         sys.stderr.flush()
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)  # what comes too early for the child is not lost on our handlers
         pid = os.fork()
         if pid == 0:
             self._be(function, args, env, cwd, log)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         number = next(self._numbers)
         self._children[number] = pid
         return number, pid
@@ -323,8 +327,10 @@ class _Server:
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
-            for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGCHLD, signal.SIG_DFL)):
-                signal.signal(number, handler)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
             for end in (self._channel, self._woken, self._wake):
                 end.close()
             with open(log, "ab", buffering=0) as sink:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Engine, text
+from typer.testing import CliRunner
 
 from desk.store import SecondDesk, exclusive
+from pipelines.cli import app
+from resources.affected import affected_signals
+from resources.lake import Lake
 from resources.ledger import audit, books, modes, schema
 from resources.ledger.base import connect
 from resources.ledger.store import Ledger
-from resources.settings import PAPER_SEARCH_PATH, Settings
+from resources.settings import PAPER_SEARCH_PATH, Settings, settings
+from tests.desk.kit import decision
 from trading.instruments import Mode
 
 
@@ -104,6 +111,18 @@ class TestTwoBooks:
         with paper.connect() as c:
             assert modes.read(c)["trend"].mode is Mode.PAPER
 
+    def test_a_bad_partition_leads_to_the_decisions_of_both(self, paper: Engine, ledger_engine: Engine, tmp_path: Path) -> None:
+        seen = {}
+        for engine, strategy in ((ledger_engine, "sure"), (paper, "often")):
+            made = decision(0, strategy=strategy)
+            Ledger(engine).insert_signals([made.signal], session="2017-12-27", code_revision="c", run_id="r")
+            seen[made.signal.id] = strategy
+        keys = [(p.dataset, p.session, p.symbol) for p in made.signal.partitions]
+        found = affected_signals(Ledger(ledger_engine), Lake(tmp_path), keys)
+        assert {signal.signal_id: signal.strategy for signal in found} == seen
+        with ledger_engine.connect() as c:
+            assert c.execute(text("SELECT current_schema()")).scalar() == "public"
+
     def test_each_has_its_one_desk(self, paper: Engine, ledger_engine: Engine) -> None:
         with exclusive(ledger_engine) as main, exclusive(paper) as beside:
             assert main()
@@ -133,3 +152,22 @@ class TestSettings:
         assert self.LIVE.paper_book().broker == "paper"
         for change in ({"broker": "simulated_remote"}, {"paper_beside": False}, {"mode": "alert"}, {"book": "paper"}):
             assert not self.LIVE.model_copy(update=change).two_books
+
+
+class TestTheCommand:
+    @pytest.mark.parametrize(
+        ("book", "said"),
+        [
+            ("paper", "there is no paper book beside the main one: the broker is paper"),
+            ("other", "expected main or paper"),
+        ],
+    )
+    def test_that_asks_for_a_book_that_is_not_there_says_so(self, monkeypatch: pytest.MonkeyPatch, book: str, said: str) -> None:
+        monkeypatch.setenv("TAPELINE_BROKER", "paper")
+        monkeypatch.setenv("TAPELINE_BOOK", "main")
+        try:
+            answer = CliRunner().invoke(app, ["--book", book, "orders"])
+        finally:
+            settings.cache_clear()
+        assert answer.exit_code != 0
+        assert said in answer.output
