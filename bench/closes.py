@@ -56,7 +56,13 @@ sizing: {{kind: fixed, quantity: 1}}
 gates: {{min_reward_to_risk: 1.0, quality_sessions: 1, valid_bars: 2}}
 """
 _BREAK_EVEN = "manage:\n  - {kind: break_even, after_r: 0.02}\n"
-_BUSY = "import os\nos.nice({nice})\nx = list(range(50000))\nwhile True:\n    sum(i * i for i in x)\n"
+_BUSY = """\
+import os
+os.nice({nice})
+x, parent = list(range(50000)), os.getppid()
+while os.getppid() == parent:
+    sum(i * i for i in x)
+"""
 
 
 def run(quick: bool) -> Iterator[Row]:

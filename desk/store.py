@@ -181,7 +181,7 @@ class TradeTotal:
 def _totals() -> Any:
     """What every fill and every split did to the trades asked for: fills first, in their order."""
     f, p = t.fills.c, action_tables.position_adjustments.c
-    asked = bindparam("trade_ids", expanding=True)
+    asked: Any = bindparam("trade_ids", expanding=True)
     none = cast(null(), Float)
     filled = (
         select(

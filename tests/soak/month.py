@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -276,7 +276,7 @@ def _trades_of(installation: Installation) -> list[tuple[str, str, str, float, f
     return found
 
 
-def _less(rows: list[tuple[object, ...]], others: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+def _less(rows: Sequence[tuple[object, ...]], others: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
     left = list(others)
     return [row for row in rows if not (row in left and (left.remove(row) or True))]  # type: ignore[func-returns-value]
 

@@ -124,7 +124,7 @@ def two_slots(**limits: Any) -> BacktestResult:
     """Two long wishes at one close, a thousand each of ten thousand."""
     bars = bars_of("\n".join(["100 101 99 100"] * 5))
     other = replace(bars, symbol="Y")
-    wish = {"enter_long": {1: True}, "stop_long": {1: 90.0}}
+    wish: dict[str, Any] = {"enter_long": {1: True}, "stop_long": {1: 90.0}}
     sectors = limits.pop("sectors", ("tech", "tech"))
     instruments = [replace(make(), sector=sectors[0]), replace(make("Y"), sector=sectors[1])]
     return backtest(
