@@ -242,11 +242,16 @@ class LeanFolder:
         if not len(rows):
             return []
         first, last = session_date(int(days[rows[0]])), session_date(int(days[rows[-1]]))
-        where = f"{table.where} lines {int(table.line[rows[0]])} to {int(table.line[rows[-1]])} ({len(rows)} rows)"
+        where = f"{table.where} {lines_told(table.line[rows])}"
         owner = maps.claimed_by(self.root, symbol.market, ticker, int(days[rows[0]]))
         whose = f"that of {owner.upper()}" if owner else "another company's"
         reason = f"{first} to {last}: the ticker {ticker.upper()} was {whose} then, says the map file"
         return [LeftOut(str(symbol), where, reason)]
+
+
+def lines_told(lines: NDArray[np.int64]) -> str:
+    """Where a run of rows stands in its file: `line 7`, `lines 7 to 9 (3 rows)`."""
+    return f"line {int(lines[0])}" if len(lines) == 1 else f"lines {int(lines[0])} to {int(lines[-1])} ({len(lines)} rows)"
 
 
 def children(folder: Path) -> Iterable[Path]:
@@ -292,26 +297,37 @@ def data_days(venue: Calendar, zone: str, start: date, end: date) -> list[date]:
 def _piece(
     table: Table, close_time: NDArray[np.int64], venue: Calendar, lo: int, hi: int, symbol: str
 ) -> tuple[Piece, list[LeftOut]]:
-    """Rows that close inside a session of [lo, hi]; the others of the file, told by run."""
+    """Rows that close inside a session of [lo, hi]; those beside these sessions, told by run."""
     session = venue.session_of(close_time)
     inside = session >= 0
     rows = np.flatnonzero(inside & (session >= lo) & (session <= hi))
-    return Piece(close_time[rows], session[rows], rows, table), _outside(table, close_time, inside, venue, symbol)
+    out = np.flatnonzero(~inside)
+    out = out[_beside(venue, np.searchsorted(venue.close_time, close_time[out]), lo, hi)]
+    return Piece(close_time[rows], session[rows], rows, table), _outside(table, close_time, out, venue, symbol)
+
+
+def _beside(venue: Calendar, later: NDArray[np.intp], lo: int, hi: int) -> NDArray[np.bool_]:
+    """Whether the session before or after a row that lies between sessions is one of [lo, hi]. later: place of the one after."""
+    number, last = venue.number, len(venue.number) - 1
+    before, after = number[np.clip(later - 1, 0, last)], number[np.clip(later, 0, last)]
+    return ((before >= lo) & (before <= hi)) | ((after >= lo) & (after <= hi))
 
 
 def _outside(
-    table: Table, close_time: NDArray[np.int64], inside: NDArray[np.bool_], venue: Calendar, symbol: str
+    table: Table, close_time: NDArray[np.int64], out: NDArray[np.intp], venue: Calendar, symbol: str
 ) -> list[LeftOut]:
-    """One line for each run of rows between sessions (pre-open and after-hours bars)."""
-    out = np.flatnonzero(~inside)
+    """One line for each run of rows between sessions (pre-open and after-hours bars). out: these rows."""
     if not len(out):
         return []
     found = []
     for run in np.split(out, np.flatnonzero(np.diff(out) > 1) + 1):
         first, last = int(run[0]), int(run[-1])
-        where = f"{table.where} lines {int(table.line[first])} to {int(table.line[last])} ({len(run)} rows)"
-        span = f"{from_us(int(close_time[first])):%Y-%m-%d %H:%M} to {from_us(int(close_time[last])):%H:%M} UTC"
-        found.append(LeftOut(symbol, where, f"closing {span}, outside the sessions of {venue.name}"))
+        begin, end = from_us(int(close_time[first])), from_us(int(close_time[last]))
+        span = f"{begin:%Y-%m-%d %H:%M}" + (f" to {end:%H:%M}" if end > begin else "")
+        if end.date() > begin.date():
+            span = f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
+        where = f"{table.where} {lines_told(table.line[run])}"
+        found.append(LeftOut(symbol, where, f"closing {span} UTC, outside the sessions of {venue.name}"))
     return found
 
 
@@ -322,7 +338,7 @@ def _daily(table: Table, venue: Calendar, lo: int, hi: int, symbol: str) -> tupl
     keep = np.flatnonzero(known & (number >= lo) & (number <= hi))
     left = [
         LeftOut(symbol, f"{table.where} line {int(table.line[i])}", f"{venue.name} has no session on that day")
-        for i in np.flatnonzero(~known)
+        for i in np.flatnonzero(~known)[_beside(venue, np.searchsorted(venue.number, number[~known]), lo, hi)]
     ]
     return Piece(venue.close_time[row[keep]], venue.number[row[keep]], keep, table), left
 

@@ -27,7 +27,7 @@ from resources.feeds import _lean_maps
 from resources.feeds._base import Columns, FileFeed, LeftOut, columns, rank
 from resources.feeds._lean_cut import check_cut, check_days
 from resources.feeds._lean_files import COLUMNS, OPEN_INTEREST, QUOTE, TRADE, bars_of
-from resources.feeds._lean_folder import FOLDERS, Answer, LeanFolder
+from resources.feeds._lean_folder import FOLDERS, Answer, LeanFolder, lines_told
 from resources.feeds._lean_futures import rolls_of
 from resources.feeds._lean_symbols import LeanSymbol, parse, parse_text
 from resources.feeds.protocol import Capabilities, Feed, FeedError, SourceMissing
@@ -241,8 +241,7 @@ class LeanFeed(FileFeed):
 def _one_sided(symbol: LeanSymbol, where: str, lines: np.ndarray) -> list[LeftOut]:
     if not len(lines):
         return []
-    shown = f"{where} lines {int(lines[0])} to {int(lines[-1])} ({len(lines)} rows)"
-    return [LeftOut(str(symbol), shown, "a quote with one side has no middle")]
+    return [LeftOut(str(symbol), f"{where} {lines_told(lines)}", "a quote with one side has no middle")]
 
 
 def _lean(settings: Settings) -> Feed:

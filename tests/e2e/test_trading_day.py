@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import text
 
+from assets import portfolio_run, research_run
+from resources.config import load_config
 from resources.lake import Lake
 from tests.e2e.installation import Installation, is_free
+from trading.costs import Costs
 
 pytestmark = pytest.mark.e2e
 
@@ -81,6 +85,30 @@ def test_ledger_and_broker_agree_after_the_kills_nothing_lost_nothing_twice(day:
         held[row["symbol"]] = held.get(row["symbol"], 0.0) + row["quantity"]
     assert {s: q for s, q in held.items() if q} == pytest.approx(at_broker)
     assert not [o for o in day.ledger.orders() if o["state"] in ("unknown", "sending")]
+
+
+def test_the_trades_are_the_backtests_of_the_same_bars_one_for_one(day: Installation) -> None:
+    """Strategies, gates, sizes, risk, conflicts and exits over the stored bars again. A close whose run was lost with the killed
+    process wanted nothing: an entry may be late or lost, an exit never."""
+    config, lake = load_config(day.settings), Lake(day.settings.lake_dir)
+    answered = sorted({c["close_time"] for c in day.ledger.closes() if c["outcome"] == "done"})
+    prepared, failed = research_run.prepare_all(config, lake, day.settings.paper_cash)
+
+    def costs_of(symbol: str) -> Costs:
+        """Of the first file that trades it and says so, as the paper broker has them."""
+        named = [e.costs for _, e in sorted(config.evaluables().items()) if symbol in e.symbols and e.costs is not None]
+        return Costs.from_dict(named[0]) if named else Costs()
+
+    found = portfolio_run.portfolio(
+        prepared, failed, config, day.settings.paper_cash, day.settings.account_currency,
+        when=lambda times: np.isin(times, answered), costs_of=costs_of,
+    )  # fmt: skip
+    told = sorted(
+        (r["strategy"], r["symbol"], r["side"], r["quantity"], round(r["price"], 6)) for r in found.result.fill_rows()
+    )  # fmt: skip
+    made = sorted((f["strategy"], f["symbol"], f["side"], f["quantity"], round(f["price"], 6)) for f in day.ledger.fills())
+    assert made == told
+    assert made
 
 
 def test_trace_prints_the_chain_from_an_order_to_the_hash_of_its_bars(day: Installation) -> None:

@@ -127,7 +127,18 @@ def test_pre_open_bars_are_left_out_and_told_nifty50_0907(lean: LeanFeed) -> Non
     assert iso(int(bars.close_time[0])) == "2019-01-01T03:46:00Z"  # 09:15 in Mumbai, and a minute
     told = [x for x in lean.left_out if "closing 2019-01-01 03:38" in x.reason]
     assert len(told) == 1
-    assert "lines 1 to 1" in told[0].where
+    assert told[0].where.endswith(" line 1")
+
+
+def test_of_a_file_of_many_years_only_the_rows_beside_the_sessions_asked_for_are_told(lean: LeanFeed) -> None:
+    """Nineteen years of Apple's hours are one file; a question about a day says nothing of the others' after-hours rows."""
+    stock = make("AAPL", "equity/usa/aapl", AssetClass.EQUITY, "XNYS@clock", H1)
+    lean.history(stock, H1, date(2000, 7, 3), date(2000, 7, 3))  # closes at 13:00
+    (told,) = [x for x in lean.left_out if x.symbol == "equity/usa/aapl"]
+    assert told.where.endswith("#aapl.csv line 4410")
+    assert told.reason == "closing 2000-07-03 18:00 UTC, outside the sessions of XNYS@clock"
+    lean.history(stock, H1, date(2014, 6, 5), date(2014, 6, 9))
+    assert not [x for x in lean.left_out if x.symbol == "equity/usa/aapl"]
 
 
 def test_bars_after_the_close_are_left_out_and_told_yesbank_1540(lean: LeanFeed) -> None:
