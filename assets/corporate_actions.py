@@ -1,5 +1,6 @@
 """Corporate actions of the universe and the rolls of its continuous futures, with what they explain in the raw bars."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -157,8 +158,8 @@ def futures_rolls(config_files: ConfigFilesResource, lake: LakeResource) -> dg.M
         write_actions(lake.lake(), symbol, found)
         stored += found
         rows += [
-            [symbol, session_date(r.session), r.old, r.new, session_date(r.decided), r.reason, r.old_close, r.new_close,
-             r.difference, r.factor]
+            [symbol, session_date(r.session), r.old, r.new, session_date(r.decided), r.reason,
+             *("" if math.isnan(x) else x for x in (r.old_close, r.new_close, r.difference, r.factor))]
             for r in table.rolls
         ]  # fmt: skip
     header = ["symbol", "first session", "from", "to", "decided by", "because", "old close", "new close", "difference", "factor"]

@@ -81,6 +81,6 @@ def feature_panels(bars: Bars, names: Sequence[str], values: NDArray[np.float64]
 
 def _label_times(ax: Any, bars: Bars) -> None:
     n = len(bars)
-    at = sorted({0, n // 3, 2 * n // 3, n - 1})
+    at = np.unique(np.linspace(0, n - 1, 4 if n > 6 else 3).round().astype(int)).tolist()  # so few bars apart, dates collide
     intraday = bars.timeframe.intraday
     ax.set_xticks(at, [iso(int(bars.close_time[i]))[5 if intraday else 0 : 16 if intraday else 10].replace("T", " ") for i in at])

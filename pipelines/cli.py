@@ -8,6 +8,7 @@ for, 2 wrong usage, 3 the desk or the ledger cannot be reached.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -102,6 +103,8 @@ Who = Annotated[str, typer.Option(help="Who asks; kept in the audit; default: th
 
 def main() -> None:
     """Entry point of the ``tapeline`` command."""
+    # Dagster's words for whoever writes assets, not for whoever types a command; their behaviour is pinned by the lock file.
+    warnings.filterwarnings("ignore", message="Parameter `backfill_policy` .* is currently in beta")
     app()
 
 
@@ -366,14 +369,15 @@ def _check(
 ) -> NoReturn:
     """apart: good files and problems of files that are read for themselves."""
     from resources.config import ConfigInvalid, load_config
-    from trading.config_text import errors, warnings
+    from trading.config_text import errors
+    from trading.config_text import warnings as warnings_of
 
     try:
         config = load_config(own_settings())
         problems, names = [p for p in config.problems if p.file.startswith(below)], list(good(config))
         warned = [w for w in config.warnings if w.file.startswith(below)]
         seen = more(config) if more is not None else []
-        problems, warned = problems + errors(seen), warned + warnings(seen)
+        problems, warned = problems + errors(seen), warned + warnings_of(seen)
     except ConfigInvalid as error:
         problems, names, warned = error.problems, [], []
     names = [*names, *apart[0]]

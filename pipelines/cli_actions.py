@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -223,8 +224,8 @@ def rolls(
         fail(str(error), WRONG)
     header = ["session", "from", "to", "decided by", "because", "old close", "new close", "difference", "factor"]
     rows = [
-        [session_date(r.session).isoformat(), r.old, r.new, session_date(r.decided).isoformat(), r.reason, f"{r.old_close:g}",
-         f"{r.new_close:g}", f"{r.difference:g}", f"{r.factor:.6g}"]
+        [session_date(r.session).isoformat(), r.old, r.new, session_date(r.decided).isoformat(), r.reason,
+         *("" if math.isnan(x) else f"{x:.6g}" for x in (r.old_close, r.new_close, r.difference, r.factor))]
         for r in made.rolls
     ]  # fmt: skip
     if as_json:

@@ -28,6 +28,7 @@ Why = Annotated[str, typer.Option("--why", help="Why; kept in the audit")]
 Ids = Annotated[list[str], typer.Argument(help="Rows by id, or the beginning of it")]
 
 _SCORES = ["session", "dataset", "symbol", "completeness", "validity", "timeliness", "consistency", "uniqueness", "fault_share"]
+_VALUES = ("open", "high", "low", "close", "volume")
 _ROWS = ["id", "state", "session", "dataset", "symbol", "close", "fails", "received", "place", "note"]
 
 
@@ -79,9 +80,14 @@ def quarantine_list(
 def _row(row: dict[str, Any]) -> list[str]:
     from trading.timeframes import iso
 
-    received = " ".join(f"{k}={v}" for k, v in row["received"].items())
     return [row["id"], row["state"], row["session"], row["dataset"], row["symbol"], iso(row["close_time"]),
-            ", ".join(row["reasons"]), received, row["place"], row["note"]]  # fmt: skip
+            ", ".join(row["reasons"]), _received(row), row["place"], row["note"]]  # fmt: skip
+
+
+def _received(row: dict[str, Any]) -> str:
+    """Values in the order of a bar: the ledger keeps none."""
+    told = row["received"]
+    return " ".join(f"{name}={told[name]}" for name in [*_VALUES, *sorted(told.keys() - _VALUES)] if name in told)
 
 
 @quarantine_app.command("show")
@@ -96,7 +102,8 @@ def quarantine_show(ids: Ids, as_json: AsJson = False) -> None:
         return
     lake = _lake()
     for row in rows:
-        said = [[k, cell(v)] for k, v in row.items() if k not in ("close_time", "first_wall", "seen_wall")]
+        told = {**row, "received": _received(row), "reasons": ", ".join(row["reasons"])}
+        said = [[k, cell(v)] for k, v in told.items() if k not in ("close_time", "first_wall", "seen_wall")]
         said += [
             ["close_time", iso(row["close_time"])],
             ["first seen", iso(row["first_wall"])],
@@ -178,6 +185,11 @@ def _resolve(action: str, ids: list[str], who: str, why: str, given: dict[str, f
             typer.echo(f"{row['id']} {row['state']}: {row['dataset']}/{row['session']}/{row['symbol']}")
         for symbol, session in sorted({(row["symbol"], row["session"]) for row in rows}):
             _recompute(ledger, symbol, date.fromisoformat(session))
+        undone = [now for row in rows if (now := book.row(row["id"]))["state"] != row["state"]]
+        for row in undone:  # what the source says now, or another bar of that close, came before the decision
+            warn(f"{row['id']} is {row['state']} again: {row['note']}")
+        if undone:
+            raise typer.Exit(WRONG)
 
 
 def _recompute(ledger: Ledger, symbol: str, session: date) -> None:
@@ -195,7 +207,7 @@ def _recompute(ledger: Ledger, symbol: str, session: date) -> None:
             UNREACHABLE,
         )
     for dataset, first, last, rows in made.datasets:
-        typer.echo(f"{dataset} {symbol} {first}{f' to {last}' if last > first else ''}: {rows} bars")
+        typer.echo(f"{dataset} {symbol} {first}{f' to {last}' if last > first else ''}: {rows} bar{'s' if rows != 1 else ''}")
     for dataset, day, check, what in made.failing:
         warn(f"still failing: {dataset}/{day}/{symbol} {check}: {what}")
     if made.put_aside:

@@ -64,7 +64,7 @@ def figure(
 
 def title(ax: Any, text: str) -> None:
     """Title of a panel at a fixed height: to look for one free of every tick label takes a fifth of the drawing."""
-    ax.set_title(text, loc="left", y=1.0, fontsize=10, color=INK, fontweight="semibold")
+    ax.set_title(text, loc="left", y=1.0, fontsize=10, color=INK, fontweight="bold")
 
 
 def png(fig: Any, dpi: int = 90) -> bytes:

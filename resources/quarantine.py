@@ -117,7 +117,8 @@ class Quarantine:
                 state, given = decided.get(row_id, (OPEN, {}))
                 note = ""
                 if state in (ACCEPTED, REPAIRED) and row.close_time in taken:
-                    state, note = OPEN, f"{state} before, but another bar closes at {iso(row.close_time)} now: decide again"
+                    there = f"{state}, but another bar closes at {iso(row.close_time)}"
+                    state, note = OPEN, f"{there} and only one can: discard this row, or mend the source"
                 self._put(
                     c, row_id, feed, dataset, symbol, row, seen[row_id], state, note, run_id, (places or {}).get(row.row, "")
                 )

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from resources.lake import FeatureFrame, Lake, LakeError, PartitionMissing
 from trading.bars import Bars
 from trading.calendars import Calendar, calendar
-from trading.corporate_actions import adjust
+from trading.corporate_actions import ActionKind, CorporateAction, adjust
 from trading.resample import resample
 from trading.timeframes import Timeframe, iso, session_date, session_number, to_us
 from trading.universe import Universe
@@ -255,9 +255,18 @@ class Market:
     def _adjusted(self, made: _Made, asked: _Asked) -> _Made:
         from resources.corporate_actions import read_actions
 
-        actions = read_actions(self._lake, made.bars.symbol)
+        actions = self._measurable(made, read_actions(self._lake, made.bars.symbol))
         at = asked.as_of if asked.as_of is not None else _now()
         return replace(made, bars=adjust(made.bars, actions, as_of=at, dividends=asked.dividends))
+
+    def _measurable(self, made: _Made, actions: list[CorporateAction]) -> list[CorporateAction]:
+        """Without the rolls that a list of contracts foretells behind the newest bar: no price has moved by them, the level is
+        that of the last contract with prices."""
+        ahead = [a for a in actions if a.kind is ActionKind.ROLL and not a.factor_known]
+        if not ahead:
+            return actions
+        held = max((p.session for p in self._lake.partitions(made.dataset, None, None, [made.bars.symbol])), default=date.min)
+        return [a for a in actions if a not in ahead or session_date(a.ex_session) <= held]
 
     def _mixed(self, made: _Made, asked: _Asked) -> list[str]:
         """Sessions of weekly bars that hold two price levels."""

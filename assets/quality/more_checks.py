@@ -64,11 +64,11 @@ def quarantine(judged: Judged, ledger: Ledger) -> dg.AssetCheckResult:
     found = failing(ledger.engine, keys)
     # A session of which nothing but quarantined rows came has no partition to fail.
     symbols = {p.symbol for p in judged.partitions} | judged.ended
-    covered = {(symbol, day) for _, day, symbol in found}
+    covered = {(symbol, what) for (_, _, symbol), said in found.items() for what in said}  # a week's rows are of its days
     lo, hi = judged.start.isoformat(), judged.end.isoformat()
     rows = [[day, symbol, what] for (_, day, symbol), said in sorted(found.items()) for what in said]
     for symbol, waiting in unresolved(ledger.engine, symbols).items():
-        rows += [[day, symbol, what] for day, _, what in waiting if lo <= day <= hi and (symbol, day) not in covered]
+        rows += [[day, symbol, what] for day, _, what in waiting if lo <= day <= hi and (symbol, what) not in covered]
     return dg.AssetCheckResult(
         passed=not rows,
         asset_key=judged.dataset,

@@ -114,7 +114,8 @@ def trend(cards: Cards, dataset: str, aim: float) -> bytes:
     lowest = min(by_session[s][name] for s in sessions for name in DIMENSIONS) * 100
     top.set_ylim(min(lowest - (100 - lowest) * 0.1, 99.4), 100 + max((100 - lowest) * 0.06, 0.05))
     top.set_ylabel("%", fontsize=8, color=plots.MUTED)
-    top.legend(fontsize=8, frameon=False, loc="lower left", ncols=len(DIMENSIONS))
+    # Below the axes: inside, bad scores run through the names.
+    top.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 0.0), ncols=len(DIMENSIONS), borderaxespad=0.2)
     plots.title(top, f"Quality of {dataset}, mean of {len({s for s, _ in cards})} symbols per session")
     faults = [by_session[s]["fault_share"] * 100 for s in sessions]
     below.plot(days, faults, color=plots.LOSS, linewidth=1.2, marker=marker, markersize=3)

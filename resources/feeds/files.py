@@ -182,6 +182,7 @@ class UniverseOfFiles:
 
     def __call__(self) -> dict[str, list[Instrument]]:
         """Raises FeedError when the universe cannot be read."""
+        from resources.config import define_calendars
         from trading.universe import parse_universe
 
         try:
@@ -190,9 +191,10 @@ class UniverseOfFiles:
             raise FeedError(f"{self._path}: the universe cannot be read ({error})") from error
         mark = hashlib.sha256(text.encode()).hexdigest()
         if self._read is None or self._read[0] != mark:
+            broken = define_calendars(self._path.parent.parent)  # instruments may name calendars of the configuration
             universe, problems = parse_universe(text, f"universe/{self._path.name}")
             if universe is None:
-                raise FeedError("; ".join(str(p) for p in problems[:3]))
+                raise FeedError("; ".join(str(p) for p in [*broken, *problems][:3]))
             found: dict[str, list[Instrument]] = {}
             for instrument in universe.instruments.values():
                 if instrument.feed == "files":

@@ -153,6 +153,12 @@ def test_the_check_and_the_run_s_metadata_name_the_rows(source: Source, lake: La
     assert card.metadata["validity"].value < 1.0
 
 
+def test_a_row_of_the_week_is_counted_once_by_the_weekly_bars(source: Source, lake: Lake, ledger: Ledger) -> None:
+    source.told = changed(high=1.1)
+    check = evaluation(run(DAY, "2017-12-29"), "bars_1w", "quarantine")
+    assert (check.metadata["rows"].value, check.metadata["partitions"].value) == (1, 1)
+
+
 def test_an_accepted_row_enters_as_it_came_and_the_rules_no_longer_count_for_it(
     source: Source, lake: Lake, ledger: Ledger
 ) -> None:
@@ -284,7 +290,9 @@ def test_the_operator_lists_shows_and_resolves_at_the_terminal_and_it_is_audited
     source.told = changed(low=1.195)
     ingest(lake, ledger)
     row_id = str(only(ledger)["id"])
-    assert row_id in terminal.invoke(app, ["quarantine", "list"]).stdout
+    listed = terminal.invoke(app, ["quarantine", "list"]).stdout
+    assert row_id in listed
+    assert listed.index("open=") < listed.index("high=") < listed.index("low=1.195") < listed.index("close=")
     shown = terminal.invoke(app, ["quarantine", "show", row_id[:9]])
     assert "bars around it in the lake" in shown.stdout
     silent = terminal.invoke(app, ["quarantine", "accept", row_id])

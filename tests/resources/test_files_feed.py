@@ -16,16 +16,16 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from resources.feeds import feed_names
-from resources.feeds.files import FilesFeed
+from resources.feeds.files import FilesFeed, UniverseOfFiles
 from resources.feeds.lean import LeanFeed
 from resources.feeds.protocol import Feed, SourceMissing
 from resources.inbox import Inbox
-from resources.settings import ROOT
+from resources.settings import ROOT, Settings
 from tests.conformance.feed_suite import DamagedCase, FeedCase, FeedSuite
 from tests.paths import lean_data
 from tests.resources.vendor_files import accept, feed_of, installation, lean_member, take
 from trading.bars import TURNOVER_QUANTUM, Bars
-from trading.calendars import calendar
+from trading.calendars import calendar, define, defined
 from trading.instruments import AssetClass, Instrument
 from trading.timeframes import Timeframe, from_us, iso, session_date
 
@@ -538,3 +538,23 @@ def test_bars_written_in_any_layout_are_the_bars_read(
         return
     got = feed_of(of).history(AAPL_DAILY, D1, date(1990, 1, 1), date(2035, 1, 1))
     assert got.content_hash() == bars.content_hash()
+
+
+def test_instruments_may_name_calendars_of_the_configuration(tmp_path: Path) -> None:
+    """A command such as `tapeline inbox check` reads the universe before anything else of the configuration."""
+    config = tmp_path / "config"
+    for name in ("universe", "calendars"):
+        (config / name).mkdir(parents=True)
+    (config / "calendars" / "NIGHT.yaml").write_text("name: NIGHT\nbased_on: XBOM\nhours: {open: '09:00', close: '23:30'}\n")
+    (config / "universe" / "night.yaml").write_text(
+        "name: night\nhistory_start: 2024-01-02\ninstruments:\n  GOLDM: {asset_class: future, calendar: NIGHT, tick_size: 1, "
+        "currency: INR, feed: files, native_timeframe: 1m, tradable_in: []}\n"
+    )
+    own = Settings(universe="night", config_dir=config, data_dir=tmp_path / "data", _env_file=None)  # type: ignore[call-arg]
+    before = [calendar(name) for name in defined()]
+    try:
+        define([])
+        assert list(UniverseOfFiles(own)()) == ["GOLDM"]
+        assert defined() == ["NIGHT"]
+    finally:
+        define(before)

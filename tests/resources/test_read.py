@@ -22,7 +22,7 @@ from tests.paths import lean_data
 from tests.resources.lake_kit import D1, D2, D3, INSTRUMENTS, append, folder_lake, lake, minutes, object_store, session, write
 from trading.bars import Bars
 from trading.calendars import calendar
-from trading.corporate_actions import ActionKind, CorporateAction
+from trading.corporate_actions import ActionKind, CorporateAction, UnknownFactor
 from trading.features import FEATURES_VERSION, NAMES, compute_anchored
 from trading.resample import resample
 from trading.timeframes import Timeframe, session_number
@@ -163,6 +163,23 @@ def test_adjusted_bars_come_from_the_actions_beside_the_bars_in_a_folder_or_an_o
     raw, adjusted = Market(lake, universe()).bars("AAPL", "1m"), Market(lake, universe()).bars("AAPL", "1m", adjusted=True)
     np.testing.assert_array_equal(adjusted["close"].iloc[:780], raw["close"].iloc[:780] / 2)
     np.testing.assert_array_equal(adjusted["close"].iloc[780:], raw["close"].iloc[780:])
+
+
+def test_a_roll_foretold_behind_the_newest_bar_moves_nothing_one_without_prices_before_it_is_an_error(
+    market: Market, folder_lake: Lake
+) -> None:
+    """The list of contracts goes on for years after the last bar of the LEAN sample; nobody knows what those rolls will cost."""
+
+    def roll(day: date) -> CorporateAction:
+        known = int(datetime(2014, 5, 1, tzinfo=UTC).timestamp() * 1e6)
+        return CorporateAction("AAPL", ActionKind.ROLL, session_number(day), known, float("nan"), other_symbol="next")
+
+    write_actions(folder_lake, "AAPL", [roll(date(2014, 9, 19))])
+    raw, adjusted = market.bars("AAPL", "1d"), market.bars("AAPL", "1d", adjusted=True)
+    np.testing.assert_array_equal(adjusted["close"], raw["close"])
+    write_actions(folder_lake, "AAPL", [roll(D3)])
+    with pytest.raises(UnknownFactor, match="roll on 2014-06-09"):
+        market.bars("AAPL", "1d", D1, D2, adjusted=True)
 
 
 @pytest.mark.parametrize("timeframe", ["1m", "15m"])
