@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PAPER_SECONDS = 10.0
 """How long a trade run waits for the paper book to have taken a bar close; the account's decisions are made before."""
 
+SILENT_SECONDS = 20.0
+"""Without a sign of life for this long, its desk is not waited for at all."""
+
 
 @dataclass(frozen=True)
 class Book:
@@ -66,7 +69,10 @@ class Book:
 
         from resources.ledger.close_watch import close_watch
 
-        end = time.monotonic() + PAPER_SECONDS
+        beat = self.ledger.get_state("heartbeat") or {}
+        silent = time.time() - int(beat.get("wall", 0)) / 1e6 > max(SILENT_SECONDS, 4 * self.settings.heartbeat_seconds)
+        # A desk that gives no sign of life is not waited for: the account's next close would wait, too.
+        end = time.monotonic() + (0.0 if silent else PAPER_SECONDS)
         with close_watch(self.ledger.engine) as wait:
             while self.ledger.close(close_time) is None:
                 left = end - time.monotonic()

@@ -8,6 +8,7 @@ nothing.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -229,18 +230,16 @@ def _doubts_table(doubts: list[Doubt]) -> str:
     return markdown_table(["what", "symbol", "strategy", "leg", "since", "blocks", "awaits", "heard", "order"], rows)
 
 
-def _orders(run: _Run, client: DeskClient, *, checked: bool) -> Report:
+def _orders(run: _Run, client: DeskClient, *, checked: bool, ends: list[Callable[[], None]]) -> Report:
+    """ends: gets what tells the desk that the closes are answered, for the caller to do."""
     store, rows = run.store, list[list[Any]]()
     for close_time in run.closes:
         approved = [d for d in trade_lane.decisions_of(store, close_time=close_time) if d.approved]
         try:
             posted = trade_lane.post(approved, client, close_time, trade_lane.legs(run.config))
-            client.close_done(close_time, run_id=run.run_id, outcome="done")
         except DeskUnavailable as error:
-            raise dg.Failure(
-                f"The desk did not take the decisions of {iso(close_time)}: {error}. Nothing is lost: start this run again; "
-                "what the desk already has is not sent twice, what is late expires."
-            ) from error
+            raise _not_taken(close_time, error) from error
+        ends.append(partial(_end, client, close_time, run.run_id))
         by_id = {d.id: d for d in approved}
         for answer in posted:
             signal = by_id[answer.decision_id].signal
@@ -275,6 +274,21 @@ def _orders(run: _Run, client: DeskClient, *, checked: bool) -> Report:
         )
 
     return report
+
+
+def _end(client: DeskClient, close_time: int, run_id: str) -> None:
+    """Tell the desk that the close is answered: a replay goes on to the next one."""
+    try:
+        client.close_done(close_time, run_id=run_id, outcome="done")
+    except DeskUnavailable as error:
+        raise _not_taken(close_time, error) from error
+
+
+def _not_taken(close_time: int, error: DeskUnavailable) -> dg.Failure:
+    return dg.Failure(
+        f"The desk did not take the decisions of {iso(close_time)}: {error}. Nothing is lost: start this run again; "
+        "what the desk already has is not sent twice, what is late expires."
+    )
 
 
 @dg.multi_asset(
@@ -332,11 +346,20 @@ def trade_close(
     main, *beside = books_of(store)
     said = (context.run.run_id, context.partition_key)
     run = _Run(*said, closes, main.config(config), main, bars, context.log, started_wall)
-    reports, problem = _stages(run, wanted, desk.client, checked=checked)
-    # The account comes first: its decisions wait for nothing of the paper book.
+    ends: list[Callable[[], None]] = []
+    reports, problem = _stages(run, wanted, desk.client, ends, checked=checked)
+    # The account comes first: its decisions wait for nothing of the paper book. The close ends when both are through, because
+    # a replay then goes on, and the next close's bars and verdicts take the place of those that are decided on here.
     for book in beside if problem is None else ():
         theirs, problem = _beside(_Run(*said, closes, book.config(config), book, bars, context.log, started_wall), wanted)
         reports = {name: _together(report, theirs.get(name)) for name, report in reports.items()}
+    for end in ends:
+        try:
+            end()
+        except dg.Failure as error:
+            problem = problem or error
+            reports.pop(ORDERS, None)
+            break
     for report in reports.values():
         yield report()
     if problem is not None:
@@ -344,13 +367,13 @@ def trade_close(
 
 
 def _stages(
-    run: _Run, wanted: list[str], client: Callable[[], DeskClient], *, checked: bool
+    run: _Run, wanted: list[str], client: Callable[[], DeskClient], ends: list[Callable[[], None]], *, checked: bool
 ) -> tuple[dict[str, Report], Exception | None]:
     """The wanted stages of one book, in order: what each will tell, and why those behind the last one were not begun."""
     stages: dict[str, Callable[[], Report]] = {
         SIGNALS: lambda: _signals(run),
         DECISIONS: lambda: _decisions(run),
-        ORDERS: lambda: _orders(run, client(), checked=checked),
+        ORDERS: lambda: _orders(run, client(), checked=checked, ends=ends),
     }
     reports: dict[str, Report] = {}
     for name in wanted:
@@ -368,7 +391,13 @@ def _beside(run: _Run, wanted: list[str]) -> tuple[dict[str, Report], Exception 
     except Exception as error:  # noqa: BLE001 - raised by the caller, once the account's stages are told
         return {}, error
     taken = replace(run, closes=[at for at in run.closes if at not in missing])
-    reports, problem = _stages(taken, wanted, run.book.desk, checked=True)
+    ends: list[Callable[[], None]] = []
+    reports, problem = _stages(taken, wanted, run.book.desk, ends, checked=True)
+    try:
+        for end in ends:
+            end()
+    except dg.Failure as error:
+        problem = problem or error
     if missing and problem is None:
         problem = dg.Failure(
             f"The desk of the paper book has not taken the bar close {', '.join(map(iso, missing[:5]))}: nothing was decided on "

@@ -273,9 +273,10 @@ def newest_change(connection: Connection) -> str:
 
 def told(connection: Connection, parent: Parent) -> dict[str, Any]:
     """One parent as people see it: what was asked, how far it has come, its slices."""
-    made, s = progress(connection, parent), parent.schedule
     c = g.algo_slices.c
+    # Slices first: each is committed with its order, and a slice that comes now is told the next time.
     rows = connection.execute(select(g.algo_slices).where(c.parent_id == parent.id).order_by(c.number)).all()
+    made, s = progress(connection, parent), parent.schedule
     states = {o.id: o for o in made.orders}
     slices = [
         {

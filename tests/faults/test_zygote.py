@@ -28,6 +28,7 @@ def tell() -> int:
         signal.getsignal(signal.SIGINT) is signal.default_int_handler,
         random.random(),
     )
+    sys.stdout.flush()
     print("to stderr", file=sys.stderr)
     return 3
 
