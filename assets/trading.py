@@ -351,7 +351,7 @@ def trade_close(
     # The account comes first: its decisions wait for nothing of the paper book. The close ends when both are through, because
     # a replay then goes on, and the next close's bars and verdicts take the place of those that are decided on here.
     for book in beside if problem is None else ():
-        theirs, problem = _beside(_Run(*said, closes, book.config(config), book, bars, context.log, started_wall), wanted)
+        theirs, problem = _beside(_Run(*said, closes, config, book, bars, context.log, started_wall), wanted)
         reports = {name: _together(report, theirs.get(name)) for name, report in reports.items()}
     for end in ends:
         try:
@@ -387,6 +387,7 @@ def _stages(
 def _beside(run: _Run, wanted: list[str]) -> tuple[dict[str, Report], Exception | None]:
     """The same on the paper book, for the closes its desk has taken. One that it has not: nothing is decided there."""
     try:
+        run = replace(run, config=run.book.config(run.config))
         missing = [at for at in run.closes if not run.book.waits_for(at)]
     except Exception as error:  # noqa: BLE001 - raised by the caller, once the account's stages are told
         return {}, error
