@@ -243,6 +243,9 @@ def test_while_the_ledger_is_away_no_risk_is_taken_and_then_the_day_goes_on(
                 text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
             )
         at.wait_for(lambda: at.client().health()["status"] == "degraded", process)
+        with pytest.raises(DeskUnavailable):
+            desk.submit_decision(decision(0))  # whatever was noticed first: the cut lock or the silent ledger
+        at.wait_for(lambda: "the ledger does not answer" in at.client().status()["no_new_risk"], process)
         with pytest.raises(DeskUnavailable, match="the ledger does not answer"):
             desk.submit_decision(decision(0))
         with pytest.raises(DeskUnavailable, match="the ledger does not answer"):
