@@ -23,6 +23,7 @@ from resources.price_view import mixed_weeks
 from resources.quarantine import LeftOutRecord, Quarantine, summary
 from trading.bars import Bars
 from trading.calendars import calendar
+from trading.dependents import derived_session
 from trading.instruments import Instrument
 from trading.resample import resample
 from trading.timeframes import Timeframe, iso, session_date, session_number
@@ -155,9 +156,10 @@ class BarsRun:
         start, end = outcome.start, outcome.end
         ledger = self._books.ledger()
         if ledger is not None and read_from is not None:
+            reason = f"ingested from {source}"
             partitions, noted = replace_bars(
                 ledger, self._lake, self.universe, self.dataset, group, start=start, end=end, source=source,
-                run_id=self.run_id, reason=f"ingested from {source}", before=read_from,
+                run_id=self.run_id, reason=reason, before=read_from, reasons=self._decided(ledger, group, start, end, reason),
             )  # fmt: skip
             outcome.changed += len(noted.changes)
         else:
@@ -168,6 +170,28 @@ class BarsRun:
             )
         outcome.partitions += partitions
         outcome.written.update(group)
+
+    def _decided(
+        self, ledger: Ledger, symbols: Iterable[str], start: date, end: date, reason: str
+    ) -> dict[tuple[str, date], str]:
+        """(symbol, session) -> why it is written where an operator's decision about a row is newer than what the lake holds."""
+        natives: dict[Timeframe, list[str]] = {}
+        for symbol in symbols:
+            natives.setdefault(self.universe.instruments[symbol].native_timeframe, []).append(symbol)
+        book, first = Quarantine(ledger.engine), start
+        if self.timeframe is Timeframe.W1:
+            first = session_date(session_number(start) - start.weekday())
+        found = [d for native, own in natives.items() for d in book.decisions(f"bars_{native}", own, first, end)]
+        if not found:
+            return {}
+        held = {(p.symbol, p.session): p.written_wall for p in self._lake.partitions(self.dataset, start, end, symbols)}
+        words: dict[tuple[str, date], list[str]] = {}
+        for one in found:
+            venue = calendar(self.universe.instruments[one.symbol].calendar)
+            key = one.symbol, session_date(derived_session(session_number(one.session), self.timeframe, venue))
+            if one.wall > held.get(key, 0):
+                words.setdefault(key, []).append(one.words)
+        return {key: f"{'; '.join(said)}, {reason}" for key, said in words.items()}
 
     def _read(self, instrument: Instrument, outcome: Outcome) -> Bars:
         native = instrument.native_timeframe

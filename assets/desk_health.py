@@ -238,45 +238,45 @@ def face(ledger: Ledger, seen: Seen) -> Face | None:
     )  # fmt: skip
 
 
-desk = dg.AssetSpec(
+def _spec(asset: dg.AssetKey, description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        asset,
+        group_name="desk",
+        owners=["team:trading"],
+        kinds={"python", "postgres"},
+        tags={"lane": "operation"},
+        description=description,
+    )
+
+
+def _checks_of(asset: dg.AssetKey, name: str) -> dg.AssetChecksDefinition:
+    """The checks of one book's desk, for a person to run by hand."""
+
+    @dg.multi_asset_check(
+        name=name,
+        specs=[dg.AssetCheckSpec(check, asset=asset, description=words) for check, words in DESCRIPTIONS.items()],
+        can_subset=False,
+    )
+    def made(ledger: LedgerResource) -> Iterator[dg.AssetCheckResult]:
+        for book in books_of(ledger.ledger()):
+            if asset_of(book.settings) == asset:
+                yield from judge(look(book.ledger, time.time_ns() // 1000), book.settings, configured_universe())
+
+    return made
+
+
+desk = _spec(
     DESK,
-    group_name="desk",
-    owners=["team:trading"],
-    kinds={"python", "postgres"},
-    tags={"lane": "operation"},
-    description="The execution process: holds positions, sends orders, runs whether or not Dagster does. Its checks are told by "
-    "the sensor desk_health, which also shows mode, halts, positions and orders of that moment. External: nothing here makes it.",
+    "The execution process: holds positions, sends orders, runs whether or not Dagster does. Its checks are told by the sensor "
+    "desk_health, which also shows mode, halts, positions and orders of that moment. External: nothing here makes it.",
 )
-
-
-paper_desk = dg.AssetSpec(
+paper_desk = _spec(
     PAPER_DESK,
-    group_name="desk",
-    owners=["team:trading"],
-    kinds={"python", "postgres"},
-    tags={"lane": "operation"},
-    description="PAPER, simulated money: the desk of the paper book beside the account. It follows the bar closes of the asset "
-    "desk and trades what is in mode paper. Told by the sensor desk_health. External: nothing here makes it.",
+    "PAPER, simulated money: the desk of the paper book beside the account. It follows the bar closes of the asset desk and "
+    "trades what is in mode paper. Told by the sensor desk_health. External: nothing here makes it.",
 )
-
-
-@dg.multi_asset_check(
-    name="desk_health_checks",
-    specs=[dg.AssetCheckSpec(name, asset=DESK, description=words) for name, words in DESCRIPTIONS.items()],
-    can_subset=False,
-)
-def desk_health_checks(ledger: LedgerResource) -> Iterator[dg.AssetCheckResult]:
-    yield from judge(look(ledger.ledger(), time.time_ns() // 1000), settings(), configured_universe())
-
-
-@dg.multi_asset_check(
-    name="paper_desk_health_checks",
-    specs=[dg.AssetCheckSpec(name, asset=PAPER_DESK, description=words) for name, words in DESCRIPTIONS.items()],
-    can_subset=False,
-)
-def paper_desk_health_checks(ledger: LedgerResource) -> Iterator[dg.AssetCheckResult]:
-    for book in books_of(ledger.ledger())[1:]:
-        yield from judge(look(book.ledger, time.time_ns() // 1000), book.settings, configured_universe())
+desk_health_checks = _checks_of(DESK, "desk_health_checks")
+paper_desk_health_checks = _checks_of(PAPER_DESK, "paper_desk_health_checks")
 
 
 _TWO = settings().two_books

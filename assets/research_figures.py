@@ -123,7 +123,8 @@ def kept(store: ResearchStore, prepared: Prepared, kind: str, basis: str) -> Sho
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:+.2f} %" if math.isfinite(value) else "–"
+    text = f"{100 * value:+.2f} %" if math.isfinite(value) else "–"
+    return text[1:] if text[1:] == "0.00 %" else text  # neither gained nor lost
 
 
 def decimal(value: float, digits: int = 2) -> str:
@@ -158,8 +159,8 @@ def baselines_of(
     rows = [_line("strategy", result), *(_line(b.name, b.result) for b in others)]
     if seeds:
         spread = np.quantile(random.total_return, [0.05, 0.5, 0.95])
-        rows.append([f"random entries, median of {seeds}", percent(float(spread[1])), "", "", "",
-                     int(np.median(random.trades)), "", "", f"{percent(spread[0])} to {percent(spread[2])}"])  # fmt: skip
+        said = f"random entries, median of {seeds} (5 to 95 %: {percent(spread[0])} to {percent(spread[2])})"
+        rows.append([said, percent(float(spread[1])), "", "", "", int(np.median(random.trades)), "", "", ""])
     rows += [[f"costs × {f:g}", *_line("", r)[1:]] for f, r in ladder]
     regimes, hours = baselines.by_regime(experiment, result), baselines.by_hour(experiment, result)
     name = prepared.evaluable.name
@@ -191,7 +192,7 @@ def _group(figures: TradeFigures) -> dict[str, float]:
 def split_rows(figures: Mapping[str, Any]) -> list[list[Any]]:
     """Rows under SPLIT_HEADER of `baselines_of`'s figures."""
     return [
-        [split, label, int(g["trades"]), percent(g["win_rate"]).lstrip("+"), f"{g['net']:+,.2f}"]
+        [split.removeprefix("by_"), label, int(g["trades"]), percent(g["win_rate"]).lstrip("+"), f"{g['net']:+,.2f}"]
         for split in ("by_regime", "by_hour")
         for label, g in figures[split].items()
     ]
@@ -223,10 +224,10 @@ def monte_carlo_of(prepared: Prepared, paths: int = PATHS, seed: int = 0, block:
     rows: list[list[Any]] = [
         ["total result, returns resampled in blocks", percent(total), percent(float(np.median(boot.total_return))),
          f"{percent(low)} to {percent(high)}"],
-        ["deepest drawdown by session, resampled", percent(by_session), percent(float(np.median(boot.max_drawdown))),
-         f"{percent(dd_low)} to {percent(dd_high)}"],
-        ["deepest drawdown, trades in random order", percent(deepest), percent(float(np.median(shuffled.max_drawdown))),
-         f"{percent(s_low)} to {percent(s_high)}"],
+        ["deepest drawdown by session, resampled", percent(-by_session), percent(-float(np.median(boot.max_drawdown))),
+         f"{percent(-dd_high)} to {percent(-dd_low)}"],
+        ["deepest drawdown, trades in random order", percent(-deepest), percent(-float(np.median(shuffled.max_drawdown))),
+         f"{percent(-s_high)} to {percent(-s_low)}"],
         ["histories that lose money", "", percent(float((boot.total_return < 0).mean())).lstrip("+"), ""],
         ["histories that fall by a tenth", "", percent(boot.probability_of_drawdown(0.1)).lstrip("+"), ""],
     ]  # fmt: skip
@@ -381,8 +382,8 @@ def perturbed_of(
     (low, high), (dd_low, dd_high) = moved.interval("total_return"), moved.interval("max_drawdown")
     rows: list[list[Any]] = [
         ["total result", percent(actual[0]), percent(float(np.median(moved.total_return))), f"{percent(low)} to {percent(high)}"],
-        ["deepest drawdown", percent(actual[1]), percent(float(np.median(moved.max_drawdown))),
-         f"{percent(dd_low)} to {percent(dd_high)}"],
+        ["deepest drawdown", percent(-actual[1]), percent(-float(np.median(moved.max_drawdown))),
+         f"{percent(-dd_high)} to {percent(-dd_low)}"],
         ["trades", len(result.trades), int(np.median(moved.trades)), f"{int(moved.trades.min())} to {int(moved.trades.max())}"],
         ["runs that lose money", "", percent(float((moved.total_return < 0).mean())).lstrip("+"), ""],
     ]  # fmt: skip

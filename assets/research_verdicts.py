@@ -122,7 +122,7 @@ def compare(one: Prepared, other: Prepared, replicates: int = 4_000, seed: int =
             verdict = "a is better"
     for label, texts in (
         ("total result", [percent(total_return(r.equity, r.cash)) for r in results]),
-        ("deepest drawdown", [percent(max_drawdown(r.equity, r.cash)[0]) for r in results]),
+        ("deepest drawdown", [percent(-max_drawdown(r.equity, r.cash)[0]) for r in results]),
         ("trades", [str(len(r.trades)) for r in results]),
     ):
         rows.append([label, *texts, "", "", ""])

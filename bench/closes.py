@@ -182,6 +182,7 @@ class _Watch:
         from sqlalchemy import event
 
         from desk import exit_orders, exit_routing, submission, trades
+        from resources.ledger.base import engines_of
 
         engine, router, live = self._live.engine, self._live.router, self._live
         for owner, name, label in (
@@ -198,12 +199,10 @@ class _Watch:
             (engine, "_store_bars", "bars stored"), (engine, "_commit", "close recorded"),
         ):  # fmt: skip
             setattr(owner, name, self._timed(getattr(owner, name), label))
-        sql = self._live.ledger.engine
-        event.listen(sql, "before_cursor_execute", lambda *_: self._count("statements"))
-        event.listen(sql, "commit", lambda *_: self._count("commits"))
-        event.listen(sql, "rollback", lambda *_: self._count("rollbacks"))
-        event.listen(sql, "begin", lambda *_: self._count("begins"))
-        event.listen(sql, "checkout", lambda *_: self._count("connections"))
+        for sql in engines_of(self._live.ledger.engine):
+            event.listen(sql, "before_cursor_execute", lambda *_: self._count("statements"))
+            event.listen(sql, "checkout", lambda *_: self._count("connections"))
+        event.listen(self._live.ledger.engine, "commit", lambda *_: self._count("commits"))
         gc.callbacks.append(self._collect)
         return self
 

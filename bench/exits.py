@@ -220,13 +220,19 @@ class Statements:
     def __enter__(self) -> Statements:
         from sqlalchemy import event
 
-        event.listen(self._engine, "before_cursor_execute", self._note)
+        from resources.ledger.base import engines_of
+
+        for engine in engines_of(self._engine):
+            event.listen(engine, "before_cursor_execute", self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         from sqlalchemy import event
 
-        event.remove(self._engine, "before_cursor_execute", self._note)
+        from resources.ledger.base import engines_of
+
+        for engine in engines_of(self._engine):
+            event.remove(engine, "before_cursor_execute", self._note)
 
     def _note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         self.seen[_short(statement)] += 1

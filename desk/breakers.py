@@ -109,10 +109,10 @@ class Breakers:
             self._floor = start_equity - min(allowed) if allowed else -math.inf
         self._set_peak_floor()
 
-    def on_price(self, symbol: str, price: float, time_us: int) -> Trip | None:
-        """Take one price (market time, UTC us); what trips by it, or None. A price that is no number is no price."""
+    def on_price(self, symbol: str, price: float, time_us: int) -> tuple[Trip, ...]:
+        """Take one price (market time, UTC us); what trips by it. A price that is no number is no price."""
         if not 0.0 < price < math.inf:
-            return None
+            return ()
         held = self._held.get(symbol)
         if held is not None:
             moved = held.value_per_point * (price - held.mark)
@@ -121,29 +121,31 @@ class Breakers:
             if self.equity > self.peak:
                 self.peak = self.equity
                 self._set_peak_floor()
-            if (trip := self.equity_trip()) is not None:
+            if trips := self.equity_trips():
                 self._heard(symbol, price, time_us)  # a move is judged by this price, too, when the next one comes
-                return trip
-        return self.moved(symbol, price, time_us)
+                return trips
+        move = self.moved(symbol, price, time_us)
+        return () if move is None else (move,)
 
     def moved(self, symbol: str, price: float, time_us: int) -> Trip | None:
         """What the instrument's move to this price trips, or None; the account is not looked at."""
         limit = self._limits.circuit_breaker if self._limits is not None else None
         return self._moved(symbol, price, time_us, limit) if limit is not None and 0.0 < price < math.inf else None
 
-    def equity_trip(self) -> Trip | None:
-        """What the equity of this moment trips, or None."""
+    def equity_trips(self) -> tuple[Trip, ...]:
+        """What the equity of this moment trips: each limit by itself, for one may ask for more than the other."""
         limits = self._limits
         if limits is None or not (self.equity <= self._floor or self.equity <= self._peak_floor):
-            return None
+            return ()
+        trips: list[Trip] = []
         if self.equity <= self._floor and limits.daily_loss is not None:
             reason = f"{DAILY_LOSS}: pnl={self.equity - self._start:.2f}"
-            return Trip(DAILY_LOSS, HaltLevel(limits.daily_loss.then.upper()), DESK, reason)
-        if limits.drawdown is not None:
+            trips.append(Trip(DAILY_LOSS, HaltLevel(limits.daily_loss.then.upper()), DESK, reason))
+        if self.equity <= self._peak_floor and limits.drawdown is not None:
             fall = (1.0 - self.equity / self.peak) * 100.0
             reason = f"{DRAWDOWN}: fall={fall:.2f}% peak={self.peak:.2f} limit={limits.drawdown.percent:g}%"
-            return Trip(DRAWDOWN, HaltLevel(limits.drawdown.then.upper()), DESK, reason)
-        return None
+            trips.append(Trip(DRAWDOWN, HaltLevel(limits.drawdown.then.upper()), DESK, reason))
+        return tuple(trips)
 
     def _moved(self, symbol: str, price: float, time_us: int, limit: CircuitBreaker) -> Trip | None:
         moved = self._heard(symbol, price, time_us)

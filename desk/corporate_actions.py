@@ -35,6 +35,7 @@ from resources.price_view import native_bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction, explained_jumps, factor_from_value, split_like
 from trading.instruments import AssetClass, Instrument
+from trading.price_units import SplitAt
 from trading.strategy import Evaluable
 from trading.timeframes import iso, session_date, session_number
 from trading.universe import Universe
@@ -129,11 +130,15 @@ class CorporateActions:
                 self._apply(self._of_row(row), ())
             self.held = self._read_held()
 
-    def evaluables(self, known: Mapping[str, Evaluable]) -> dict[str, Evaluable]:
-        """Strategies and plans in today's price units."""
+    def evaluables(
+        self, known: Mapping[str, Evaluable], splits: Mapping[str, list[SplitAt]] | None = None
+    ) -> dict[str, Evaluable]:
+        """Strategies and plans in today's price units. splits: those applied; default: read from the ledger."""
+        if splits is not None and not splits:
+            return dict(known)
         with reading(self._engine) as connection:
             finer = native_bars(self._lake, self._config().universe) if isinstance(self._lake, Lake) else None
-            return in_todays_units(known, connection, finer)
+            return in_todays_units(known, connection, finer, splits)
 
     # -- one look ------------------------------------------------------------------------------------------------------
 

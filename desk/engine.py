@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 from sqlalchemy import Connection, select, update
 
-from desk import exit_series, hot_bars, quiet
+from desk import exit_series, hot_bars, quiet, trades
 from desk.clock import wall
 from desk.config_watch import ConfigWatch
 from desk.corporate_actions import CorporateActions
@@ -33,7 +33,10 @@ from desk.store import DeskStore
 from resources.brokers.protocol import Account, Broker
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
+from resources.ledger import plans as ledger_plans
 from resources.ledger import tables as t
+from resources.ledger.actions import APPLIED, splits_of
+from resources.ledger.base import Gather, reading
 from resources.ledger.store import Ledger, VerdictRow
 from trading.bars import Bars
 from trading.calendars import calendar
@@ -44,6 +47,10 @@ from trading.timeframes import Timeframe, iso, session_date, session_number
 from trading.universe import Universe
 
 log = structlog.get_logger("desk.engine")
+
+
+_JUDGED_ON = Gather(**trades.selects(), plans=PlanBook.OF_OPEN, splits=APPLIED)
+"""What exits are judged on, of one moment."""
 
 
 @runtime_checkable
@@ -326,12 +333,16 @@ class DeskEngine:
 
     def _exits(self, result: CloseResult, bars: Sequence[BarClose]) -> dict[str, Evaluable]:
         """Close, move and part what the strategies and plans ask for; gives these as they are in force, in today's units."""
-        positions = {(p.strategy, p.symbol): p for p in self._store.open_positions()}
+        with reading(self._ledger.engine) as connection:
+            found = _JUDGED_ON.read(connection, {})
+            book = trades.of_rows(connection, found)
+        positions = {(p.strategy, p.symbol): p for p in book.positions}
         universe = self._config().universe
         instruments = universe.instruments
         held = self.actions.held
         known = self._models(self._config.evaluables, result.close_time)
-        evaluables = self.actions.evaluables(self._plans.in_force(known, universe))
+        in_force = self._plans.in_force(known, universe, ledger_plans.of_rows(found["plans"]))
+        evaluables = self.actions.evaluables(in_force, splits_of(found["splits"]))
         read = exit_series.symbols(positions.values(), evaluables)
         self._take_bars([bar for bar in bars if bar.symbol in read], result)
         self._derive_of(exit_series.of_higher(positions.values(), evaluables, instruments), result)
@@ -349,7 +360,7 @@ class DeskEngine:
                 self.unmanaged.pop(f"{check.strategy}/{check.symbol}", None)
         leaving = {(check.strategy, check.symbol): check.reason for check in result.exits if check.reason}
         stay = [p for p in judged if (p.strategy, p.symbol) not in leaving]
-        managed = self._manager.judge(stay, evaluables, instruments, self._cache, result.closed, result.close_time)
+        managed = self._manager.judge(stay, evaluables, instruments, self._cache, result.closed, result.close_time, book.orders)
         leaving |= {(m.position.strategy, m.position.symbol): m.wanted.leave for m in managed if m.wanted and m.wanted.leave}
         self._router.exit_positions([(*key, reason) for key, reason in leaving.items()], result.close_time)
         for done in self._manager.align(managed, result.close_time):

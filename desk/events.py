@@ -10,9 +10,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy.event import contains, listen
 
 from desk import external, journal, mismatches, store
 from desk.faults import crash_point
@@ -21,7 +23,7 @@ from desk.store import OrderRecord
 from resources.brokers.protocol import Broker, BrokerEvent, Execution
 from resources.ledger import audit
 from resources.ledger import tables as t
-from resources.ledger.base import reading
+from resources.ledger.base import Gather, reading
 from trading.calendars import calendar
 from trading.orders import OrderEvent, OrderType
 from trading.timeframes import from_us, session_date
@@ -48,43 +50,141 @@ def cursor_key(broker: Broker) -> str:
     return f"event_cursor:{broker.name}"
 
 
-def drain(engine: Engine, broker: Broker, clock: Callable[[], int]) -> DrainResult:
+_CURSORS: WeakKeyDictionary[Engine, dict[str, str]] = WeakKeyDictionary()
+"""The cursor that was committed last, by ledger and key. Another process may have moved it since: what it has applied is then
+asked for again, and found to be there by the cursor in the ledger, which is compared before anything is applied."""
+
+
+def drain(
+    engine: Engine, broker: Broker, clock: Callable[[], int], then: Callable[[Connection], None] | None = None
+) -> DrainResult:
     """Apply every broker event after the ledger's cursor. Idempotent; raises what the broker or the ledger raises,
     with everything committed so far kept and the rest untouched.
+
+    then: done in the transaction that applies the last of them, after them; not at all when there is none to apply.
     """
     total = DrainResult()
     key = cursor_key(broker)
+    known = _cursors(engine)
     with store.routing_lock:
-        after: str | None = None
+        after = known.get(key)
         while True:
             if after is None:
                 with reading(engine) as connection:
                     after = str(store.get_state(connection, key).get("key", ""))
-            events = broker.poll_events(after)
-            if not events:
-                return total
+            told, failed = _told(broker, after)
             # An order placed by hand is taken over before its first word is applied: the books tell what it is.
-            if any(external.is_external(e.client_id) for e in events):
-                external.adopt(engine, broker, {e.client_id for e in events}, clock())
-            for start in range(0, len(events), _BATCH):
-                batch = events[start : start + _BATCH]
+            if any(external.is_external(e.client_id) for e in told):
+                external.adopt(engine, broker, {e.client_id for e in told}, clock())
+            for start in range(0, len(told), _BATCH):
+                batch = told[start : start + _BATCH]
                 with engine.begin() as connection:
-                    store.lock(connection)
-                    if store.get_state(connection, key).get("key", "") != after:
+                    last = then is not None and failed is None and start + _BATCH >= len(told)
+                    locked = store.LOCKED if last else store.LOCKED_NOT_FLUSHED
+                    if store.get_state(connection, key, **locked).get("key", "") != after:
                         after = None
                         break  # another process applied them: read again from where it is now
                     total += _apply_batch(connection, broker, batch, clock())
-                    after = batch[-1].event_key
-                    store.put_state(connection, key, {"key": after})
+                    if last and then is not None:
+                        then(connection)
+                after = known[key] = batch[-1].event_key
+            if failed is not None:
+                raise failed
+            if after is not None:
+                known[key] = after
+                return total
+
+
+def _cursors(engine: Engine) -> dict[str, str]:
+    if engine not in _CURSORS:
+        _CURSORS[engine] = {}
+        if not contains(engine, "engine_disposed", _forget):
+            listen(engine, "engine_disposed", _forget)
+    return _CURSORS[engine]
+
+
+def _forget(engine: Engine) -> None:
+    """The engine's next connections begin anew, and so does what is known of what lies behind them."""
+    _CURSORS.pop(engine, None)
+
+
+def _told(broker: Broker, after: str) -> tuple[list[BrokerEvent], Exception | None]:
+    """The events after a key, until the broker has no more, with what it raised instead of going on."""
+    told: list[BrokerEvent] = []
+    page_size = getattr(broker, "events_page", 0)
+    while True:
+        try:
+            page = broker.poll_events(after)
+        except Exception as error:  # noqa: BLE001 what was told before it is applied first
+            return told, error
+        told += page
+        if len(page) < max(page_size, 1):
+            return told, None
+        after = page[-1].event_key
+
+
+_BY_ID = store.orders_where(t.orders.c.id.in_(bindparam("told_ids", expanding=True)))
+_KEYS = select(t.order_events.c.event_key).where(t.order_events.c.event_key.in_(bindparam("event_keys", expanding=True)))
+_SAID = Gather(orders=_BY_ID, keys=_KEYS)
+_FILLED_TOO = Gather(
+    orders=_BY_ID,
+    keys=_KEYS,
+    **journal.fills_of(bindparam("order_ids", expanding=True), bindparam("fill_ids", expanding=True)),
+)
 
 
 def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerEvent], now_time: int) -> DrainResult:
-    """Apply events in their order: the fills of known orders first, together; then what every event says, together, too."""
-    ids = t.orders.c.id.in_({e.client_id for e in batch})
-    ours = set(connection.execute(select(t.orders.c.id).where(ids)).scalars())
-    executed = {e.client_id for e in batch if e.execution is not None}
-    found = store.find_orders(connection, t.orders.c.id.in_(executed)) if executed else []
-    known = {o.id: o for o in found}
+    """Apply events in their order, and move the cursor behind them: what they do to orders and positions is read together and
+    written together, where all of them are of known orders and may be true."""
+    cursor = journal.cursor_row(cursor_key(broker), batch[-1].event_key)
+    asked: dict[str, Any] = {
+        "told_ids": list({e.client_id for e in batch}),
+        "event_keys": [_key(broker, e) for e in batch],
+    }
+    executed = [e.execution for e in batch if e.execution is not None]
+    if executed:
+        asked["order_ids"] = list({x.client_id for x in executed})
+        asked["fill_ids"] = [journal.fill_id(broker.name, x) for x in executed]
+    found = (_FILLED_TOO if executed else _SAID).read(connection, asked)
+    known = {row.id: store.order_of(row) for row in found["orders"]}
+    if not all(_plausible(known.get(e.client_id), e) for e in batch):
+        done = _apply_apart(connection, broker, batch, known, now_time)
+        journal.Writes().write(connection, cursor)
+        return done
+    told = {n: _new_fill(known[e.client_id], e.execution) for n, e in enumerate(batch) if e.execution is not None}
+    plan = journal.plan_fills(connection, list(told.values()), found) if told else journal.FillPlan([], journal.Writes())
+    filled = dict(zip(told, plan.answers, strict=True))
+    events: list[NewEvent] = []
+    for number, event in enumerate(batch):
+        plain = _plain(broker, event)
+        if number in told:
+            quantity, _ = _after(connection, told[number].order, told[number].execution, filled[number])
+            plain = _told_fill(known[event.client_id], plain, event, quantity)
+        events.append(plain)
+        if event.event is OrderEvent.PARTIAL_FILL:
+            crash_point("between_partial_fills")
+        crash_point("between_fill_events")
+    recorded = journal.plan_events(events, known, {row.event_key for row in found["keys"]}, plan.writes)
+    plan.writes.write(connection, *plan.first_positions(), cursor)
+    plan.write_rest(connection)
+    return DrainResult(recorded.new, sum(quantity is not None for quantity in filled.values()))
+
+
+def _plausible(order: OrderRecord | None, event: BrokerEvent) -> bool:
+    """Is the order known, and can its execution be one of it?"""
+    return order is not None and (event.execution is None or not execution_problem(order, event.execution))
+
+
+def _new_fill(order: OrderRecord, execution: Execution) -> journal.NewFill:
+    return journal.NewFill(order, execution, session_of(order, execution.fill_time))
+
+
+def _apply_apart(
+    connection: Connection, broker: Broker, batch: Sequence[BrokerEvent], orders: Mapping[str, OrderRecord], now_time: int
+) -> DrainResult:
+    """Apply events in their order, some of which are of no known order or cannot be true: the fills of known orders first,
+    together; then what every event says, together where it may be."""
+    known = {e.client_id: orders[e.client_id] for e in batch if e.execution is not None and e.client_id in orders}
     filled = _apply_fills(connection, known, batch)
     total = DrainResult(0, sum(new for _, new in filled.values()))
     plain: list[NewEvent] = []
@@ -92,7 +192,7 @@ def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerE
         if number in filled:
             quantity, _ = filled[number]
             plain.append(_told_fill(known[event.client_id], _plain(broker, event), event, quantity))
-        elif event.execution is None and event.client_id in ours:
+        elif event.execution is None and event.client_id in orders:
             plain.append(_plain(broker, event))
         else:  # of an order not known here, or one that cannot be true
             total += DrainResult(journal.record_events(connection, plain).new)
@@ -112,7 +212,7 @@ def _apply_fills(
     for number, event in enumerate(batch):
         order, execution = known.get(event.client_id), event.execution
         if order is not None and execution is not None and not execution_problem(order, execution):
-            told[number] = journal.NewFill(order, execution, session_of(order, execution.fill_time))
+            told[number] = _new_fill(order, execution)
     answers = zip(told.items(), journal.record_fills(connection, list(told.values())), strict=True)
     return {number: _after(connection, new.order, new.execution, filled) for (number, new), filled in answers}
 
@@ -135,19 +235,23 @@ def _told_fill(order: OrderRecord, told: NewEvent, event: BrokerEvent, filled: f
     return replace(told, event=kind, text=event.text)
 
 
+def _key(broker: Broker, event: BrokerEvent) -> str:
+    return f"{broker.name}/{event.event_key}"
+
+
 def _plain(broker: Broker, event: BrokerEvent) -> NewEvent:
     """An event without an execution as the ledger keeps it. A fill told without one is no fill yet: evidence is needed."""
     kind, text = event.event, event.text
     if kind in (OrderEvent.FILL, OrderEvent.PARTIAL_FILL):
         kind, text = OrderEvent.LOST, "fill reported without its execution: evidence needed"
-    key = f"{broker.name}/{event.event_key}"
+    key = _key(broker, event)
     return NewEvent(event.client_id, kind, key, event.event_time, text, event.broker_order_id)
 
 
 def apply_event(connection: Connection, broker: Broker, event: BrokerEvent, now_time: int) -> DrainResult:
     """Apply one broker event in the caller's transaction."""
     order = store.find_order(connection, event.client_id)
-    key = f"{broker.name}/{event.event_key}"
+    key = _key(broker, event)
     if order is None:
         return _stray(connection, broker, event, key, now_time)
     told = _plain(broker, event)

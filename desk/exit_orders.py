@@ -9,12 +9,12 @@ entries may be lost, exits must not be.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, bindparam, select
 
 from desk import algo_ledger, events, guards, journal, store, submission, trades
 from desk.faults import crash_point
@@ -24,9 +24,9 @@ from resources.brokers.protocol import Batching, Broker, BrokerError
 from resources.ledger import action_tables as a
 from resources.ledger import audit
 from resources.ledger import tables as t
-from resources.ledger.base import reading
+from resources.ledger.base import Gather, reading
 from trading import ids
-from trading.orders import OrderEvent, OrderState, OrderType, Side
+from trading.orders import MAY_BE_AT_BROKER, OrderEvent, OrderState, OrderType, Side
 from trading.signals import Intent
 
 log = structlog.get_logger("desk.exits")
@@ -67,12 +67,55 @@ def want_exits(connection: Connection, wishes: Sequence[ExitWish], now_time: int
     made = [_exit_of(connection, wish, now_time) for wish in wishes]
     ids_ = [intent.id for intent in made]
     known = set(connection.execute(select(t.intents.c.id).where(t.intents.c.id.in_(ids_))).scalars()) if ids_ else set()
+    writes = journal.Writes()
+    _insert(connection, list(zip(wishes, made, strict=True)), known, now_time, who, writes)
+    return ids_
+
+
+def want_and_cancel(
+    connection: Connection, wishes: Sequence[ExitWish], orders: Mapping[str, Sequence[OrderRecord]], now_time: int, who: str
+) -> Wanted:
+    """`want_exits`, and in the same transaction the request to cancel what rests of their trades.
+
+    orders: every order of those trades, by trade, as they were read in it; none of them is an exit under way.
+    """
+    made = [_exit_of(connection, wish, now_time) for wish in wishes]
+    known = {o.id for own in orders.values() for o in own}
+    writes = journal.Writes()
+    asked = [(o, f"exit {wish.leg}") for wish in wishes for o in _in_turn(orders.get(wish.entry.trade_id, ()))]
+    told = _cancel_requests(asked, "cancel", now_time)
+    journal.plan_events(told, {o.id: o for o, _ in asked}, (), writes)
+    wanted = _insert(connection, list(zip(wishes, made, strict=True)), known, now_time, who, writes)
+    ending = {o.id for o, _ in asked}
+    resting = {
+        trade_id: [replace(o, state=OrderState.PENDING_CANCEL) if o.id in ending else o for o in own]
+        for trade_id, own in orders.items()
+    }
+    return Wanted([intent.id for intent in made], wanted, resting)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Exits that are wanted as of a commit. intent_ids: in the wishes' order. exits: those that were not wanted before, as
+    INITIALIZED orders. orders: the other orders of the trades, by trade, as they are since."""
+
+    intent_ids: Sequence[str] = ()
+    exits: Sequence[OrderRecord] = ()
+    orders: Mapping[str, Sequence[OrderRecord]] = field(default_factory=dict)
+
+
+def _insert(
+    connection: Connection, wanted: Sequence[tuple[ExitWish, Intent]], known: Set[str], now_time: int, who: str,
+    writes: journal.Writes,
+) -> list[OrderRecord]:  # fmt: skip
+    """Write the exits that are not `known`, with what else `writes` holds, and tell the audit. Gives them."""
+    seen = set(known)
     alike: dict[tuple[str, str, str], list[NewOrder]] = {}
     told: list[dict[str, Any]] = []
-    for wish, intent in zip(wishes, made, strict=True):
-        if intent.id in known:
+    for wish, intent in wanted:
+        if intent.id in seen:
             continue
-        known.add(intent.id)
+        seen.add(intent.id)
         entry = wish.entry
         session = events.session_at(str(intent.meta["calendar"]), now_time)
         alike.setdefault((session, entry.broker, entry.mode), []).append(NewOrder(intent, entry.trade_id))
@@ -80,13 +123,18 @@ def want_exits(connection: Connection, wishes: Sequence[ExitWish], now_time: int
             "intent": intent.id, "trade": entry.trade_id, "strategy": entry.strategy, "symbol": entry.symbol,
             "leg": wish.leg, "quantity": abs(wish.quantity), "side": intent.side.value,
         })  # fmt: skip
+    made: list[OrderRecord] = []
     for (session, broker, mode), group in alike.items():
         journal.insert_intents(
             connection, group, session=session, broker=broker, mode=mode, state=OrderState.INITIALIZED, now_time=now_time,
-            new=True,
+            new=True, into=writes,
         )  # fmt: skip
+        made += [journal.order_of(new, session, broker, mode, OrderState.INITIALIZED, now_time) for new in group]
+    if len(made) > 1:
+        crash_point("during_bracket_legs")
+    writes.write(connection)
     audit.append_all(connection, who, "exit_wanted", told)
-    return ids_
+    return made
 
 
 def _exit_of(connection: Connection, wish: ExitWish, now_time: int) -> Intent:
@@ -115,8 +163,9 @@ def cancel_orders(
 
 
 def _cancel(
-    engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[tuple[OrderRecord, str]], word: str
-) -> None:
+    engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[tuple[OrderRecord, str]], word: str,
+    then: Callable[[Connection], None] | None = None,
+) -> None:  # fmt: skip
     if not orders:
         return
     if any(o.state is not OrderState.PENDING_CANCEL for o, _ in orders):
@@ -130,32 +179,21 @@ def _cancel(
         for order, _ in orders:
             crash_point("during_cancel")
             _told(lambda o=order: broker.cancel(o.id), order.id)  # type: ignore[misc]
-    events.drain(engine, broker, clock)
+    events.drain(engine, broker, clock, then)
 
 
 def _ask_cancel(connection: Connection, orders: Sequence[tuple[OrderRecord, str]], word: str, now: int) -> None:
     """Note that the broker is about to be asked. The caller holds the ledger's write lock."""
+    journal.record_events(connection, _cancel_requests(orders, word, now))
+
+
+def _cancel_requests(orders: Sequence[tuple[OrderRecord, str]], word: str, now: int) -> list[NewEvent]:
     wall = store.wall_us()
-    asked = [
+    return [
         NewEvent(o.id, OrderEvent.REQUEST_CANCEL, f"desk/{o.id}/{word}/{wall}", now, reason)
         for o, reason in orders
         if o.state is not OrderState.PENDING_CANCEL
     ]
-    journal.record_events(connection, asked)
-
-
-def ask_cancels(
-    connection: Connection, wishes: Sequence[ExitWish], orders: Mapping[str, Sequence[OrderRecord]], now: int
-) -> dict[str, Sequence[OrderRecord]]:
-    """In the transaction that commits the wishes: what rests of their trades is to be cancelled. orders: by trade, as they were
-    read in it. Returns them with that noted, for `send_wanted`."""
-    asked = [(o, f"exit {wish.leg}") for wish in wishes for o in _in_turn(orders.get(wish.entry.trade_id, ()))]
-    _ask_cancel(connection, asked, "cancel", now)
-    ending = {o.id for o, _ in asked}
-    return {
-        trade_id: [replace(o, state=OrderState.PENDING_CANCEL) if o.id in ending else o for o in own]
-        for trade_id, own in orders.items()
-    }
 
 
 def _told(call: Callable[[], None], what: str) -> None:
@@ -181,16 +219,16 @@ def continue_exits(engine: Engine, broker: Broker, clock: Callable[[], int]) -> 
         return _send(engine, broker, clock, wanted, None)
 
 
-def send_wanted(
-    engine: Engine, broker: Broker, clock: Callable[[], int], seen: Mapping[str, Sequence[OrderRecord]] | None = None
-) -> list[str]:
+def send_wanted(engine: Engine, broker: Broker, clock: Callable[[], int], wanted: Wanted | None = None) -> list[str]:
     """`continue_exits` of what is wanted already: nobody is asked whether more should be. The caller holds the routing lock.
 
-    seen: orders by trade as they were read when the exits were wanted; what ended since is cancelled in vain.
+    wanted: of these alone, with what was known of their trades when they were committed; what ended since is cancelled in vain.
     """
+    if wanted is not None:
+        return _send(engine, broker, clock, wanted.exits, wanted.orders)
     with reading(engine) as connection:
-        wanted = _wanted(connection)
-    return _send(engine, broker, clock, wanted, seen)
+        exits = _wanted(connection)
+    return _send(engine, broker, clock, exits, None)
 
 
 def _wanted(connection: Connection) -> list[OrderRecord]:
@@ -220,38 +258,67 @@ def _advance(
     """Send these exits, of one trade each, whose trades' other orders are known to be gone. Ids of those sent."""
     known = seen is not None and all(e.trade_id in seen for e in exits)
     resting = _others(exits, seen) if known and seen is not None else _resting(engine, exits)
+    settled: dict[str, OrderRecord | None] = {}
     if any(resting.values()):
-        _cancel(engine, broker, clock, [(o, f"exit {e.leg}") for e in exits for o in resting[e.id]], "cancel")
-        resting = _resting(engine, exits)
+        asked = [(o, f"exit {e.leg}") for e in exits for o in resting[e.id]]
+        _cancel(engine, broker, clock, asked, "cancel", lambda connection: _commit(connection, exits, clock(), settled))
+        exits = [e for e in exits if e.id not in settled]
+        resting = _resting(engine, exits) if exits else {}
         if any(o.state is OrderState.UNKNOWN for own in resting.values() for o in own):
             submission.resolve_unknown(engine, broker, clock)
             resting = _resting(engine, exits)
-    ready = [e for e in exits if not resting[e.id]]
     for waits in exits:
         if resting[waits.id]:
             log.warning("exit_waits", exit=waits.id, trade=waits.trade_id, reason="resting orders not cancelled yet")
-    if not ready:
+    if ready := [e for e in exits if not resting[e.id]]:
+        with engine.begin() as connection:
+            _commit(connection, ready, clock(), settled, **store.LOCKED)
+    committed = [order for order in settled.values() if order is not None]
+    if not committed:
         return []
-    crash_point("during_exit")
-    with engine.begin() as connection:
-        store.lock(connection)
-        committed = _commit(connection, ready, clock())
     crash_point("intent_committed")
     submission.send_groups(engine, broker, clock, [[order] for order in committed])
     return [order.id for order in committed]
 
 
-def _commit(connection: Connection, exits: Sequence[OrderRecord], now: int) -> list[OrderRecord]:
-    """Write exits as SENDING with what is open of their trades, and those of trades that are closed as DENIED."""
-    held = store.trade_quantities(connection, [e.trade_id for e in exits])
-    closed = [e for e in exits if held[e.trade_id] == 0.0 or (held[e.trade_id] > 0) is (e.side is Side.BUY)]
+_OF_TRADES = Gather(
+    orders=store.orders_where(
+        t.intents.c.trade_id.in_(bindparam("trade_ids", expanding=True)),
+        store.in_states(OrderState.INITIALIZED, *MAY_BE_AT_BROKER),
+    ),
+    totals=store.totals_of(bindparam("trade_ids", expanding=True)),
+)
+
+
+def _commit(
+    connection: Connection, exits: Sequence[OrderRecord], now: int, settled: dict[str, OrderRecord | None], **options: Any
+) -> None:
+    """Of these exits, those whose trades' other orders are gone: written as SENDING with what is open of their trades, and as
+    DENIED where the trade is closed. settled: gets them by id, None for a denied one. options: of the read (`store.LOCKED`);
+    the caller holds the ledger's write lock, or takes it so."""
+    trade_ids = [e.trade_id for e in exits]
+    found = _OF_TRADES.read(connection, {"trade_ids": trade_ids}, **options)
+    orders: dict[str, list[OrderRecord]] = {trade_id: [] for trade_id in trade_ids}
+    for row in found["orders"]:
+        orders[row.trade_id].append(store.order_of(row))
+    initialized = {o.id: o for own in orders.values() for o in own if o.state is OrderState.INITIALIZED}
+    resting = _others(exits, orders)
+    ready = [e for e in exits if not resting[e.id] and e.id in initialized]
+    if not ready:
+        return
+    crash_point("during_exit")
+    totals = store.add_up(dict.fromkeys(trade_ids, store.TradeTotal()), found["totals"])
+    held = {trade_id: total.quantity for trade_id, total in totals.items()}
+    closed = [e for e in ready if held[e.trade_id] == 0.0 or (held[e.trade_id] > 0) is (e.side is Side.BUY)]
     ended = {e.id for e in closed}
-    sending = [replace(e, quantity=abs(held[e.trade_id]), state=OrderState.SENDING) for e in exits if e.id not in ended]
+    sending = [replace(e, quantity=abs(held[e.trade_id]), state=OrderState.SENDING) for e in ready if e.id not in ended]
     told = [NewEvent(e.id, OrderEvent.DENY, f"desk/{e.id}/deny", now, "the trade is closed already") for e in closed]
     sent = [NewEvent(e.id, OrderEvent.SEND, f"desk/{e.id}/send", now, quantity=e.quantity) for e in sending]
-    journal.record_events(connection, [*told, *sent])
+    writes = journal.Writes()
+    journal.plan_events([*told, *sent], initialized, (), writes)
+    writes.write(connection)
     audit.append_all(connection, "desk", "exit_sent", [{"intent": e.id, "quantity": e.quantity} for e in sending])
-    return sending
+    settled |= {e.id: None for e in closed} | {e.id: e for e in sending}
 
 
 def _resting(engine: Engine, exits: Sequence[OrderRecord]) -> dict[str, list[OrderRecord]]:

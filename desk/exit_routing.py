@@ -6,14 +6,14 @@ killed after it goes on with both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
 from desk import exit_orders, external, mismatches, store, trades
-from desk.exit_orders import ExitWish
-from desk.store import OrderRecord, PositionRecord
+from desk.exit_orders import ExitWish, Wanted
+from desk.store import PositionRecord
 from desk.trades import OpenTrades
 from resources.brokers.protocol import Broker
 from trading.orders import OrderState
@@ -36,20 +36,23 @@ def close_positions(
 ) -> list[RouteResult]:
     """Close each of these (strategy, symbol, reason): committed together, cancelled together and sent together."""
     with store.routing_lock:
+        if not leaving:
+            return []
         with engine.begin() as connection:
-            store.lock(connection)
-            book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving})
-            results, orders = want(connection, leaving, book, close_time, clock(), who)
-        exit_orders.send_wanted(engine, broker, clock, orders)
+            book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving}, **store.LOCKED_NOT_FLUSHED)
+            results, wanted = want(connection, leaving, book, close_time, clock(), who)
+        made = {order.id for order in wanted.exits}
+        under_way = any(intent_id not in made for result in results for intent_id in result.intent_ids)
+        exit_orders.send_wanted(engine, broker, clock, None if under_way else wanted)
         return results
 
 
 def want(
     connection: Connection, leaving: Sequence[tuple[str, str, str]], book: OpenTrades, close_time: int, now_time: int, who: str
-) -> tuple[list[RouteResult], Mapping[str, Sequence[OrderRecord]]]:
+) -> tuple[list[RouteResult], Wanted]:
     """Commit the wish to close each of these (strategy, symbol, reason), together. book: read under the write lock, which the
-    caller holds. A position that is not of its trade is noted as a mismatch, and not touched. Returns the answers, and the
-    trades' orders as they are after it."""
+    caller holds. A position that is not of its trade is noted as a mismatch, and not touched. Returns the answers, and the exits
+    with their trades' orders as they are after it."""
     held = {(p.strategy, p.symbol): p for p in book.positions}
     answers: list[RouteResult | ExitWish] = []
     wished: set[str] = set()
@@ -66,10 +69,11 @@ def want(
         wished.add(position.trade_id)
         answers.append(answer)
     wishes = [a for a in answers if isinstance(a, ExitWish)]
-    ids = iter(exit_orders.want_exits(connection, wishes, now_time, who))
-    orders = exit_orders.ask_cancels(connection, wishes, book.orders, now_time)
+    own = {wish.entry.trade_id: book.orders.get(wish.entry.trade_id, ()) for wish in wishes}
+    wanted = exit_orders.want_and_cancel(connection, wishes, own, now_time, who)
+    ids = iter(wanted.intent_ids)
     results = [RouteResult(a.entry.trade_id, True, "", (next(ids),)) if isinstance(a, ExitWish) else a for a in answers]
-    return results, orders
+    return results, wanted
 
 
 def _exit_of(

@@ -6,18 +6,19 @@ content ids: an intent, an event or a fill that is there already is not written 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, tuple_
+from sqlalchemy import Connection, bindparam, func, or_, select, tuple_, union
 from sqlalchemy.dialects.postgresql import insert
 
 from desk.faults import crash_point
-from desk.store import OrderRecord, trade_totals, wall_us
+from desk.store import OrderRecord, TradeTotal, add_up, totals_of, trade_totals, wall_us
 from resources.brokers.protocol import Execution
 from resources.ledger import tables as t
-from resources.ledger.base import Insert, insert_many, update_many, update_together
+from resources.ledger.base import Gather, Insert, Update, insert_many, update_many, write_together
 from trading import portfolio
 from trading.orders import OrderEvent, OrderState, apply
 from trading.signals import Intent
@@ -30,6 +31,27 @@ _BEFORE = select(
     ).label("known"),
 ).where(t.orders.c.id.in_(bindparam("order_ids", expanding=True)))  # fmt: skip
 """Orders as they are, each with the keys among those asked for that any order's events have."""
+
+
+@dataclass(slots=True)
+class Writes:
+    """What is to be written of orders, collected and then written in one round trip. Nobody may read it in between.
+
+    changes: new values of orders, by id.
+    """
+
+    inserts: list[Insert] = field(default_factory=list)
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        for order_id, values in changes.items():
+            self.changes.setdefault(order_id, {}).update(values)
+
+    def write(self, connection: Connection, *more: Insert | Update) -> None:
+        """Write it, and `more` of other tables."""
+        updates = [Update(t.orders, rows, ("id",)) for rows in _alike(self.changes)]
+        write_together(connection, [*self.inserts, *updates, *more])
+        self.inserts, self.changes = [], {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,56 +89,56 @@ def insert_intents(
     sizing: Mapping[str, Any] | None = None,
     refusal: str = "",
     new: bool = False,
+    into: Writes | None = None,
 ) -> bool:
     """Write intents with their orders in `state` (INITIALIZED, DENIED or SENDING) and that first event.
 
     False, nothing written, when one of them is there already. The caller holds the ledger's write lock.
-    new: the caller has looked, under that lock, and none is.
+    new: the caller has looked, under that lock, and none is. into: what writes them, with more; default: written here.
     """
-    wall = wall_us()
+    wall, writes = wall_us(), into or Writes()
     known = select(t.intents.c.id).where(t.intents.c.id.in_([n.intent.id for n in group])).limit(1)
     if not new and connection.execute(known).first() is not None:
         return False
-    insert_many(
-        connection,
-        t.intents,
-        [
-            {
-                "id": n.intent.id, "parent": n.intent.parent, "leg": n.intent.leg, "trade_id": n.trade_id,
-                "strategy": n.intent.strategy, "symbol": n.intent.symbol, "session": session, "content": n.intent.to_dict(),
-                "sizing": dict(sizing or {}), "risk": [dict(v) for v in n.risk], "refusal": refusal, "created_time": now_time,
-                "created_wall": wall,
-            }
-            for n in group
-        ],
-    )  # fmt: skip
-    if len(group) > 1:
-        crash_point("during_bracket_legs")
-    insert_many(
-        connection,
-        t.orders,
-        [
-            {
-                "id": n.intent.id, "broker": broker, "broker_order_id": "", "mode": mode, "symbol": n.intent.symbol,
-                "side": n.intent.side.value, "quantity": n.intent.quantity, "order_type": n.intent.order_type.value,
-                "limit_price": n.intent.limit_price, "stop_price": n.intent.stop_price, "state": state.value,
-                "state_since": now_time, "filled_quantity": 0.0, "text": refusal, "created_time": now_time,
-                "created_wall": wall,
-            }
-            for n in group
-        ],
-    )  # fmt: skip
+    intents = [
+        {
+            "id": n.intent.id, "parent": n.intent.parent, "leg": n.intent.leg, "trade_id": n.trade_id,
+            "strategy": n.intent.strategy, "symbol": n.intent.symbol, "session": session, "content": n.intent.to_dict(),
+            "sizing": dict(sizing or {}), "risk": [dict(v) for v in n.risk], "refusal": refusal, "created_time": now_time,
+            "created_wall": wall,
+        }
+        for n in group
+    ]  # fmt: skip
+    orders = [
+        {
+            "id": n.intent.id, "broker": broker, "broker_order_id": "", "mode": mode, "symbol": n.intent.symbol,
+            "side": n.intent.side.value, "quantity": n.intent.quantity, "order_type": n.intent.order_type.value,
+            "limit_price": n.intent.limit_price, "stop_price": n.intent.stop_price, "state": state.value,
+            "state_since": now_time, "filled_quantity": 0.0, "text": refusal, "created_time": now_time,
+            "created_wall": wall,
+        }
+        for n in group
+    ]  # fmt: skip
+    writes.inserts += [Insert(t.intents, intents), Insert(t.orders, orders)]
     if state is not OrderState.INITIALIZED:
         event = OrderEvent.DENY if state is OrderState.DENIED else OrderEvent.SEND
         told = [NewEvent(n.intent.id, event, f"desk/{n.intent.id}/{event}", now_time, refusal) for n in group]
-        _insert_events(connection, [_event_row(e, OrderState.INITIALIZED, state, False) for e in told])
+        writes.inserts.append(Insert(t.order_events, [_event_row(e, OrderState.INITIALIZED, state, False) for e in told]))
+    if into is None:
+        if len(group) > 1:
+            crash_point("during_bracket_legs")
+        writes.write(connection)
     return True
 
 
-def _update_orders(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write new values of orders, by order id: those of the same columns together."""
-    for rows in _alike(changes):
-        update_many(connection, t.orders, rows, key=["id"])
+def order_of(new: NewOrder, session: str, broker: str, mode: str, state: OrderState, now_time: int) -> OrderRecord:
+    """The order that `insert_intents` has written, as it is read back."""
+    i = new.intent
+    content = json.loads(json.dumps(i.to_dict()))
+    return OrderRecord(
+        i.id, broker, "", mode, i.parent, i.leg, new.trade_id, i.strategy, i.symbol, session, i.side, float(i.quantity),
+        i.order_type, i.limit_price, i.stop_price, state, 0.0, None, "", "", now_time, content,
+    )  # fmt: skip
 
 
 def _alike(changes: Mapping[str, Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -144,22 +166,33 @@ def record_events(connection: Connection, told: Sequence[NewEvent]) -> Recorded:
     """
     if not told:
         return Recorded({}, 0)
-    keys = {e.event_key: e for e in reversed(told)}
-    asked = {"order_ids": list({e.order_id for e in told}), "event_keys": list(keys)}
-    rows = {row.id: row for row in connection.execute(_BEFORE, asked)}
-    known = {key for row in rows.values() for key in row.known}
-    fresh = [e for e in told if e.event_key not in known and keys[e.event_key] is e]
-    states = {order_id: OrderState(row.state) for order_id, row in rows.items()}
+    asked = {"order_ids": list({e.order_id for e in told}), "event_keys": list({e.event_key for e in told})}
+    rows = connection.execute(_BEFORE, asked).all()
+    writes = Writes()
+    recorded = plan_events(told, {row.id: row for row in rows}, {key for row in rows for key in row.known}, writes)
+    writes.write(connection)
+    return recorded
+
+
+def plan_events(told: Sequence[NewEvent], before: Mapping[str, Any], known: Collection[str], writes: Writes) -> Recorded:
+    """`record_events` of orders that were read under the write lock: what is to be written goes into `writes`.
+
+    before: by id, each with its `state` and `broker_order_id`. known: keys of events that are there already.
+    """
+    first = {e.event_key: e for e in reversed(told)}
+    fresh = [e for e in told if e.event_key not in known and first[e.event_key] is e]
+    states: dict[str, OrderState] = {}
     changes: dict[str, dict[str, Any]] = {}
     written: list[dict[str, Any]] = []
     for event in fresh:
         if written:
             crash_point("legs_answered")
-        if event.order_id not in rows:
+        if event.order_id not in before:
             raise KeyError(f"no order {event.order_id} in the ledger")
-        before = states[event.order_id]
-        step = apply(before, event.event)
-        written.append(_event_row(event, before, step.state, step.anomalous))
+        order = before[event.order_id]
+        was = states.get(event.order_id) or OrderState(order.state)
+        step = apply(was, event.event)
+        written.append(_event_row(event, was, step.state, step.anomalous))
         own = changes.setdefault(event.order_id, {})
         if step.changed:
             own |= {"state": step.state.value, "state_since": event.event_time}
@@ -167,13 +200,14 @@ def record_events(connection: Connection, told: Sequence[NewEvent]) -> Recorded:
                 own["quantity"] = event.quantity
             if event.text:
                 own["text"] = event.text
-            if before is OrderState.SENDING:
+            if was is OrderState.SENDING:
                 own["acked_wall"] = wall_us()
-        if event.broker_order_id and not rows[event.order_id].broker_order_id:
+        if event.broker_order_id and not order.broker_order_id:
             own["broker_order_id"] = event.broker_order_id
         states[event.order_id] = step.state
-    _write_events(connection, written, changes)
-    return Recorded({event.order_id: states[event.order_id] for event in fresh}, len(fresh))
+    writes.inserts.append(Insert(t.order_events, written))
+    writes.change(changes)
+    return Recorded(states, len(fresh))
 
 
 def record_event(connection: Connection, told: NewEvent) -> OrderState | None:
@@ -192,19 +226,6 @@ def _event_row(told: NewEvent, before: OrderState | None, after: OrderState | No
         "state_before": before.value if before else "", "state_after": after.value if after else "",
         "anomalous": anomalous, "text": told.text, "event_time": told.event_time, "recorded_wall": wall_us(),
     }  # fmt: skip
-
-
-def _write_events(connection: Connection, written: Sequence[Mapping[str, Any]], changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Events and what they change of their orders; in one statement where all change the same columns."""
-    alike = _alike(changes)
-    if written and len(alike) == 1:
-        (rows,) = alike
-        events = Insert(t.order_events, [dict(row) for row in written])
-        update_together(connection, [events], t.orders, rows, key=["id"])
-        return
-    insert_many(connection, t.order_events, [dict(row) for row in written])
-    for rows in alike:
-        update_many(connection, t.orders, rows, key=["id"])
 
 
 def _insert_events(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -233,7 +254,18 @@ class NewFill:
 
     @property
     def id(self) -> str:
-        return f"{self.order.broker}/{self.execution.execution_id}"
+        return fill_id(self.order.broker, self.execution)
+
+
+def fill_id(broker: str, execution: Execution) -> str:
+    """Id of the fill that an execution becomes."""
+    return f"{broker}/{execution.execution_id}"
+
+
+def cursor_row(key: str, event_key: str) -> Insert:
+    """The row that says up to which event a broker was heard."""
+    row = {"key": key, "value": {"key": event_key}, "updated_wall": wall_us()}
+    return Insert(t.desk_state, [row], ("value", "updated_wall"))
 
 
 def record_fills(connection: Connection, told: Sequence[NewFill]) -> list[float | None]:
@@ -244,11 +276,64 @@ def record_fills(connection: Connection, told: Sequence[NewFill]) -> list[float 
     """
     if not told:
         return []
-    f = t.fills.c
-    known = set(connection.execute(select(f.id).where(f.id.in_({n.id for n in told}))).scalars())
+    values = {"order_ids": list({n.order.id for n in told}), "fill_ids": list({n.id for n in told})}
+    found = _FILLING.read(connection, values)
+    plan = plan_fills(connection, told, found)
+    plan.writes.write(connection, *plan.first_positions())
+    plan.write_rest(connection)
+    return plan.answers
+
+
+def fills_of(order_ids: Any, fill_ids: Any) -> dict[str, Any]:
+    """Selects, by name, of what `plan_fills` wants to know: under the lock, in the transaction that writes the fills.
+
+    order_ids, fill_ids: of the executions told of; parameters or selects.
+    """
+    f, p, i = t.fills.c, t.positions.c, t.intents.c
+    moved = select(p.strategy, p.symbol, p.trade_id).join(t.intents, (i.strategy == p.strategy) & (i.symbol == p.symbol))
+    moved = moved.where(i.id.in_(order_ids))
+    trades = union(select(moved.subquery().c.trade_id), select(i.trade_id).where(i.id.in_(order_ids)))
+    positions = select(t.positions).where(
+        tuple_(p.strategy, p.symbol).in_(select(i.strategy, i.symbol).where(i.id.in_(order_ids)))
+    )
+    return {
+        "fills": select(f.id, f.order_id, f.quantity, f.price).where(or_(f.order_id.in_(order_ids), f.id.in_(fill_ids))),
+        "positions": positions.with_for_update(),
+        "totals": totals_of(trades),
+    }
+
+
+_FILLING = Gather(**fills_of(bindparam("order_ids", expanding=True), bindparam("fill_ids", expanding=True)))
+
+
+@dataclass(slots=True)
+class FillPlan:
+    """Fills and what they move, to be written. answers: see `record_fills`."""
+
+    answers: list[float | None]
+    writes: Writes
+    positions: _Positions | None = None
+
+    def first_positions(self) -> list[Insert | Update]:
+        """Each position that is new, and the first step of every other one."""
+        return self.positions.first() if self.positions is not None else []
+
+    def write_rest(self, connection: Connection) -> None:
+        """Further steps of positions, in their order."""
+        if self.positions is not None:
+            self.positions.write_rest(connection)
+
+
+def plan_fills(connection: Connection, told: Sequence[NewFill], found: Mapping[str, Sequence[Any]]) -> FillPlan:
+    """`record_fills` with what `fills_of` found; a late fill beside an open trade may read more."""
+    known = {row.id for row in found["fills"]}
+    filled: dict[str, tuple[float, float]] = {n.order.id: (0.0, 0.0) for n in told if n.id not in known}
+    for row in found["fills"]:
+        if row.order_id in filled:
+            quantity, value = filled[row.order_id]
+            filled[row.order_id] = (quantity + row.quantity, value + row.quantity * row.price)
+    plan = FillPlan([None] * len(told), Writes())
     fresh: list[NewFill] = []
-    answers: list[float | None] = [None] * len(told)
-    filled = _filled(connection, {n.order.id for n in told if n.id not in known})
     for at, new in enumerate(told):
         if new.id in known:
             continue
@@ -257,25 +342,15 @@ def record_fills(connection: Connection, told: Sequence[NewFill]) -> list[float 
         quantity, value = filled[new.order.id]
         quantity, value = quantity + new.execution.quantity, value + new.execution.quantity * new.execution.price
         filled[new.order.id] = (quantity, value)
-        answers[at] = quantity
+        plan.answers[at] = quantity
     if not fresh:
-        return answers
-    before = _Positions(connection, fresh)
-    insert_many(connection, t.fills, [_fill_row(n) for n in fresh])
-    _update_orders(connection, {i: {"filled_quantity": q, "average_price": v / q} for i, (q, v) in filled.items() if q})
+        return plan
+    plan.writes.inserts.append(Insert(t.fills, [_fill_row(n) for n in fresh]))
+    plan.writes.change({i: {"filled_quantity": q, "average_price": v / q} for i, (q, v) in filled.items() if q})
+    plan.positions = _Positions(connection, fresh, found)
     for new in fresh:
-        before.move(new.order, new.execution)
-    before.write()
-    return answers
-
-
-def _filled(connection: Connection, order_ids: Collection[str]) -> dict[str, tuple[float, float]]:
-    """(quantity, quantity times price) of the fills that are there, by order."""
-    f = t.fills.c
-    query = select(f.order_id, func.sum(f.quantity), func.sum(f.quantity * f.price)).where(f.order_id.in_(order_ids))
-    found = {order_id: (0.0, 0.0) for order_id in order_ids}
-    found |= {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(f.order_id))}
-    return found
+        plan.positions.move(new.order, new.execution)
+    return plan
 
 
 def _fill_row(new: NewFill) -> dict[str, Any]:
@@ -291,14 +366,12 @@ def _fill_row(new: NewFill) -> dict[str, Any]:
 class _Positions:
     """The positions that some new fills move: read before these are written, moved one fill after the other, written once."""
 
-    def __init__(self, connection: Connection, fresh: Sequence[NewFill]) -> None:
-        p = t.positions.c
+    def __init__(self, connection: Connection, fresh: Sequence[NewFill], found: Mapping[str, Sequence[Any]]) -> None:
         self._connection = connection
-        keys = {(n.order.strategy, n.order.symbol) for n in fresh}
-        rows = connection.execute(select(t.positions).where(tuple_(p.strategy, p.symbol).in_(keys)).with_for_update())
-        self._values: dict[tuple[str, str], dict[str, Any]] = {(row.strategy, row.symbol): row._asdict() for row in rows}
+        self._fresh = fresh
+        self._values: dict[tuple[str, str], dict[str, Any]] = {(r.strategy, r.symbol): dict(vars(r)) for r in found["positions"]}
         ids = {str(v["trade_id"]) for v in self._values.values() if v["trade_id"]} | {n.order.trade_id for n in fresh}
-        self._open = trade_totals(connection, ids)
+        self._open = add_up(dict.fromkeys(ids, TradeTotal()), found["totals"])
         self._new: list[dict[str, Any]] = []
         self._changed: list[dict[str, Any]] = []
 
@@ -334,12 +407,13 @@ class _Positions:
         for trade_id in (current, order.trade_id):
             if trade_id and self._quantity(trade_id) != 0.0:
                 return trade_id
-        f = t.fills.c  # the new fills are there by now, and so is every trade they are of
+        f, key = t.fills.c, (order.strategy, order.symbol)
         others = select(f.trade_id, func.max(f.recorded_wall)).where(f.strategy == order.strategy, f.symbol == order.symbol)
         others = others.group_by(f.trade_id).order_by(func.max(f.recorded_wall).desc())
-        for row in self._connection.execute(others).all():
-            if self._quantity(str(row.trade_id)) != 0.0:
-                return str(row.trade_id)
+        new = [n.order.trade_id for n in reversed(self._fresh) if (n.order.strategy, n.order.symbol) == key]
+        for other in [*new, *(str(row.trade_id) for row in self._connection.execute(others).all())]:
+            if self._quantity(other) != 0.0:
+                return other
         return order.trade_id
 
     def _quantity(self, trade_id: str) -> float:
@@ -347,12 +421,22 @@ class _Positions:
             self._open |= trade_totals(self._connection, [trade_id])
         return self._open[trade_id].quantity
 
-    def write(self) -> None:
+    def first(self) -> list[Insert | Update]:
+        """New positions, and the first step of each of the others that is not new."""
+        made = {(values["strategy"], values["symbol"]) for values in self._new}
+        steps: dict[tuple[str, str], dict[str, Any]] = {}
+        for values in reversed(self._changed):
+            steps[values["strategy"], values["symbol"]] = values
+        chosen = [values for key, values in steps.items() if key not in made]
+        taken = {id(values) for values in chosen}
+        self._changed = [values for values in self._changed if id(values) not in taken]
+        return [Insert(t.positions, self._new), Update(t.positions, chosen, ("strategy", "symbol"))]
+
+    def write_rest(self, connection: Connection) -> None:
         """Every step of every position, in its order: each is told to the audit."""
-        insert_many(self._connection, t.positions, self._new)
         left = self._changed
         while left:  # one step of each position at a time
             first = {(values["strategy"], values["symbol"]): values for values in reversed(left)}
-            update_many(self._connection, t.positions, list(first.values()), key=["strategy", "symbol"])
+            update_many(connection, t.positions, list(first.values()), key=["strategy", "symbol"])
             taken = {id(values) for values in first.values()}
             left = [values for values in left if id(values) not in taken]

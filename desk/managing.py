@@ -114,9 +114,10 @@ class TradeManager:
         cache: BarCache,
         closed: Mapping[str, Mapping[Timeframe, Bars]],
         close_time: int,
+        orders: Mapping[str, Sequence[OrderRecord]] | None = None,
     ) -> list[Judged]:
-        """Every trade of a plan whose primary timeframe has a new bar at `close_time`: what it should look like. One read of
-        the ledger. One failure leaves the others theirs."""
+        """Every trade of a plan whose primary timeframe has a new bar at `close_time`: what it should look like. One failure
+        leaves the others theirs. orders: of the open trades, by trade; default: read from the ledger."""
         chosen: list[tuple[PositionRecord, Evaluable, Instrument]] = []
         for position in positions:
             plan, instrument = evaluables.get(position.strategy), instruments.get(position.symbol)
@@ -127,8 +128,9 @@ class TradeManager:
                 chosen.append((position, plan, instrument))
         if not chosen:
             return []
-        with reading(self._engine) as connection:
-            orders = trades.orders_of(connection, {position.trade_id for position, _, _ in chosen})
+        if orders is None:
+            with reading(self._engine) as connection:
+                orders = trades.orders_of(connection, {position.trade_id for position, _, _ in chosen})
         judged: list[Judged] = []
         for position, plan, instrument in chosen:
             try:

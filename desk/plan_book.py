@@ -41,21 +41,29 @@ class PlanBook:
         self._refused: dict[str, Plan] = {}
         self._watched: tuple[tuple[tuple[str, str], ...], Monitors] = ((), Monitors([]))
 
-    def in_force(self, evaluables: Mapping[str, Evaluable], universe: Universe) -> dict[str, Evaluable]:
-        """`evaluables`, with the revision in force of plans whose newest file is not taken."""
+    OF_OPEN = ledger_plans.states_where(ENTERED, MANAGING)
+    """Select of the plans that `in_force` looks at."""
+
+    def in_force(
+        self, evaluables: Mapping[str, Evaluable], universe: Universe, states: Mapping[str, PlanState] | None = None
+    ) -> dict[str, Evaluable]:
+        """`evaluables`, with the revision in force of plans whose newest file is not taken. states: of the plans that have
+        entered, by name; default: read from the ledger."""
         found = dict(evaluables)
-        with reading(self._engine) as connection:
-            known = ledger_plans.states(connection)
-            for name, state in known.items():
-                plan = found.get(name)
-                if not isinstance(plan, Plan) or state.state not in (ENTERED, MANAGING) or not _other_trade(plan, state):
-                    continue
-                kept = self._refused.get(name)
-                if kept is None or kept.revision != state.revision:
+        if states is None:
+            with reading(self._engine) as connection:
+                states = ledger_plans.of_rows(connection.execute(self.OF_OPEN))
+        for name, state in states.items():
+            plan = found.get(name)
+            if not isinstance(plan, Plan) or not _other_trade(plan, state):
+                continue
+            kept = self._refused.get(name)
+            if kept is None or kept.revision != state.revision:
+                with reading(self._engine) as connection:
                     kept = self._of_revision(connection, state, universe)
-                if kept is not None:
-                    self._refused[name] = kept
-                    found[name] = kept
+            if kept is not None:
+                self._refused[name] = kept
+                found[name] = kept
         return found
 
     @staticmethod

@@ -24,7 +24,7 @@ log = structlog.get_logger("desk.price_watch")
 class Judge(Protocol):
     """What judges prices and acts on what trips (desk.router.Router)."""
 
-    def on_price(self, symbol: str, price: float, time_us: int) -> Trip | None: ...
+    def on_price(self, symbol: str, price: float, time_us: int) -> tuple[Trip, ...]: ...
     def trip(self, trip: Trip) -> bool: ...
 
 
@@ -58,9 +58,7 @@ def judge(router: Judge, quotes: Sequence[Quote]) -> list[Trip]:
     """Every price to the breakers, on the worker; what tripped is latched and acted on at once."""
     tripped: list[Trip] = []
     for quote in quotes:
-        trip = router.on_price(quote.symbol, price_of(quote), quote.time)
-        if trip is not None and router.trip(trip):
-            tripped.append(trip)
+        tripped += [trip for trip in router.on_price(quote.symbol, price_of(quote), quote.time) if router.trip(trip)]
     return tripped
 
 

@@ -398,11 +398,11 @@ class Router:
             known = breakers.inputs(connection, config.universe.instruments, now)
             prices = store.get_state(connection, "prices")
         self.breakers.rebase(config.limits, account, known)
-        trips = [self.breakers.equity_trip()]
+        trips: list[breakers.Trip | None] = [*self.breakers.equity_trips()]
         trips += [self.breakers.moved(symbol, float(price), int(at)) for symbol, (price, at) in prices.items() if at == now]
         return any([self.trip(trip) for trip in dict.fromkeys(t for t in trips if t is not None)])
 
-    def on_price(self, symbol: str, price: float, time_us: int) -> breakers.Trip | None:
+    def on_price(self, symbol: str, price: float, time_us: int) -> tuple[breakers.Trip, ...]:
         """What one price trips. Costs microseconds; `trip` is for the worker."""
         return self.breakers.on_price(symbol, price, time_us)
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from resources.brokers.protocol import Account
 from resources.ledger import action_tables
 from resources.ledger import tables as t
-from resources.ledger.base import BOOK_KEY, reading
+from resources.ledger.base import BOOK_KEY, at_once, reading
 from trading import portfolio
 from trading.orders import MAY_BE_AT_BROKER, OrderState, OrderType, Side, TimeInForce
 from trading.signals import Intent
@@ -125,7 +125,16 @@ def exclusive(engine: Engine) -> Iterator[Callable[[], bool]]:
 
 def lock(connection: Connection) -> None:
     """Write orders alone until the end of this transaction, whatever process asks."""
-    connection.execute(text(f"SELECT pg_advisory_xact_lock({BOOK_KEY})"), {"key": _WRITE_LOCK})
+    connection.execute(_LOCK)
+
+
+_LOCK = text(f"SELECT pg_advisory_xact_lock({BOOK_KEY.replace(':key', str(_WRITE_LOCK))})")
+LOCKED = at_once(_LOCK.text)
+"""Execution options of a transaction's first statement: it has `lock` done before it, in the same round trip."""
+LOCKED_NOT_FLUSHED = at_once(f"SET LOCAL synchronous_commit TO off; {_LOCK.text}")
+"""`LOCKED`, of a transaction whose commit is not waited for on the disk. For what a power cut may take, because it is told or
+found again: what a broker said (with the cursor that says so), and wishes that nobody was sent for. Never for a commit that a
+send relies on: that one waits, and with it is on the disk whatever was committed before."""
 
 
 def wall_us() -> int:
@@ -133,10 +142,12 @@ def wall_us() -> int:
     return time.time_ns() // 1_000
 
 
-def get_state(connection: Connection, key: str) -> dict[str, Any]:
-    """Value of a desk_state key, empty when it was never written."""
-    value = connection.execute(select(t.desk_state.c.value).where(t.desk_state.c.key == key)).scalar()
-    return dict(value or {})
+_STATE = select(t.desk_state.c.value).where(t.desk_state.c.key == bindparam("state_key"))
+
+
+def get_state(connection: Connection, key: str, **options: Any) -> dict[str, Any]:
+    """Value of a desk_state key, empty when it was never written. options: of the execution (`LOCKED`)."""
+    return dict(connection.execute(_STATE, {"state_key": key}, **options).scalar() or {})
 
 
 def get_states(connection: Connection, *keys: str) -> list[dict[str, Any]]:
@@ -178,10 +189,9 @@ class TradeTotal:
         return 0.0 if abs(self.total) <= portfolio.QUANTITY_EPSILON * self.largest else self.total
 
 
-def _totals() -> Any:
-    """What every fill and every split did to the trades asked for: fills first, in their order."""
+def totals_of(asked: Any) -> Any:
+    """Select of what every fill and every split did to the trades asked for (a parameter or a select): fills first, in order."""
     f, p = t.fills.c, action_tables.position_adjustments.c
-    asked: Any = bindparam("trade_ids", expanding=True)
     none = cast(null(), Float)
     filled = (
         select(
@@ -199,19 +209,23 @@ def _totals() -> Any:
     return select(c.trade_id, c.side, c.quantity, c.before, c.after).order_by(c.kind, c.at, c.id)
 
 
-_TOTALS = _totals()
+_TOTALS = totals_of(bindparam("trade_ids", expanding=True))
 
 
 def trade_totals(connection: Connection, trade_ids: Iterable[str]) -> dict[str, TradeTotal]:
     """What the fills and splits of several trades add up to, by trade; nothing for a trade without any."""
     totals = dict.fromkeys(trade_ids, TradeTotal())
-    if not totals:
-        return {}
-    for trade_id, side, quantity, before, after in connection.execute(_TOTALS, {"trade_ids": list(totals)}):
-        if side is not None:
-            totals[trade_id] = totals[trade_id].plus(Side(side).sign * quantity)
+    return add_up(totals, connection.execute(_TOTALS, {"trade_ids": list(totals)})) if totals else {}
+
+
+def add_up(totals: dict[str, TradeTotal], rows: Iterable[Any]) -> dict[str, TradeTotal]:
+    """`totals` with what the rows of `totals_of` did to them, by trade."""
+    for row in rows:
+        total = totals.get(row.trade_id, TradeTotal())
+        if row.side is not None:
+            totals[row.trade_id] = total.plus(Side(row.side).sign * row.quantity)
         else:
-            totals[trade_id] = totals[trade_id].plus(after - before, before, after)
+            totals[row.trade_id] = total.plus(row.after - row.before, row.before, row.after)
     return totals
 
 
@@ -224,8 +238,12 @@ _JOINED = select(
 
 def find_orders(connection: Connection, *conditions: Any) -> list[OrderRecord]:
     """Orders of `conditions` over the tables orders and intents, oldest first."""
-    query = _JOINED.where(*conditions).order_by(t.orders.c.created_wall, t.orders.c.id)
-    return [_record(row) for row in connection.execute(query)]
+    return [order_of(row) for row in connection.execute(orders_where(*conditions))]
+
+
+def orders_where(*conditions: Any) -> Any:
+    """Select of orders with their intents, oldest first; its rows are for `order_of`."""
+    return _JOINED.where(*conditions).order_by(t.orders.c.created_wall, t.orders.c.id)
 
 
 def find_order(connection: Connection, order_id: str) -> OrderRecord | None:
@@ -241,7 +259,8 @@ _parsed: Callable[[str], Mapping[str, Any]] = lru_cache(4096)(json.loads)
 """An intent never changes, and the orders of open trades are read again and again: by its text, so that none is ever stale."""
 
 
-def _record(row: Any) -> OrderRecord:
+def order_of(row: Any) -> OrderRecord:
+    """The order of a row of `orders_where`."""
     return OrderRecord(
         row.id, row.broker, row.broker_order_id, row.mode, row.parent, row.leg, row.trade_id, row.strategy, row.symbol,
         row.session, Side(row.side), row.quantity, OrderType(row.order_type), row.limit_price, row.stop_price,
@@ -351,13 +370,15 @@ def find_positions(connection: Connection, strategy: str | None = None, symbol: 
         query = query.where(p.strategy == strategy)
     if symbol is not None:
         query = query.where(p.symbol == symbol)
-    return [
-        PositionRecord(
-            r.strategy, r.symbol, r.trade_id, r.quantity, r.average_price, r.realized_pnl, r.commission, r.opened_time,
-            r.bars_held, r.exit_state,
-        )
-        for r in connection.execute(query)
-    ]  # fmt: skip
+    return [position_of(row) for row in connection.execute(query)]
+
+
+def position_of(row: Any) -> PositionRecord:
+    """The position of a row of its table."""
+    return PositionRecord(
+        row.strategy, row.symbol, row.trade_id, row.quantity, row.average_price, row.realized_pnl, row.commission,
+        row.opened_time, row.bars_held, row.exit_state,
+    )  # fmt: skip
 
 
 def position_multipliers(connection: Connection) -> dict[str, float]:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, bindparam, select, tuple_
 
 from desk import store
-from desk.store import OrderRecord, PositionRecord
+from desk.store import OrderRecord, PositionRecord, TradeTotal
 from resources.ledger import tables as t
+from resources.ledger.base import Gather
 from trading.orders import MAY_BE_AT_BROKER
 
 _TINY = 1e-9
@@ -35,15 +36,39 @@ class OpenTrades:
         return self.made_of.get((position.strategy, position.symbol), {})
 
 
-def read(connection: Connection, wanted: Iterable[tuple[str, str]] | None = None) -> OpenTrades:
-    """The open trades, or those of the `wanted` (strategy, symbol) alone. Four reads, however many there are."""
-    positions = store.find_positions(connection)
-    if wanted is not None:
-        chosen = set(wanted)
-        positions = [p for p in positions if (p.strategy, p.symbol) in chosen]
-    made_of = quantities(connection, positions)
-    ids = {p.trade_id for p in positions if p.trade_id} | {trade for own in made_of.values() for trade in own}
-    return OpenTrades(positions, made_of, orders_of(connection, ids))
+def selects(*chosen: Any) -> dict[str, Any]:
+    """Selects, by name, of what `of_rows` wants to know of the open positions (of these conditions)."""
+    p = t.positions.c
+    positions = select(t.positions).where(p.quantity != 0.0, *chosen)
+    made_of = select(p.trade_id).where(p.quantity != 0.0, *chosen)
+    return {
+        "positions": positions.order_by(p.strategy, p.symbol),
+        "totals": store.totals_of(made_of),
+        "orders": store.orders_where(t.intents.c.trade_id.in_(made_of)),
+    }
+
+
+_ALL = Gather(**selects())
+_CHOSEN = Gather(**selects(tuple_(t.positions.c.strategy, t.positions.c.symbol).in_(bindparam("chosen", expanding=True))))
+
+
+def read(connection: Connection, wanted: Iterable[tuple[str, str]] | None = None, **options: Any) -> OpenTrades:
+    """The open trades, or those of the `wanted` (strategy, symbol) alone. One read, however many there are (more where a
+    position is made of several trades). options: of its execution (`store.LOCKED`)."""
+    chosen = {} if wanted is None else {"chosen": list(set(wanted))}
+    return of_rows(connection, (_ALL if wanted is None else _CHOSEN).read(connection, chosen, **options))
+
+
+def of_rows(connection: Connection, found: Mapping[str, Sequence[Any]]) -> OpenTrades:
+    """The open trades of the rows of `selects`; more is read where a position is made of several trades."""
+    positions = [store.position_of(row) for row in found["positions"]]
+    orders: dict[str, list[OrderRecord]] = {p.trade_id: [] for p in positions if p.trade_id}
+    for row in found["orders"]:
+        orders.setdefault(row.trade_id, []).append(store.order_of(row))
+    totals = store.add_up(dict.fromkeys(orders, TradeTotal()), found["totals"])
+    made_of = _made_of(connection, positions, {trade_id: total.quantity for trade_id, total in totals.items()})
+    more = {trade for own in made_of.values() for trade in own} - orders.keys()
+    return OpenTrades(positions, made_of, orders | orders_of(connection, more) if more else orders)
 
 
 def orders_of(connection: Connection, trade_ids: Iterable[str]) -> dict[str, list[OrderRecord]]:
@@ -66,7 +91,12 @@ def working_of(connection: Connection, trade_ids: Iterable[str]) -> dict[str, li
 
 def quantities(connection: Connection, positions: Sequence[PositionRecord]) -> dict[tuple[str, str], dict[str, float]]:
     """By (strategy, symbol) the signed quantity by trade: its own trade, and others whose entry filled late beside it."""
-    own = store.trade_quantities(connection, [p.trade_id for p in positions if p.trade_id])
+    return _made_of(connection, positions, store.trade_quantities(connection, [p.trade_id for p in positions if p.trade_id]))
+
+
+def _made_of(
+    connection: Connection, positions: Sequence[PositionRecord], own: Mapping[str, float]
+) -> dict[tuple[str, str], dict[str, float]]:
     found: dict[tuple[str, str], dict[str, float]] = {}
     beside: list[PositionRecord] = []
     for position in positions:

@@ -153,11 +153,12 @@ def portfolio(
         found = portfolio_run.portfolio(prepared, failed, config, own.paper_cash, own.account_currency, all_trade=bool(names))
     except ValueError as error:
         fail(str(error), WRONG)
+    left_out = found.left_out | {p.file: "it has mistakes (tapeline config check)" for p in config.problems}
     if page is not None:
         page.write_text(html(found.result, "Portfolio", per_year(found.result.close_time)), encoding="utf-8")
     if as_json:
         print_json(
-            {"traded": found.traded, "heard": found.heard, "left_out": found.left_out, "metrics": found.metrics.to_dict(),
+            {"traded": found.traded, "heard": found.heard, "left_out": left_out, "metrics": found.metrics.to_dict(),
              "slots": [dict(zip(portfolio_run.HEADER, row, strict=True)) for row in portfolio_run.rows(found)],
              "halts": found.result.halt_rows(),
              "refused": [dict(zip(portfolio_run.REFUSED_HEADER, r, strict=True)) for r in portfolio_run.refused_rows(found)]}
@@ -166,8 +167,9 @@ def portfolio(
     said = f"conflicts: {found.conflicts.policy}" + ("" if found.conflicts.positions == "ignore" else ", positions block")
     table(f"one account of {own.paper_cash:,.0f} {own.account_currency}; {said}", list(portfolio_run.HEADER),
           [[str(c) for c in row] for row in portfolio_run.rows(found)])  # fmt: skip
-    table("refused", list(portfolio_run.REFUSED_HEADER), [[str(c) for c in row] for row in portfolio_run.refused_rows(found)])
-    for name, why in found.left_out.items():
+    if refused := [[str(c) for c in row] for row in portfolio_run.refused_rows(found)]:
+        table("refused", list(portfolio_run.REFUSED_HEADER), refused)
+    for name, why in left_out.items():
         typer.echo(f"left out: {name}: {why}")
     if halts := found.result.halt_rows():
         table("breakers (the operator resumes at the next session)", ["time", "what is halted", "breaker", "what it does"],
@@ -182,4 +184,4 @@ def trials(name: NameOf) -> None:
     from resources.research_trials import TrialBook
 
     said = TrialBook(own_settings().mlflow_url, _store(_config())).count(name, [])
-    typer.echo(f"{name}: {said.total} variants" + ("" if said.tracked else f" on this machine; MLflow: {said.why}"))
+    typer.echo(f"{name}: {said.total} variants" + ("" if said.tracked else f" on this machine; {said.why}"))

@@ -19,10 +19,11 @@ from trading.backtest import BacktestResult
 _POINTS = 2000
 _TRADES = 500
 _STYLE = (
-    "body{font:14px/1.5 system-ui,sans-serif;color:#1c2733;max-width:1100px;margin:2rem auto;padding:0 1rem}"
+    "body{font:14px/1.5 system-ui,sans-serif;color:#1c2733;max-width:1280px;margin:2rem auto;padding:0 1rem}"
     "h1{font-size:1.4rem}h2{font-size:1.05rem;margin-top:2rem}table{border-collapse:collapse;font-size:13px}"
     "td,th{padding:.25rem .7rem;border-bottom:1px solid #e4e9ee;text-align:right}th{color:#6b7a89;font-weight:600}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%}.note{color:#6b7a89}"
+    "td{white-space:nowrap}td:first-child,th:first-child{text-align:left}img{max-width:100%}.note{color:#6b7a89}"
+    ".wide{overflow-x:auto}.gain{color:#1a7f4b}.loss{color:#b3261e}"
 )
 
 
@@ -45,8 +46,10 @@ def plot(result: BacktestResult, width: float = 10.0, height: float = 7.0) -> An
     middle.fill_between(times, below[keep], 0, color=plots.LOSS, alpha=0.35, linewidth=0)
     middle.set_ylim(top=0)
     plots.title(bottom, "Exposure")
-    bottom.fill_between(times, exposure["gross"][keep], 0, color=plots.MUTED, alpha=0.25, linewidth=0, label="gross")
-    bottom.plot(times, exposure["net"][keep], color=plots.ORANGE, linewidth=1.0, label="net")
+    keep = np.union1d(plots.seen(exposure["gross"], _POINTS), plots.seen(exposure["net"], _POINTS))
+    times = plots.utc(result.close_time[keep])  # a position is what it is until the next close: steps, no slopes
+    bottom.fill_between(times, exposure["gross"][keep], 0, color=plots.MUTED, alpha=0.25, linewidth=0, label="gross", step="post")
+    bottom.plot(times, exposure["net"][keep], color=plots.ORANGE, linewidth=1.0, label="net", drawstyle="steps-post")
     _legend(bottom)
     for ax in (top, bottom):
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 100 else f"{value:g}")
@@ -82,7 +85,7 @@ def _legend(ax: Any) -> None:
     )  # fmt: skip
 
 
-def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
+def html(result: BacktestResult, title: str, periods_per_year: float | None) -> str:
     """The whole result as one page. The newest 500 trades are listed."""
     measured = result.metrics(periods_per_year)
     rows = result.trades.rows()
@@ -94,9 +97,10 @@ def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
     ]  # fmt: skip
     figures = [(name.replace("_", " "), _shown(name, value)) for name, value in measured.to_dict().items()] + counted
     image = plots.data_uri(plots.png(plot(result)))
-    note = f"<p class=note>The newest {_TRADES} of {len(rows)} trades.</p>" if len(rows) > _TRADES else ""
-    newest = rows[-_TRADES:]
-    trades = _table(list(newest[0]), [list(r.values()) for r in newest]) if newest else "<p>No trade.</p>"
+    note = f"The newest {_TRADES} of {len(rows)} trades. " if len(rows) > _TRADES else ""
+    newest = [_told(row) for row in rows[-_TRADES:]]
+    trades = _table([name.replace("_", " ") for name in newest[0]], [list(r.values()) for r in newest]) if newest else ""
+    trades = f"<p class=note>{note}Times are UTC.</p><div class=wide>{trades}</div>" if newest else "<p>No trade.</p>"
     refusals = _table(["refusal", "count"], sorted(result.refusals.items())) if result.refusals else "<p>None.</p>"
     halts = [list(h.values()) for h in result.halt_rows()][-_TRADES:]
     breakers = f"<h2>Breakers</h2>{_table(['time', 'what is halted', 'breaker', 'what it does'], halts)}" if halts else ""
@@ -104,8 +108,24 @@ def html(result: BacktestResult, title: str, periods_per_year: float) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{escape(title)}</h1><img alt='Equity, drawdown and exposure' src='{image}'>"
         f"<h2>Figures</h2>{_table(['figure', 'value'], figures)}<h2>Refused entries</h2>{refusals}{breakers}"
-        f"<h2>Trades</h2>{note}{trades}</html>"
+        f"<h2>Trades</h2>{trades}</html>"
     )
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """A trade without what says nothing: a strategy without a name, the seconds of its times where there are none."""
+    shown = {
+        name: value[:16].replace("T", " ") if name.endswith("_time") and value.endswith(":00Z") else value
+        for name, value in row.items()
+        if name != "strategy" or value
+    }
+    if math.isfinite(row["pnl"]):
+        shown["pnl"] = _Money(row["pnl"])
+    return shown
+
+
+class _Money(float):
+    """An amount with its sign and two digits, green or red."""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -123,6 +143,8 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, _Money):
+        return f"<span class={'gain' if value > 0 else 'loss'}>{value:+,.2f}</span>"
     if isinstance(value, float):
         return f"{value:,.6g}" if math.isfinite(value) else "–"
     return escape(str(value))

@@ -49,6 +49,12 @@ class Noted:
     stale: list[StaleMark] = field(default_factory=list)
     decisions: list[AffectedDecision] = field(default_factory=list)
 
+    def add(self, other: Noted) -> None:
+        """What another change of the same write led to."""
+        self.changes += other.changes
+        self.stale += other.stale
+        self.decisions += other.decisions
+
 
 def note_changes(
     ledger: LedgerBase,
@@ -123,16 +129,24 @@ def replace_bars(
     run_id: str,
     reason: str,
     before: int,
+    reasons: Mapping[tuple[str, date], str] | None = None,
 ) -> tuple[list[Partition], Noted]:
     """Make `bars` the content of their symbols' sessions [start, end], with everything that follows from it.
 
-    Announces what will change, writes, notes what changed, and takes away the marks of what was written: it is as new as
-    the inputs read after `before` (database_now). Raises LakeError and sqlalchemy's OperationalError; repeat it then.
+    reason: why, of all; reasons: of (symbol, session) where it is another one. Announces what will change, writes, notes what
+    changed, and takes away the marks of what was written: it is as new as the inputs read after `before` (database_now). Raises
+    LakeError and sqlalchemy's OperationalError; repeat it then.
     """
     changed = changed_by(lake, dataset, bars, start, end)
-    announce_changes(ledger, dataset, changed, run_id=run_id, reason=reason, universe=universe, lake=lake)
+    by_reason: dict[str, dict[tuple[str, date], tuple[str, str]]] = {}
+    for key, hashes in changed.items():
+        by_reason.setdefault((reasons or {}).get(key, reason), {})[key] = hashes
+    for why, told in by_reason.items():
+        announce_changes(ledger, dataset, told, run_id=run_id, reason=why, universe=universe, lake=lake)
     partitions = lake.write_bars(dataset, bars, start=start, end=end, source=source, instruments=universe.instruments)
-    noted = note_changes(ledger, dataset, changed, run_id=run_id, reason=reason, universe=universe, lake=lake)
+    noted = Noted()
+    for why, told in by_reason.items():
+        noted.add(note_changes(ledger, dataset, told, run_id=run_id, reason=why, universe=universe, lake=lake))
     settle_range(ledger, dataset, bars, start, end, before=before)
     return partitions, noted
 

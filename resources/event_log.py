@@ -5,15 +5,16 @@ planned checks, although checks report once per run: a history of 4,800 sessions
 Here planned materialisations go in batches, and a planned check is one row, which its evaluation then completes. It also
 asks the catalogue for a table's columns before each question about assets or runs, notifies listeners that it no longer has,
 and waits for the disk at every event: here a table or column once seen is known, nobody is notified, and an event is not
-waited for (`_quick_connections`). Tables and everything read are Dagster's own; replacing this class by the stock one
+waited for (`_engine_of`). Tables and everything read are Dagster's own; replacing this class by the stock one
 changes speed, nothing else.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dagster._core.definitions.asset_key import AssetKey
@@ -26,9 +27,10 @@ from dagster._core.storage.runs.base import RunStorage
 from dagster._serdes import ConfigurableClassData, serialize_value
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
+from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_postgres.utils import pg_url_from_config
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 BATCH_SIZE = 1000
@@ -37,26 +39,43 @@ BATCH_SIZE = 1000
 IDLE_SECONDS = 2.0
 """A connection unused for longer is asked whether it still lives before it is used."""
 
+POOL_SIZE = 6
+"""Connections a process keeps: its three storages in two threads at once. Others are closed after their use."""
+
+MOST_ENGINES = 4
+"""Databases whose connections a process keeps. An installation has one."""
+
 _BATCHED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
+
+_facts: dict[str, set[str]] = {}
+"""Tables, columns and built indexes that were seen, by database: migrations add them, and none ever goes."""
+_WHOLE = "every storage has its tables"
+_engines: dict[tuple[int, str], Engine] = {}
+"""By process and database. Those of the process this one was forked from stay: closing them here would end its connections."""
+_making = threading.Lock()
+
+
+def _once(part: Any, fact: str, ask: Callable[[], bool]) -> bool:
+    """Whether `fact` holds in the database of the storage `part`; once it did it is not asked for again."""
+    facts = _facts.setdefault(part.postgres_url, set())
+    if fact not in facts and ask():
+        facts.add(fact)
+    return fact in facts
 
 
 class SessionEventLogStorage(PostgresEventLogStorage):
     """PostgresEventLogStorage with batched planned materialisations and one planned row per check and run."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        self._seen_columns: set[str] = set()
-        self._seen_tables: set[str] = set()
-        super().__init__(*arguments, **named)
-
     def has_asset_key_col(self, column_name: str) -> bool:
-        """Columns are added by migrations and never go: one that was seen is there."""
-        return column_name in self._seen_columns or super().has_asset_key_col(column_name)
+        return _once(
+            self, f"asset_keys.{column_name}", lambda: super(SessionEventLogStorage, self).has_asset_key_col(column_name)
+        )
 
     def has_table(self, table_name: str) -> bool:
-        """Tables are added by migrations and never go."""
-        if table_name not in self._seen_tables and super().has_table(table_name):
-            self._seen_tables.add(table_name)
-        return table_name in self._seen_tables
+        return _once(self, table_name, lambda: super(SessionEventLogStorage, self).has_table(table_name))
+
+    def has_secondary_index(self, name: str) -> bool:
+        return _once(self, f"index {name}", lambda: super(SessionEventLogStorage, self).has_secondary_index(name))
 
     def store_event(self, event: EventLogEntry) -> None:
         """Store one event, as stock does but for the NOTIFY: Dagster 1.13 itself listens to it no more."""
@@ -71,9 +90,8 @@ class SessionEventLogStorage(PostgresEventLogStorage):
             self.store_asset_check_event(event, event_id)
 
     def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
-        if column_name not in self._seen_columns and super()._has_asset_key_col_on_connection(conn, column_name):
-            self._seen_columns.add(column_name)
-        return column_name in self._seen_columns
+        stock = super()._has_asset_key_col_on_connection
+        return _once(self, f"asset_keys.{column_name}", lambda: stock(conn, column_name))
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store `events` (materialisations and planned ones) with one insert; any other kind one by one, as stock does.
@@ -120,20 +138,30 @@ class SessionEventLogStorage(PostgresEventLogStorage):
 
 
 class SessionRunStorage(PostgresRunStorage):
-    """PostgresRunStorage that looks its columns up once."""
-
-    _stats_columns_seen = False
-    _backfill_column_seen = False
+    """PostgresRunStorage that looks its columns and indexes up once."""
 
     def has_backfill_id_column(self) -> bool:
-        if not self._backfill_column_seen:
-            self._backfill_column_seen = super().has_backfill_id_column()
-        return self._backfill_column_seen
+        return _once(self, "runs.backfill_id", super().has_backfill_id_column)
 
     def has_run_stats_index_cols(self) -> bool:
-        if not self._stats_columns_seen:
-            self._stats_columns_seen = super().has_run_stats_index_cols()
-        return self._stats_columns_seen
+        return _once(self, "runs.start_time", super().has_run_stats_index_cols)
+
+    def has_built_index(self, migration_name: str) -> bool:
+        return _once(self, f"index {migration_name}", lambda: super(SessionRunStorage, self).has_built_index(migration_name))
+
+
+class SessionScheduleStorage(PostgresScheduleStorage):
+    """PostgresScheduleStorage that looks its tables and indexes up once: stock asks for all their names several times a tick."""
+
+    def has_instigators_table(self) -> bool:
+        return _once(self, "instigators", super().has_instigators_table)
+
+    def _has_instigators_table(self, conn: Connection) -> bool:
+        stock = super()._has_instigators_table
+        return _once(self, "instigators", lambda: stock(conn))
+
+    def has_built_index(self, migration_name: str) -> bool:
+        return _once(self, f"index {migration_name}", lambda: super(SessionScheduleStorage, self).has_built_index(migration_name))
 
 
 class SessionStorage(DagsterPostgresStorage):
@@ -142,12 +170,20 @@ class SessionStorage(DagsterPostgresStorage):
     def __init__(
         self, postgres_url: str, should_autocreate_tables: bool = True, inst_data: ConfigurableClassData | None = None
     ) -> None:
-        super().__init__(postgres_url, should_autocreate_tables, inst_data)
+        super().__init__(postgres_url, False, inst_data)  # says nothing to the server
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(BATCH_SIZE))
-        self._sessions_event_log = SessionEventLogStorage(postgres_url, should_autocreate_tables)
-        self._sessions_runs = SessionRunStorage(postgres_url, should_autocreate_tables)
-        for part in (self._sessions_runs, self.schedule_storage, self._sessions_event_log):
-            _quick_connections(part, postgres_url)
+        self.should_autocreate_tables = should_autocreate_tables
+        facts = _facts.setdefault(postgres_url, set())
+        create = should_autocreate_tables and _WHOLE not in facts
+        self._sessions_runs = SessionRunStorage(postgres_url, create)
+        self._sessions_event_log = SessionEventLogStorage(postgres_url, create)
+        self._schedule_storage = SessionScheduleStorage(postgres_url, create)
+        if create:
+            facts.add(_WHOLE)
+        engine = _engine_of(postgres_url)
+        for part in (self._sessions_runs, self._schedule_storage, self._sessions_event_log):
+            part._engine.dispose()
+            part._engine = engine
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> SessionStorage:
@@ -162,20 +198,28 @@ class SessionStorage(DagsterPostgresStorage):
         return self._sessions_runs
 
 
-def _quick_connections(part: Any, postgres_url: str) -> None:
-    """Let a storage keep its connections open, and let the server answer before its log is on the disk.
+def _engine_of(postgres_url: str) -> Engine:
+    """This process's engine on the database, which every instance it opens uses: it keeps its connections open, and the server
+    answers before its log is on the disk.
 
-    Stock Dagster opens a connection for each statement, with a password handshake every time: most of what an idle daemon
-    and a short run spend. Connections that a restart of the server broke are noticed and replaced. A power failure may
-    cost the newest half second of Dagster's own book-keeping, never its consistency: the order of what is kept stays, and
-    the ledger, which decides what was sent, waits for the disk at every commit.
+    Stock Dagster opens a connection for each statement, with a password handshake every time, and every evaluation of a sensor
+    opens an instance: most of what an idle installation and a short run spend. Connections that a restart of the server broke
+    are noticed and replaced. A power failure may cost the newest half second of Dagster's own book-keeping, never its
+    consistency: the order of what is kept stays, and the ledger, which decides what was sent, waits for the disk at every commit.
     """
-    part._engine.dispose()
-    part._engine = create_engine(
-        postgres_url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=30, pool_recycle=1800,
-        connect_args={"options": "-c synchronous_commit=off"},
-    )  # fmt: skip
-    _ping_when_idle(part._engine)
+    with _making:
+        known = _engines.get((os.getpid(), postgres_url))
+        if known is None:
+            known = create_engine(
+                postgres_url, isolation_level="AUTOCOMMIT", pool_size=POOL_SIZE, max_overflow=90, pool_recycle=1800,
+                connect_args={"options": "-c synchronous_commit=off"},
+            )  # fmt: skip
+            _ping_when_idle(known)
+            own = [key for key in _engines if key[0] == os.getpid()]
+            if len(own) >= MOST_ENGINES:
+                _engines.pop(own[0]).dispose()  # whoever still uses it is given new connections
+            _engines[os.getpid(), postgres_url] = known
+        return known
 
 
 def _ping_when_idle(engine: Any) -> None:

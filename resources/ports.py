@@ -6,6 +6,9 @@ import contextlib
 import random
 import socket
 
+_DICE = random.SystemRandom()
+"""Not the shared generator: processes that seed it alike would try the same ports."""
+
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could bind `port` on `host` now. Ports in TIME_WAIT count as free, as servers reuse them."""
@@ -44,7 +47,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     Taken below the range from which outgoing connections get theirs, where one could be gone again in a moment.
     """
     for _ in range(100):
-        port = random.randint(10_000, 32_000)  # noqa: S311 - not for security
+        port = _DICE.randint(10_000, 32_000)
         if port_is_free(host, port):
             return port
     with socket.socket() as probe:

@@ -73,6 +73,16 @@ class LeftOutRecord:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An operator's decision about a row. wall: when, UTC us; words: what, by whom, why, of which row."""
+
+    symbol: str
+    session: date
+    wall: int
+    words: str
+
+
 class Quarantine:
     """The quarantine in the ledger at `engine`. Raises sqlalchemy's OperationalError while the server is away."""
 
@@ -225,6 +235,26 @@ class Quarantine:
             session = session_number(date.fromisoformat(row["session"]))
             found[int(row["close_time"])] = (session, f"accepted by {said.get('who', '?')}: {said.get('why', '')}")
         return found
+
+    def decisions(self, dataset: str, symbols: Iterable[str], start: date, end: date) -> list[Decided]:
+        """What operators decided about rows of `symbols` in sessions [start, end] and still counts, by time of the row."""
+        q = quarantined_rows.c
+        chosen = (
+            select(q.id, q.symbol, q.session, q.close_time, q.state)
+            .where(q.kind == "row", q.dataset == dataset, q.symbol.in_(sorted(set(symbols))))
+            .where(q.session >= start.isoformat(), q.session <= end.isoformat(), q.state.in_(tuple(_STATE_OF.values())))
+            .order_by(q.close_time, q.id)
+        )
+        with self.engine.connect() as c:
+            rows = [dict(row) for row in c.execute(chosen).mappings()]
+            said = _resolutions(c, [row["id"] for row in rows])
+        return [
+            Decided(
+                row["symbol"], date.fromisoformat(row["session"]), int(said[row["id"]]["resolved_wall"]),
+                f"{row['state']} by {said[row['id']]['who']}: {said[row['id']]['why']} (row of {iso(row['close_time'])})",
+            )
+            for row in rows if row["id"] in said
+        ]  # fmt: skip
 
     # -- resolving ---------------------------------------------------------------------------------------------------
 

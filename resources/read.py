@@ -6,11 +6,12 @@
     bars("AAPL", "1d", "2014-05-01", adjusted=True)        # on today's price level
     bars("AAPL", "15m", as_of="2014-06-06T15:00Z")         # what was known then, and nothing else
     bars("AAPL", "1m", known="2014-06-07T06:00Z")          # the lake as it was on that day
-    polars.from_arrow(features("EURUSD", "1h", form="arrow"))
+    features("EURUSD", "1h", form="polars")                # polars, where it is installed; also form="arrow", "numpy"
 
 Every answer says what it was made of: ``frame.attrs`` (pandas) or ``table.schema.metadata`` (Arrow) hold the content hash
-of the rows and those of the lake's partitions behind them. ``mixed_levels`` names the sessions of weekly bars that hold
-prices from both sides of a split: raw ones are as traded, adjusted ones are made of adjusted shorter bars.
+of the rows and those of the lake's partitions behind them; a polars frame has no place for it. ``mixed_levels`` names the
+sessions of weekly bars that hold prices from both sides of a split: raw ones are as traded, adjusted ones are made of
+adjusted shorter bars.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-Form = Literal["pandas", "arrow", "numpy"]
+Form = Literal["pandas", "arrow", "polars", "numpy"]
 Day = date | str | None
 Moment = datetime | str | int | None
 """An aware datetime, ISO text with its offset (``2014-06-06T15:00Z``) or UTC microseconds."""
@@ -57,8 +58,8 @@ def bars(
     known: Moment = None,
     form: Form = "pandas",
 ) -> Any:
-    """Bars of `symbol` in sessions [start, end], ascending: a pandas frame indexed by close_time (UTC), an Arrow table that
-    polars takes as it is, or trading.bars.Bars (`form`).
+    """Bars of `symbol` in sessions [start, end], ascending: a pandas frame indexed by close_time (UTC), an Arrow table,
+    a polars frame (ModuleNotFoundError where polars is not installed), or, form="numpy", trading.bars.Bars.
 
     A timeframe that the lake does not hold is derived from the instrument's own. adjusted: splits and spin-offs known at
     `as_of` (now, when not given) divide earlier prices; dividends: those, too. as_of: only bars with close_time <= as_of.
@@ -314,7 +315,18 @@ def _formed(
         return _frame(symbol, close_time, session, columns, about)
     if form == "arrow":
         return _table(symbol, close_time, session, columns, about)
-    raise ValueError(f"no form {form!r}; expected pandas, arrow or numpy")
+    if form == "polars":
+        return _polars(_table(symbol, close_time, session, columns, about))
+    raise ValueError(f"no form {form!r}; expected pandas, arrow, polars or numpy")
+
+
+def _polars(table: pa.Table) -> Any:
+    try:
+        import polars
+    except ModuleNotFoundError as error:
+        said = 'form="polars" needs polars, which is not installed: pip install polars; form="arrow" gives the same rows'
+        raise ModuleNotFoundError(said, name="polars") from error
+    return polars.from_arrow(table)
 
 
 def _frame(

@@ -54,7 +54,7 @@ def _histogram(ax: Any, values: Floats, lines: Sequence[tuple[str, float, str]],
         spread = float(np.ptp(values)) if len(values) > 1 else 0.0
         counts, edges = np.histogram(values, min(bins, max(5, len(values) // 3)) if spread > 0 else 1)
         ax.stairs(counts, edges, fill=True, color=BLUE, alpha=0.55, linewidth=0)  # one shape: bars one by one draw slowly
-        ax.set_ylim(0, None)
+        ax.set_ylim(0, 1.25 * max(1, counts.max()) if lines else None)  # above the highest bar there is room for the legend
     for name, value, color in lines:
         if np.isfinite(value):
             ax.axvline(value, color=color, linewidth=1.4, label=name)
@@ -131,7 +131,7 @@ def resampled(times: Ints, actual: Floats, levels: Sequence[float], bands: Float
     left.plot(x, 100 * (bands[half] - 1), color=BLUE, linewidth=1.0, linestyle="--", label="median")
     left.plot(x, 100 * (actual - 1), color=ORANGE, linewidth=1.5, label="as it happened")
     left.axhline(0, color=INK, linewidth=0.7)
-    left.legend(fontsize=7, frameon=False, loc="upper left")
+    left.legend(fontsize=7, frameon=False, loc="best")
     _label(left, y="result, % of the cash")
     time_axis(left)
     title(left, heading)

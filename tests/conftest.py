@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,19 @@ def _no_settings_of_the_shell() -> Iterator[None]:
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("TAPELINE_") and "TEST" not in name}
     yield
     os.environ.update(kept)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _dagster_in_memory_notes_no_revision() -> Iterator[None]:
+    """Which migrations an instance in memory has behind it nobody asks: writing it down is most of what making one takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "dagster" in sys.modules:  # else no test here makes one
+            from dagster._core.storage.event_log import in_memory as events
+            from dagster._core.storage.runs import in_memory as runs
+
+            for module in (events, runs):
+                patch.setattr(module, "stamp_alembic_rev", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import atexit
 import functools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,14 +14,14 @@ from pathlib import Path
 
 import httpx
 
+from resources.ports import free_port
+
 
 @functools.cache
 def mlflow_url() -> str:
-    """Address of the running server. Raises RuntimeError with its log when it does not start within two minutes."""
+    """Address of the running server. Raises RuntimeError with its log when it does not start within five minutes."""
     folder = Path(tempfile.mkdtemp(prefix="tapeline-mlflow-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = (folder / "server.log").open("wb")
     process = subprocess.Popen(
         [
@@ -36,7 +35,7 @@ def mlflow_url() -> str:
     def stop() -> None:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
@@ -44,10 +43,10 @@ def mlflow_url() -> str:
 
     atexit.register(stop)
     url = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         try:
-            if httpx.get(f"{url}/health", timeout=2).status_code == 200:
+            if httpx.get(f"{url}/health", timeout=10, verify=False).status_code == 200:
                 return url
         except httpx.HTTPError:
             time.sleep(0.2)

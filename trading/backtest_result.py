@@ -127,14 +127,14 @@ class BacktestResult:
         """(G,): simple returns of the equity from value to value, the first against the starting cash."""
         return metrics.simple_returns(self.equity, self.cash)
 
-    def metrics(self, periods_per_year: float) -> metrics.Metrics:
-        """Figures of the run; periods_per_year: how many values of `equity` make a year (see trading.metrics). Trades are
-        counted by entry: the parts of one are one trade."""
+    def metrics(self, periods_per_year: float | None = None) -> metrics.Metrics:
+        """Figures of the run; periods_per_year: how many values of `equity` make a year (see trading.metrics); None: as many as
+        the run had. Trades are counted by entry: the parts of one are one trade."""
         return metrics.measure(
             self.equity,
             self.cash,
             self.trades.pnl[self.trades.closed] if self.fills_made is None else self.trades.round_trips()[1],
-            periods_per_year=periods_per_year,
+            periods_per_year=metrics.per_year(self.close_time) if periods_per_year is None else periods_per_year,
             bars_held=self._bars_held(),
             bars_total=self.bars,
             traded_value=self.traded_value,
@@ -217,8 +217,8 @@ class BacktestResult:
         """Equity, drawdown and exposure as a matplotlib figure, which a notebook shows (resources/backtest_view.py)."""
         return _viewer().plot(self)
 
-    def html(self, title: str = "Backtest", periods_per_year: float = 252.0) -> str:
-        """One self-contained page: figures, plots, trades, refusals (resources/backtest_view.py)."""
+    def html(self, title: str = "Backtest", periods_per_year: float | None = None) -> str:
+        """One self-contained page: figures (see `metrics`), plots, trades, refusals (resources/backtest_view.py)."""
         page: str = _viewer().html(self, title, periods_per_year)
         return page
 

@@ -13,15 +13,25 @@
     special:
       - {date: 2024-12-24, open: "10:00", close: "13:00", early: true}
 
+Hours that a venue had in former years stand beside today's: ``former_hours``, each until its last day, and early closes whose
+time is not the base's in ``early_closes``:
+
+    hours: {open: "17:00", close: "16:00", opens_day_before: true}
+    former_hours:
+      - {until: 2021-06-25, open: "17:00", close: "16:00", opens_day_before: true, break: ["15:15", "15:30"]}
+    early_closes: {"12:15": [2013-11-29, 2013-12-24]}
+
 Local times of the zone; the day a session belongs to is the day it trades for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
@@ -78,6 +88,18 @@ class HoursFile(ConfigModel):
         return self
 
 
+class FormerHoursFile(HoursFile):
+    """Hours a venue had until a day."""
+
+    until: IsoDate = Field(description="last session with these hours")
+    weekdays: list[Text] | None = Field(None, min_length=1, description="only on these: mon .. sun")
+
+    @field_validator("weekdays")
+    @classmethod
+    def _are_days(cls, value: list[str] | None) -> list[str] | None:
+        return _known_days(value)
+
+
 class SpecialFile(HoursFile):
     """A session with hours of its own: instead of the usual one, or on a day that has none."""
 
@@ -93,6 +115,12 @@ class CalendarFile(ConfigModel):
     based_on: Text | None = Field(None, description="exchange-calendars code (or FX, CRYPTO) whose days it has")
     timezone: Text | None = Field(None, description="zone name of the local times; default: the one it is based on")
     hours: HoursFile | None = Field(None, description="with based_on: other hours on every day; its early closes stay")
+    former_hours: list[FormerHoursFile] = Field(
+        default_factory=list, description="with hours or weekly: the hours of former years, the earliest first"
+    )
+    early_closes: dict[Text, list[IsoDate]] = Field(
+        default_factory=dict, description="sessions that close early, by the local time at which they do"
+    )
     weekly: dict[Text, HoursFile] | None = Field(None, description="without based_on: hours by weekday, mon .. sun")
     holidays: list[IsoDate] = Field(default_factory=list, description="days without a session")
     special: list[SpecialFile] = Field(default_factory=list, description="sessions with hours of their own")
@@ -109,9 +137,14 @@ class CalendarFile(ConfigModel):
     @field_validator("weekly")
     @classmethod
     def _days(cls, value: dict[str, HoursFile] | None) -> dict[str, HoursFile] | None:
-        for day in value or ():
-            if day not in _DAYS:
-                raise custom_error(f"no weekday {day!r}", "one of " + ", ".join(_DAYS), nearest(day, _DAYS))
+        _known_days(value)
+        return value
+
+    @field_validator("early_closes")
+    @classmethod
+    def _are_clocks(cls, value: dict[str, list[date]]) -> dict[str, list[date]]:
+        for clock in value:
+            _clock(clock)
         return value
 
     @model_validator(mode="after")
@@ -120,11 +153,23 @@ class CalendarFile(ConfigModel):
             raise custom_error("needs either based_on or weekly", "based_on: XNYS, or weekly: {mon: {open: ..., close: ...}}")
         if self.weekly is not None and (self.timezone is None or self.hours is not None or not self.weekly):
             raise custom_error("weekly hours need a timezone and at least one day, and no hours", "timezone: Europe/Berlin")
-        days = [s.date for s in self.special]
+        if self.former_hours and self.hours is None and self.weekly is None:
+            raise custom_error("former_hours need today's beside them", "hours: {open: ..., close: ...}")
+        ends = [f.until for f in self.former_hours]
+        if ends != sorted(ends):
+            raise custom_error("former_hours are not in order", "the earliest `until` first")
+        days = [s.date for s in self.special] + [d for dates in self.early_closes.values() for d in dates]
         twice = next((d for d in days if days.count(d) > 1 or d in self.holidays), None)
         if twice is not None:
-            raise custom_error(f"{twice} is given twice", "each day once, as a holiday or as a special session")
+            raise custom_error(f"{twice} is given twice", "each day once, as a holiday, a special session or an early close")
         return self
+
+
+def _known_days(value: Iterable[str] | None) -> Any:
+    for day in value or ():
+        if day not in _DAYS:
+            raise custom_error(f"no weekday {day!r}", "one of " + ", ".join(_DAYS), nearest(day, _DAYS))
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +270,15 @@ def _build(spec: CalendarFile) -> Calendar:
                 n, int(base.open_time[i]), int(base.close_time[i]), bool(base.early[i]),
                 (int(base.break_start[i]), int(base.break_end[i])),
             )  # fmt: skip
-            found.append(kept if spec.hours is None else _rehoured(kept, spec.hours, zone))
+            hours = _hours_on(spec, session_date(n)) or spec.hours
+            found.append(kept if hours is None else _rehoured(kept, hours, zone))
     else:
         weekly = {_DAYS.index(day): hours for day, hours in (spec.weekly or {}).items()}
         for n in range(first, session_number(LAST_DAY) + 1):
             day = session_date(n)
             if n not in closed and day.weekday() in weekly:
-                found.append(_session(day, weekly[day.weekday()], zone, False))
+                found.append(_session(day, _hours_on(spec, day) or weekly[day.weekday()], zone, False))
+    found = _closed_early(found, spec.early_closes, zone)
     found += [_session(s.date, s, zone, s.early) for s in spec.special]
     found.sort(key=lambda s: s.number)
     for one, two in pairwise(found):
@@ -246,6 +293,30 @@ def _build(spec: CalendarFile) -> Calendar:
     numbers = np.array([s.number for s in found], np.int32)
     early = np.array([s.early for s in found], bool)
     return Calendar(spec.name, zone_name, numbers, early=early, **column)
+
+
+def _hours_on(spec: CalendarFile, day: date) -> HoursFile | None:
+    """The former hours that held on `day`; None: today's do."""
+    name = _DAYS[day.weekday()]
+    return next((f for f in spec.former_hours if day <= f.until and (f.weekdays is None or name in f.weekdays)), None)
+
+
+def _closed_early(found: list[_Session], closes: dict[str, list[date]], zone: ZoneInfo) -> list[_Session]:
+    """The sessions, those named in `closes` ended at that local time of their day."""
+    at = {session_number(day): clock for clock, days in closes.items() for day in days}
+    gone = sorted(at.keys() - {s.number for s in found})
+    if gone:
+        raise ValueError(f"early_closes: {session_date(gone[0])} is no session")
+    out = []
+    for one in found:
+        if one.number in at:
+            day = session_date(one.number)
+            closed = to_us(datetime.combine(day, _clock(at[one.number]), zone))
+            if closed <= one.open_time:
+                raise ValueError(f"early_closes: the session of {day} would close at {at[one.number]}, before it opens")
+            one = replace(one, close_time=closed, early=True, pause=one.pause if one.pause[1] < closed else (0, 0))
+        out.append(one)
+    return out
 
 
 def _rehoured(kept: _Session, hours: HoursFile, zone: ZoneInfo) -> _Session:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from enum import Enum
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -21,6 +19,8 @@ import pydantic
 import yaml
 from pydantic import BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
+
+from trading.config_fields import field_names, kinds, meant
 
 Path = tuple[str | int, ...]
 
@@ -142,8 +142,9 @@ class YamlDocument:
                 return line
         return 1
 
-    def clean(self, loc: Sequence[str | int]) -> Path:
-        """`loc` of a pydantic error without the union tags that are not in the file."""
+    def clean(self, loc: Sequence[str | int], missing: bool = False) -> Path:
+        """`loc` of a pydantic error without the union tags that are not in the file. missing: its last part is a key that should
+        be there."""
         at, node = [], self.data
         for i, part in enumerate(loc):
             present = (isinstance(node, Mapping) and part in node) or (
@@ -151,7 +152,7 @@ class YamlDocument:
             )
             if present:
                 node = node[part]
-            elif i < len(loc) - 1 or (isinstance(part, str) and not isinstance(node, Mapping)):
+            elif i < len(loc) - 1 or (isinstance(part, str) and not (missing and isinstance(node, Mapping))):
                 continue  # a tag, or a branch of a union: not in the file
             at.append(part)
         return tuple(at)
@@ -197,10 +198,18 @@ def load_yaml(text: str, file: str) -> YamlDocument:
         source = text.splitlines()[line - 1].lstrip("- {[") if mark and line <= len(text.splitlines()) else ""
         if source.startswith((">", "|", "@", "`", "%")) or (error.problem or "").startswith("expected chomping"):
             hint = 'YAML text; put the operator in quotes: ">"'
-        return YamlDocument(file, text, None, (Problem(file, line, "", f"not YAML: {error.problem}", hint or "YAML text"),))
+        return YamlDocument(file, text, None, (Problem(file, line, "", f"not YAML: {_said(error)}", hint or "YAML text"),))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         return YamlDocument(file, text, None, (Problem(file, 1, "", f"not YAML: {error}", "YAML text"),))
     return YamlDocument(file, text, data, tuple(problems), lines)
+
+
+def _said(error: yaml.MarkedYAMLError) -> str:
+    """What the parser missed, and where that begins which it was reading: mostly a bracket that was not closed."""
+    begun = error.context_mark
+    if not error.context or begun is None or (error.problem_mark is not None and begun.line == error.problem_mark.line):
+        return str(error.problem)
+    return f"{error.problem}, {error.context} that begins on line {begun.line + 1}"
 
 
 def _walk(node: yaml.Node, path: Path, lines: dict[Path, int], problems: list[Problem], file: str) -> None:
@@ -272,7 +281,9 @@ _EXPECTED = {
     "frozen_set_type": "a list",
     "decimal_type": "a number",
     "decimal_parsing": "a number",
-    "too_short": "at least one item",
+    "float_parsing": "a number",
+    "int_parsing": "a whole number",
+    "bool_parsing": "true or false",
 }
 
 
@@ -284,9 +295,13 @@ def _kind(value: Any) -> str:
     return kind if isinstance(value, (dict, list)) else f"{shown[:60]} ({kind})"
 
 
+def _items(count: int | None) -> str:
+    return "more items" if count is None else "1 item" if count == 1 else f"{count} items"
+
+
 def _problem(document: YamlDocument, model: type[pydantic.BaseModel], item: Any, at: Path) -> Problem:
-    loc = document.clean((*at, *item["loc"]))
     kind, ctx, given = item["type"], item.get("ctx", {}), item.get("input")
+    loc = document.clean((*at, *item["loc"]), missing=kind == "missing")
     names = field_names(model, item["loc"][:-1])
     if kind == "extra_forbidden":
         key = str(item["loc"][-1])
@@ -305,7 +320,12 @@ def _problem(document: YamlDocument, model: type[pydantic.BaseModel], item: Any,
         return document.problem(loc, f"unknown value {bad!r}", "one of " + ", ".join(valid), nearest(bad, valid))
     if kind == "union_tag_not_found":
         key = str(ctx.get("discriminator", "kind")).strip("'")
-        return document.problem((*loc, key), "missing", f"the key {key}")
+        known = kinds(model, item["loc"], key)
+        expected = f"the key {key}" + (": one of " + ", ".join(known) if known else "")
+        return document.problem((*loc, key), "missing", expected, meant(given, known))
+    if kind in ("too_short", "too_long"):
+        bound, least = (ctx["min_length"], "at least") if kind == "too_short" else (ctx["max_length"], "at most")
+        return document.problem(loc, f"has {_items(ctx['actual_length'])}", f"{least} {_items(bound)}")
     if kind in _EXPECTED:
         return document.problem(loc, f"is {_kind(given)}", _EXPECTED[kind])
     bounds = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"), "less_than": ("lt", "below"),
@@ -324,48 +344,3 @@ def _slip(given: Any, missing: str, names: Sequence[str]) -> str:
     if not isinstance(given, Mapping):
         return ""
     return nearest(missing, [k for k in given if isinstance(k, str) and k not in names])
-
-
-def field_names(model: Any, loc: Sequence[str | int]) -> list[str]:
-    """Valid keys at `loc` inside `model`, by alias; [] when that place is not a mapping of known keys."""
-    candidates = _models(model)
-    for part in loc:
-        following: list[Any] = []
-        for candidate in candidates:
-            if isinstance(candidate, type) and issubclass(candidate, pydantic.BaseModel):
-                tags = [f.default for f in candidate.model_fields.values() if isinstance(f.default, str)]
-                for name, info in candidate.model_fields.items():
-                    if part in (info.alias or name, name):
-                        following.extend(_models(info.annotation))
-                tagged = {w for f in candidate.model_fields.values() for w in _literals(f.annotation)} | set(tags)
-                if part in tagged or part == candidate.__name__:
-                    following.append(candidate)
-            else:
-                following.append(candidate)
-        candidates = following
-    names: list[str] = []
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, pydantic.BaseModel):
-            names.extend(info.alias or name for name, info in candidate.model_fields.items())
-    return list(dict.fromkeys(names))
-
-
-def _literals(annotation: Any) -> set[Any]:
-    return set(typing.get_args(annotation)) if typing.get_origin(annotation) is typing.Literal else set()
-
-
-def _models(annotation: Any) -> list[Any]:
-    """Pydantic models an annotation can hold, through Optional, Annotated, unions, lists and mappings."""
-    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        return [annotation]
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return []
-    origin = typing.get_origin(annotation)
-    if origin is None or origin is typing.Literal:
-        return []
-    arguments = typing.get_args(annotation)
-    if origin is Annotated:
-        arguments = arguments[:1]
-    if origin in (typing.Union, types.UnionType, Annotated) or isinstance(origin, type):
-        return [m for a in arguments for m in _models(a)]
-    return []

@@ -83,7 +83,8 @@ def _sides(document: YamlDocument, entry: Sides | None, leave: Sides | None) -> 
                 "sides that exclude each other",
             )  # fmt: skip
         leaves: Condition | None = getattr(leave, side, None)
-        if leaves is not None and not logic.impossible(leaves) and logic.impossible(enter, but_not=leaves):
+        # Having crossed is over at the next bar, where the exit is asked for the first time; being above is mostly not.
+        if leaves is not None and not logic.impossible(leaves) and logic.impossible(enter, but_not=leaves, same=False):
             yield document.problem(
                 ("exits", "rules", side), "holds whenever the entry does: the position would be closed at the next bar",
                 "an exit that does not hold at the entry",

@@ -206,9 +206,12 @@ def wishes_of(
         wishes["reference"] = wishes["limit"]
     elif rules.trigger is not None:
         wishes["reference"] = wishes["trigger"]
-    no_stop = np.isnan(wishes["stop"]) & np.isfinite(wishes["trail"])
-    wishes["stop"][no_stop] = on_grid(wishes["reference"] - side * wishes["trail"], instrument)[no_stop]
-    return wishes[np.isfinite(wishes["reference"])], refused
+    reference: er.Floats = wishes["reference"]
+    stop: er.Floats = wishes["stop"]
+    trailed: er.Floats = wishes["trail"]
+    no_stop = np.isnan(stop) & np.isfinite(trailed)
+    stop[no_stop] = on_grid(reference - side * trailed, instrument)[no_stop]
+    return wishes[np.isfinite(reference)], refused
 
 
 def targets_of(
@@ -226,7 +229,8 @@ def targets_of(
             levels[:, k] = on_grid(np.asarray(prices, np.float64)[wishes["row"]], instrument)
             parts[:, k] = share  # a part without a level is one, too: its stop, or a scale-out, closes it
         known = np.where(np.isfinite(levels), parts, 0.0)
-        wishes["target"] = np.where(np.isnan(wishes["target"]), _weighted(levels, known), wishes["target"])
+        own: er.Floats = wishes["target"]
+        wishes["target"] = np.where(np.isnan(own), _weighted(levels, known), own)
         return levels, parts
     if not rules.targets:
         levels[:, 0], parts[:, 0] = wishes["target"], 1.0
@@ -234,7 +238,9 @@ def targets_of(
     long, row = wishes["side"] > 0, np.asarray(wishes["row"], np.int64)
     for k, target in enumerate(rules.targets):
         if target.reward is not None:
-            prices = wishes["reference"] + target.reward * (wishes["reference"] - wishes["stop"])
+            reference: er.Floats = wishes["reference"]
+            stop: er.Floats = wishes["stop"]
+            prices = reference + target.reward * (reference - stop)
         else:
             nothing = np.full(int(row.max(initial=0)) + 1, np.nan)
             of_long = target.long if target.long is not None else nothing

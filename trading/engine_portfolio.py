@@ -135,8 +135,8 @@ def _lift(slots: Records, states: Records, book: Record, halts: Records, now: in
 
 @_compiled
 def break_at(slots: Records, states: Records, book: Record, orders: Records, halts: Records, past: Past, now: int) -> None:
-    """Before the decisions of a close: what its prices trip. A day's loss trips once a session, a fall once a peak, a move while
-    its instrument is not halted."""
+    """Before the decisions of a close: what its prices trip, each limit by itself. A day's loss trips once a session, a fall once
+    a peak, a move while its instrument is not halted."""
     risk = past.risk[0]
     book["peak"] = max(book["peak"], book["equity"])
     if risk["resume"] == RESUME_NEXT_SESSION and (book["halt"] != 0 or book["halted"] != 0):
@@ -146,12 +146,11 @@ def break_at(slots: Records, states: Records, book: Record, orders: Records, hal
         allowed = risk["loss_amount"]
     if not math.isnan(risk["loss_percent"]):
         allowed = min(allowed, start * risk["loss_percent"] / 100.0)
-    if equity <= start - allowed:
-        if book["loss_session"] != book["session"]:
-            book["loss_session"] = book["session"]
-            level = risk["loss_level"]
-            _latch_desk(slots, states, book, orders, halts, risk["resume"], DAILY_LOSS, level, now)
-    elif equity <= book["peak"] * (1.0 - risk["drawdown"] / 100.0) and book["peak"] > book["halted_peak"]:
+    if equity <= start - allowed and book["loss_session"] != book["session"]:
+        book["loss_session"] = book["session"]
+        level = risk["loss_level"]
+        _latch_desk(slots, states, book, orders, halts, risk["resume"], DAILY_LOSS, level, now)
+    if equity <= book["peak"] * (1.0 - risk["drawdown"] / 100.0) and book["peak"] > book["halted_peak"]:
         book["halted_peak"] = book["peak"]
         level = risk["drawdown_level"]
         _latch_desk(slots, states, book, orders, halts, risk["resume"], DRAWDOWN, level, now)

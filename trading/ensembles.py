@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from trading import conditions
 from trading.bars import Bars
@@ -102,17 +102,21 @@ class EnsembleFile(Filed):
     threshold: Annotated[Number, Field(gt=0, le=1)] = Field(0.5, description="vote at which it enters")
     memory: Whole = Field(1, ge=1, le=500, description="bars a member's wish counts")
 
-    @model_validator(mode="after")
-    def _members(self) -> EnsembleFile:
-        if len({m.strategy for m in self.members}) < len(self.members):
+    @field_validator("members")
+    @classmethod
+    def _distinct(cls, value: list[Member]) -> list[Member]:
+        if len({m.strategy for m in value}) < len(value):
             raise custom_error("a strategy is a member twice", "each strategy once")
-        if self.regime not in REGIME_MODELS:
-            raise custom_error(
-                f"no regime model {self.regime!r}", "one of " + ", ".join(REGIME_MODELS), nearest(self.regime, REGIME_MODELS)
-            )
-        if not any(getattr(m.weights, str(r)) > 0 for m in self.members for r in REGIMES):
+        if not any(getattr(m.weights, str(r)) > 0 for m in value for r in REGIMES):
             raise custom_error("no member has a weight in any regime", "a weight above 0")
-        return self
+        return value
+
+    @field_validator("regime")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in REGIME_MODELS:
+            raise custom_error(f"no regime model {value!r}", "one of " + ", ".join(REGIME_MODELS), nearest(value, REGIME_MODELS))
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Can a condition ever hold? Reasoning over its comparisons, without bars.
 
 A condition is spread into alternatives, each a list of facts that must hold at once. Facts about one value and numbers
-are intervals, facts about two values are relations (<, =, >); what is not understood (a `within`, a confluence) is taken to
-be possible. An answer "cannot hold" is therefore certain, "may hold" is not a promise.
+are intervals, facts about two values are relations (<, =, >); what is not understood (a `within`, a confluence, not crossing) is
+taken to be possible, but not to hold and not to hold at once. An answer "cannot hold" is therefore certain, "may hold" is not a
+promise.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class TooMany(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """``left mask right`` of two values (keys), or of a value and a number."""
+    """``left mask right`` of two values (keys), or of a value and a number. understood False: of a condition that is known only
+    to hold (the number is 1) or not (0)."""
 
     left: str
     mask: int
@@ -102,17 +104,16 @@ def alternatives(condition: Condition, wanted: bool = True) -> list[list[Fact]]:
     A comparison that does not hold may do so because a value is not known: then nothing is entered anyway.
     """
     if condition.within is not None or condition.confluence is not None or (condition.for_ is not None and not wanted):
-        return [[Fact(condition.label, 7, understood=False)]]
+        return [[_said(condition, wanted)]]
     if condition.not_ is not None:
         return alternatives(condition.not_, not wanted)
     children = condition.all or condition.any
     if children is None:
         facts = _facts(condition)
-        if wanted:
-            return [facts]
         crossing = condition.is_comparison and condition.comparison()[0].startswith("cross")
-        # not crossing says nothing about where the values are now
-        return [[Fact(condition.label, 7, understood=False)]] if crossing else [[f.denied()] for f in facts]
+        if crossing:  # not crossing says nothing about where the values are now
+            return [[*facts, _said(condition, True)]] if wanted else [[_said(condition, False)]]
+        return [facts] if wanted else [[f.denied()] for f in facts]
     spread = [alternatives(child, wanted) for child in children]
     if (condition.all is not None) != wanted:
         return _limited(one for group in spread for one in group)
@@ -120,6 +121,10 @@ def alternatives(condition: Condition, wanted: bool = True) -> list[list[Fact]]:
     for group in spread:
         joined = _limited(a + b for a in joined for b in group)
     return joined
+
+
+def _said(condition: Condition, wanted: bool) -> Fact:
+    return Fact(condition.model_dump_json(), EQUAL, number=float(wanted), understood=False)
 
 
 def _limited(found: Iterator[list[Fact]]) -> list[list[Fact]]:
@@ -163,12 +168,12 @@ class _Interval:
 _PRICE_ORDER = {("low", "high"): LESS | EQUAL, ("low", "mid"): LESS | EQUAL, ("mid", "high"): LESS | EQUAL}
 
 
-def together(facts: list[Fact]) -> str:
-    """Why `facts` cannot hold at once, or ""."""
+def together(facts: list[Fact], same: bool = True) -> str:
+    """Why `facts` cannot hold at once, or "". same False: of conditions that are not understood, nothing is known."""
     intervals: dict[str, _Interval] = {}
     relations: dict[tuple[str, str], int] = {}
     for fact in facts:
-        if not fact.understood:
+        if not fact.understood and not same:
             continue
         if fact.mask == 0:
             return f"{fact.left} never is so"
@@ -180,6 +185,8 @@ def together(facts: list[Fact]) -> str:
         elif not math.isnan(fact.number):
             interval = intervals.setdefault(fact.left, _Interval(*fact.bounds))
             if not interval.take(fact.mask, fact.number):
+                if not fact.understood:
+                    return "one condition cannot hold and not hold at once"
                 return f"{fact.left} cannot be so (numbers leave nothing, or it never has such a value)"
     return ""
 
@@ -194,8 +201,8 @@ def _always(ranks: tuple[str, str]) -> int:
     return GREATER | EQUAL if (right, left) in _PRICE_ORDER else 7
 
 
-def impossible(*conditions: Condition, but_not: Condition | None = None) -> str:
-    """Why all `conditions` (and not `but_not`) can never hold at one bar; "" when they may."""
+def impossible(*conditions: Condition, but_not: Condition | None = None, same: bool = True) -> str:
+    """Why all `conditions` (and not `but_not`) can never hold at one bar; "" when they may. same: see `together`."""
     try:
         joined: list[list[Fact]] = [[]]
         for group in [alternatives(c) for c in conditions] + ([alternatives(but_not, False)] if but_not is not None else []):
@@ -204,7 +211,7 @@ def impossible(*conditions: Condition, but_not: Condition | None = None) -> str:
         return ""
     why = ""
     for facts in joined:
-        why = together(facts)
+        why = together(facts, same)
         if not why:
             return ""
     return why

@@ -1,7 +1,8 @@
 """Performance figures of an equity curve and its trades, each with its formula. Single trades: trading/trade_metrics.py.
 
 Annualisation is never guessed: `periods_per_year` says how many equity values make a year (252 for daily bars of a
-stock, 252 * 390 for its minutes). Rates without a value (no trades, no variance, no drawdown) are NaN, not 0.
+stock, 252 * 390 for its minutes), or they are counted (`per_year`). Rates without a value (no trades, no variance, no
+drawdown) are NaN, not 0.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from trading.timeframes import US_PER_DAY
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +32,13 @@ def simple_returns(equity: Floats, start: float) -> Floats:
 def total_return(equity: Floats, start: float) -> float:
     """E_T / E_start - 1."""
     return float(equity[-1] / start - 1.0) if len(equity) and start > 0 else math.nan
+
+
+def per_year(times: NDArray[np.int64]) -> float:
+    """How many of `times` (UTC us, ascending) there are in a year; 252 where they span nothing."""
+    span = int(times[-1] - times[0]) if len(times) else 0
+    years = span / (365.25 * US_PER_DAY)
+    return len(times) / years if years > 0 else 252.0
 
 
 def cagr(equity: Floats, start: float, periods_per_year: float) -> float:

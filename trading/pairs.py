@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import talib
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trading import cointegration
 from trading.bars import Bars
@@ -74,16 +74,27 @@ class PairFile(Filed):
     kind: Literal["pair"]
     pair: PairRule = Field(default_factory=PairRule)  # type: ignore[arg-type]
 
-    @model_validator(mode="after")
-    def _two(self) -> PairFile:
-        if len(self.symbols) != 2:
-            raise custom_error(f"a pair names {len(self.symbols)} symbols", "two symbols")
-        if self.sizing.kind not in ("fixed", "notional", "percent_equity"):
+    @field_validator("symbols")
+    @classmethod
+    def _two(cls, value: list[str]) -> list[str]:
+        if len(value) != 2:
+            raise custom_error(f"a pair names {len(value)} symbols", "two symbols")
+        return value
+
+    @field_validator("sizing")
+    @classmethod
+    def _by_hedge(cls, value: Any) -> Any:
+        if value.kind not in ("fixed", "notional", "percent_equity"):
             expected = "sizing kind notional, percent_equity or fixed"
-            raise custom_error(f"sizing {self.sizing.kind} would size each leg by its own stop, not by the hedge ratio", expected)
-        if self.exits.rules is not None:
+            raise custom_error(f"sizing {value.kind} would size each leg by its own stop, not by the hedge ratio", expected)
+        return value
+
+    @field_validator("exits")
+    @classmethod
+    def _by_spread(cls, value: Any) -> Any:
+        if value.rules is not None:
             raise custom_error("a pair leaves by its spread", "no exits.rules: exit_z and stop_z say when")
-        return self
+        return value
 
 
 @dataclass(frozen=True, slots=True, eq=False)

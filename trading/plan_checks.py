@@ -27,6 +27,7 @@ def check_possible(document: YamlDocument, universe: Universe, today: date | Non
     problems = [*_grid(document, data, instrument), *_shares(document, data), *_sessions(document, data, instrument, today)]
     if data.get("direction") in ("long", "short"):
         problems += _sides(document, data)
+    problems += _at_once(document, data)
     if isinstance(data.get("stop"), Mapping) and data["stop"].get("kind") == "reward":
         expected = "kind level, atr, percent or points"
         problems.append(document.problem(("stop", "kind"), "a stop has no risk to measure a reward by", expected))
@@ -93,6 +94,33 @@ def _grid(document: YamlDocument, data: Mapping[str, Any], instrument: Instrumen
                 path, f"{price!r} is not on the price grid of {instrument.symbol}", f"a multiple of {instrument.tick_size:f}",
                 f"{rounded!r}",
             )  # fmt: skip
+
+
+def _at_once(document: YamlDocument, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """An invalidation or exit by closes that holds at every close at which the entry does."""
+    entry = _closes(data.get("entry"), data)
+    for key, what in (("invalidation", "the plan could never enter"), ("exit", "the position would be closed at the next bar")):
+        other = _closes(data.get(key), data)
+        if entry is None or other is None or entry[:2] != other[:2]:
+            continue
+        above, level = entry[0] == "close_above", other[2]
+        if level <= entry[2] if above else level >= entry[2]:
+            said = (
+                f"every close {'above' if above else 'below'} {entry[2]:g} is one {'above' if above else 'below'} {level:g}, too"
+            )
+            expected = f"a level {'above' if above else 'below'} {entry[2]:g}, or the other side"
+            yield document.problem((key, "level"), f"holds whenever the entry does: {said}, and {what}", expected)
+
+
+def _closes(node: Any, data: Mapping[str, Any]) -> tuple[str, str, float] | None:
+    """(kind, timeframe, level) of a close beyond a level."""
+    if (
+        not isinstance(node, Mapping)
+        or node.get("kind") not in ("close_above", "close_below")
+        or not _is_number(node.get("level"))
+    ):
+        return None
+    return str(node["kind"]), str(node.get("timeframe") or data.get("timeframe")), float(node["level"])
 
 
 def _shares(document: YamlDocument, data: Mapping[str, Any]) -> Iterator[Problem]:

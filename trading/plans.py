@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 import numpy as np
 from pydantic import Field, WrapValidator, model_validator
 
-from trading import execution_functions
+from trading import conflicts, execution_functions
 from trading.bars import Bars
 from trading.conditions import Frame
 from trading.config_text import (
@@ -259,8 +259,12 @@ def parse_plan(
     problems = [*problems, *check_names(document, symbols, universe), *check_possible(document, universe, today)]
     problems = sorted(problems, key=lambda p: p.line)
     if parsed is not None:
+        instrument = universe.instruments.get(parsed.symbol)
         gated = check_gates(document, parsed.gates, [parsed.symbol], parsed.timeframe, universe)
         gated += check_execution(document, parsed, [parsed.symbol], universe)
+        gated += conflicts.check_timeframes(document, parsed.timeframe, parsed.confirm)
+        if instrument is not None:
+            gated += conflicts.check_windows(document, parsed.windows, parsed.timeframe, instrument)
         problems = sorted([*problems, *gated], key=lambda p: p.line)
     if parsed is None or errors(problems):
         return None, problems

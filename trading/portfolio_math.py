@@ -88,7 +88,7 @@ def tail_loss(returns: Floats, rows: int, values: Floats, confidence: float, z: 
     for t in range(rows):
         squares += (made[t] - mean) ** 2
     deviation = math.sqrt(squares / (rows - 1)) if rows > 1 else math.nan
-    tail = max(1, math.floor(rows * (1.0 - confidence)))
+    tail = max(1, math.floor(rows * (1.0 - confidence) + 1e-9))  # 1 - 0.9 is a little less than a tenth
     made = np.partition(made, tail - 1)
     worst, total = made[tail - 1], 0.0
     for t in range(tail):

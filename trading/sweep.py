@@ -108,7 +108,7 @@ def sweep(
     instrument: Any,
     *,
     cash: float,
-    periods_per_year: float,
+    periods_per_year: float | None = None,
     keep_returns: str | None = "session",
     workers: int | None = None,
     progress: Progress | None = None,
@@ -118,7 +118,8 @@ def sweep(
     """Backtest every combination of `grid` (see `combinations`).
 
     make(columns, **parameters): what to test (see Make); every trial gets the same bars, so that their returns line up.
-    bars, instrument, cash and options: of trading.backtest. periods_per_year: how many equity values make a year.
+    bars, instrument, cash and options: of trading.backtest. periods_per_year: how many equity values make a
+    year, one a bar, whatever returns are kept; None: as many as there were.
     keep_returns: session (equity at each session's last close), bar, or None. workers: threads, all cores when not given.
     keep_going: a trial that raises ValueError is reported in `failed` instead of ending the sweep.
     """

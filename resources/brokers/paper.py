@@ -6,15 +6,16 @@ between this book and the ledger is real, and the desk closes it by the broker's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, func, or_, select
+from sqlalchemy import Connection, Engine, and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.brokers import BrokerContext, paper_sql
 from resources.brokers.paper_book import Book, BookEvent, BookOrder, BookPosition, Split, report_of
+from resources.brokers.paper_sql import ACCOUNT_ID, Load
 from resources.brokers.protocol import (
     Account,
     BrokerError,
@@ -35,7 +36,6 @@ from trading.instruments import Instrument
 from trading.orders import OrderEvent, OrderState, OrderType, Side, TimeInForce
 from trading.timeframes import US_PER_MINUTE
 
-ACCOUNT_ID = "paper"
 _CHANGING = (
     "quantity", "limit_price", "state", "stop_price", "filled_quantity", "filled_units", "text", "session", "updated_time",
 )  # fmt: skip
@@ -51,6 +51,7 @@ class PaperBroker:
 
     name = "paper"
     simulated = True
+    events_page = 1000
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class PaperBroker:
         if not requests:
             return [[] for _ in groups]
         wanted = {r.client_id for r in requests} | {r.parent_client_id for r in requests if r.parent_client_id}
-        with self._writing(paper_orders.c.client_id.in_(wanted), symbols=()) as book:
+        with self._writing(Load.BY_ID, {"ids": list(wanted)}, positions=False) as book:
             # What replaces an order across a split works from the session's open on, as that one would have.
             since = self._unmatched_splits(book, {r.symbol for r in requests if r.client_id not in book.orders})
             for group in groups:
@@ -97,8 +98,7 @@ class PaperBroker:
 
     def _cancelled(self, client_ids: Sequence[str]) -> int:
         """How many of them the book has."""
-        c = paper_orders.c
-        with self._writing(or_(c.client_id.in_(client_ids), c.parent_client_id.in_(client_ids)), symbols=()) as book:
+        with self._writing(Load.FAMILY, {"ids": list(client_ids)}, positions=False) as book:
             found = [order for client_id in client_ids if (order := book.orders.get(client_id)) is not None]
             for order in found:
                 book.cancel(order, self._clock(), "canceled by request")
@@ -106,8 +106,7 @@ class PaperBroker:
 
     def modify(self, client_id: str, change: Modification) -> None:
         """Change a working order's prices or quantity; a refusal is an event and leaves the order as it was."""
-        family = or_(paper_orders.c.client_id == client_id, paper_orders.c.parent_client_id == client_id)
-        with self._writing(family, relatives=True) as book:
+        with self._writing(Load.ALL_RELATED, {"ids": [client_id]}) as book:
             order = book.orders.get(client_id)
             if order is None:
                 raise BrokerError(f"paper broker has no order {client_id}")
@@ -123,7 +122,7 @@ class PaperBroker:
         for bar in bars:
             if bar.close_time != close_time or bar.symbol not in self._instruments:
                 raise BrokerError(f"bar of {bar.symbol} at {bar.close_time}: expected a known symbol closing at {close_time}")
-        with self._writing(lambda connection: paper_sql.reached(connection, bars), relatives=True) as book:
+        with self._writing(Load.REACHED, paper_sql.reaching(bars)) as book:
             met = {order.request.symbol for order in book.orders.values()}
             for bar in sorted(bars, key=lambda b: b.symbol):
                 position = book.positions.setdefault(bar.symbol, BookPosition())
@@ -143,7 +142,7 @@ class PaperBroker:
         if instrument is None:
             raise BrokerError(f"split of {symbol}: not an instrument of this account")
         s = paper_splits.c
-        with self._writing(paper_orders.c.symbol == symbol) as book:
+        with self._writing(Load.OF_SYMBOL, {"symbol": symbol}) as book:
             done_before = select(paper_splits).where(s.action_id == action_id, s.symbol == symbol)
             known = book.connection.execute(done_before).one_or_none()
             if known is not None:
@@ -194,7 +193,7 @@ class PaperBroker:
     def account(self) -> Account:
         """Cash and equity (cash plus open positions at their last matched close)."""
         with self._engine.begin() as connection:
-            account = self._account_row(connection, lock=False)
+            account = self._account_row(connection)
             rows = connection.execute(select(paper_positions).where(paper_positions.c.quantity != 0.0)).all()
         equity = account.cash
         for row in rows:
@@ -206,7 +205,7 @@ class PaperBroker:
 
     def poll_events(self, after_key: str) -> list[BrokerEvent]:
         after = int(after_key) if after_key else 0
-        query = select(paper_events).where(paper_events.c.seq > after).order_by(paper_events.c.seq).limit(1000)
+        query = select(paper_events).where(paper_events.c.seq > after).order_by(paper_events.c.seq).limit(self.events_page)
         with reading(self._engine) as connection:
             return [
                 BrokerEvent(
@@ -217,45 +216,50 @@ class PaperBroker:
             ]  # fmt: skip
 
     @contextmanager
-    def _writing(
-        self, condition: Any | Callable[[Connection], Any], relatives: bool = False, symbols: Collection[str] | None = None
-    ) -> Iterator[Book]:
-        """The book with the orders of `condition`, saved and committed at the end, or not at all.
+    def _writing(self, load: Load, values: Mapping[str, Any], *, positions: bool = True) -> Iterator[Book]:
+        """The book with the orders of `load`, saved and committed at the end, or not at all. positions: are they needed?
 
         The account row is locked first: changes come one after the other, so event numbers become visible in order.
-        relatives: also load the parents and oco groups of the orders found. symbols: whose positions are needed; default: all.
         """
         with self._engine.begin() as connection:
-            account = self._account_row(connection, lock=True)
+            asked = {**values, "account": ACCOUNT_ID}
+            wanted = paper_sql.loaded(load, place_of(connection, paper_orders), positions)
+            found = wanted.read(connection, asked, **paper_sql.taken(connection))
+            if not found["account"]:
+                self._open_account(connection)
+                found = wanted.read(connection, asked, **paper_sql.taken(connection))
+            account = self._checked(found["account"][0])
             book = Book(account.currency, account.cash, connection, splits=account.splits)
-            _load(connection, book, condition(connection) if callable(condition) else condition)
+            book.orders |= {row.client_id: _order(row) for row in found["orders"]}
             trades = {o.request.trade for o in book.orders.values() if o.request.trade}
             if trades:
-                _load(connection, book, paper_orders.c.trade.in_(trades))
-            if relatives and book.orders:
-                _load(connection, book, paper_sql.related(connection, list(book.orders)))
-            held = select(paper_positions)
-            held = held if symbols is None else held.where(paper_positions.c.symbol.in_(symbols))
-            for row in connection.execute(held) if symbols is None or symbols else ():
-                book.positions[row.symbol] = BookPosition(row.quantity, row.average_price, row.last_price, row.last_close_time)
+                for other in connection.execute(select(paper_orders).where(paper_orders.c.trade.in_(trades))):
+                    book.orders.setdefault(other.client_id, _order(other))
+            for held in found.get("positions", ()):
+                book.positions[held.symbol] = BookPosition(
+                    held.quantity, held.average_price, held.last_price, held.last_close_time
+                )
             before = {symbol: _position_values(p) for symbol, p in book.positions.items()}
             yield book
             newest = max((p.last_close_time for p in book.positions.values()), default=account.last_close_time)
             _save(connection, book, before, max(newest, account.last_close_time))
 
-    def _account_row(self, connection: Connection, lock: bool) -> Any:
-        columns = (paper_account, paper_sql.NOT_FLUSHED, paper_sql.SPLITS) if lock else (paper_account,)
-        query = select(*columns).where(paper_account.c.account_id == ACCOUNT_ID)
-        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    def _open_account(self, connection: Connection) -> None:
+        values = {"account_id": ACCOUNT_ID, "currency": self._currency, "cash": self._starting_cash, "last_close_time": 0}
+        connection.execute(insert(paper_account).values(**values).on_conflict_do_nothing())
+
+    def _checked(self, account: Any) -> Any:
+        if account.currency != self._currency:
+            raise BrokerError(f"the paper account is in {account.currency}, the settings say {self._currency}: set them equal")
+        return account
+
+    def _account_row(self, connection: Connection) -> Any:
+        query = select(paper_account).where(paper_account.c.account_id == ACCOUNT_ID)
+        row = connection.execute(query).one_or_none()
         if row is None:
-            values = {
-                "account_id": ACCOUNT_ID, "currency": self._currency, "cash": self._starting_cash, "last_close_time": 0,
-            }  # fmt: skip
-            connection.execute(insert(paper_account).values(**values).on_conflict_do_nothing())
-            row = connection.execute(query.with_for_update() if lock else query).one()
-        if row.currency != self._currency:
-            raise BrokerError(f"the paper account is in {row.currency}, the settings say {self._currency}: set them equal")
-        return row
+            self._open_account(connection)
+            row = connection.execute(query).one()
+        return self._checked(row)
 
     def _reports(self, condition: Any) -> list[OrderReport]:
         query = select(paper_orders).where(condition).order_by(paper_orders.c.created_time, paper_orders.c.client_id)
@@ -274,12 +278,6 @@ def _open_time(bar: BarClose, instrument: Instrument) -> int:
     """When the bar opened: its nominal length before its close, never before its session's open."""
     session_open, _ = calendar(instrument.calendar).bounds(bar.session)
     return max(session_open, bar.close_time - bar.timeframe.minutes * US_PER_MINUTE)
-
-
-def _load(connection: Connection, book: Book, condition: Any) -> None:
-    for row in connection.execute(select(paper_orders).where(condition)):
-        if row.client_id not in book.orders:
-            book.orders[row.client_id] = _order(row)
 
 
 def _order(row: Any) -> BookOrder:

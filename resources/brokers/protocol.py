@@ -149,7 +149,8 @@ class Broker(Protocol):
     def account(self) -> Account: ...
 
     def poll_events(self, after_key: str) -> list[BrokerEvent]:
-        """Events after `after_key` ("" = all), in the broker's order."""
+        """Events after `after_key` ("" = all), in the broker's order; those of a page when there are many. A broker that has an
+        attribute ``events_page`` gives that many while there are more; one without is asked until it has none."""
         ...
 
 

@@ -148,8 +148,10 @@ class FmpClient:
             if self._client is None:
                 for name in ("httpx", "httpcore", "httpcore.http11", "httpcore.connection"):
                     logging.getLogger(name).addFilter(_masked)
-                # A redirect would hand the key to whatever it points to.
-                self._client = httpx.Client(timeout=self._timeout, follow_redirects=False)
+                # A redirect would hand the key to whatever it points to. Reading the certificate authorities takes longer than a
+                # request: only where there is a certificate to check.
+                secured = not self._url.startswith("http://")
+                self._client = httpx.Client(timeout=self._timeout, follow_redirects=False, verify=secured)
             return self._client
 
     def _silenced(self, where: str, retry_after: str, said: str, budget: Budget | None) -> Exception:

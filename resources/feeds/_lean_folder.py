@@ -313,9 +313,7 @@ def _beside(venue: Calendar, later: NDArray[np.intp], lo: int, hi: int) -> NDArr
     return ((before >= lo) & (before <= hi)) | ((after >= lo) & (after <= hi))
 
 
-def _outside(
-    table: Table, close_time: NDArray[np.int64], out: NDArray[np.intp], venue: Calendar, symbol: str
-) -> list[LeftOut]:
+def _outside(table: Table, close_time: NDArray[np.int64], out: NDArray[np.intp], venue: Calendar, symbol: str) -> list[LeftOut]:
     """One line for each run of rows between sessions (pre-open and after-hours bars). out: these rows."""
     if not len(out):
         return []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,15 +56,20 @@ class Codec(Protocol):
     def writer_options(self, kind: str, columns: tuple[str, ...]) -> dict[str, Any]: ...
 
 
-def grids(symbol: str, instruments: dict[str, Instrument]) -> list[tuple[int, int]]:
+def grids(symbol: str, instruments: dict[str, Instrument]) -> Sequence[tuple[int, int]]:
     """(step, digits) of the price grids to try: tick = step / 10**digits, the instrument's own first."""
+    return _grids_from(instruments[symbol].tick_size if symbol in instruments else None)
+
+
+@lru_cache(maxsize=256)
+def _grids_from(tick_size: Decimal | None) -> tuple[tuple[int, int], ...]:
     found = []
-    if symbol in instruments:
-        _, digits, exponent = instruments[symbol].tick_size.normalize().as_tuple()
+    if tick_size is not None:
+        _, digits, exponent = tick_size.normalize().as_tuple()
         step = int("".join(map(str, digits)))
         exponent = int(exponent)
         found.append((step * 10 ** max(0, exponent), max(0, -exponent)))
-    return found + [(1, d) for d in _FALLBACK_DIGITS if (1, d) not in found]
+    return (*found, *((1, d) for d in _FALLBACK_DIGITS if (1, d) not in found))
 
 
 def ticks_of(
@@ -95,7 +101,7 @@ def whole(values: NDArray[np.float64], scale: float = 1.0) -> tuple[str, NDArray
 
 def run_hashes(prefix: str, columns: list[NDArray[Any]], starts: Sequence[int]) -> list[str]:
     """SHA-256 hex digest of ``prefix + row count`` and the columns' bytes, one per run of rows."""
-    return run_digests([f"{prefix}{after - first}".encode() for first, after in pairwise(starts)], columns, starts)
+    return run_digests(prefix.encode(), columns, starts)
 
 
 def same_bits(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:

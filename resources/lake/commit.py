@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -159,12 +160,13 @@ def _whole_part(place: Place, path: str, part: Part) -> Rows:
 
 
 def _entry(new: SymbolRows, part: int, offset: int, meta: tuple[int, ...]) -> SymbolEntry:
-    times, counts = new.rows["close_time"], np.array(new.counts)
-    ends = np.cumsum(counts)
-    # A session without rows has no times: 0. The position is any that there is.
-    held = counts > 0
-    first = np.where(held, times[np.where(held, ends - counts, 0)], 0)
-    last = np.where(held, times[np.where(held, ends - 1, 0)], 0)
+    times, starts = new.rows["close_time"], np.array([0, *accumulate(new.counts)])
+    if 0 in new.counts:  # a session without rows has no times: 0; the position is any that there is
+        held = starts[1:] > starts[:-1]
+        first = np.where(held, times[np.where(held, starts[:-1], 0)], 0)
+        last = np.where(held, times[np.where(held, starts[1:] - 1, 0)], 0)
+    else:
+        first, last = times[starts[:-1]], times[starts[1:] - 1]
     sessions, rows, hashes, masks = tuple(new.sessions), tuple(new.counts), tuple(new.hashes), tuple(new.masks)
     times_of = tuple(first.tolist()), tuple(last.tolist())
     return SymbolEntry(part, offset, meta, sessions, rows, hashes, *times_of, (-1,) * len(sessions), masks if any(masks) else ())

@@ -12,17 +12,20 @@ import ctypes
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import pyarrow as pa
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 _BYTES = 32
+_DIGITS = 20
+"""Of the largest row count there could be."""
 
 
 class _Crypto(NamedTuple):
@@ -77,16 +80,27 @@ def _call(typing_context: Any, function: Any, first: Any, second: Any, third: An
 
 @numba.njit(cache=True, nogil=True)
 def _digests(
-    init: Any, update: Any, final: Any, context: Any, algorithm: Any, heads: Any, columns: Any, widths: Any, starts: Any, out: Any
-) -> Any:
-    """Fill bytes of out, 32 a run: the digest of its head (address, size) and its slice of each column; False: refused."""
-    for run in range(len(heads)):
+    init: Any, update: Any, final: Any, context: Any, algorithm: Any, text: Any, head: Any, size: Any, columns: Any, widths: Any,
+    starts: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Fill bytes of out, 32 a run: the digest of its head (the first `size` bytes of text, at address `head`, and its row count
+    in decimals) and its slice of each column; False: refused. text: room for the digits behind its `size` bytes."""
+    for run in range(len(starts) - 1):
         if _call(init, context, algorithm, 0) != 1:  # type: ignore[call-arg]
-            return False
-        if _call(update, context, heads[run, 0], heads[run, 1]) != 1:
             return False
         first = starts[run]
         rows = starts[run + 1] - first
+        digits = 1
+        rest = rows // 10
+        while rest:
+            digits += 1
+            rest //= 10
+        rest = rows
+        for i in range(digits):
+            text[size + digits - 1 - i] = 48 + rest % 10
+            rest //= 10
+        if _call(update, context, head, size + digits) != 1:
+            return False
         for i in range(len(columns)):
             if _call(update, context, columns[i] + first * widths[i], rows * widths[i]) != 1:
                 return False
@@ -95,39 +109,35 @@ def _digests(
     return True
 
 
-def run_digests(heads: Sequence[bytes], columns: Sequence[NDArray[Any]], starts: Sequence[int]) -> list[str]:
-    """SHA-256 hex digest of each run: its head's bytes, then rows [starts[i], starts[i+1]) of each column.
+def run_digests(prefix: bytes, columns: Sequence[NDArray[Any]], starts: Sequence[int]) -> list[str]:
+    """SHA-256 hex digest of each run: `prefix`, its row count in decimals, rows [starts[i], starts[i+1]) of each column.
 
     columns: one-dimensional and contiguous, all of one length.
     """
-    if len(starts) != len(heads) + 1 or any(a > b for a, b in pairwise(starts)) or starts[0] < 0:
-        raise AssertionError(f"{len(heads)} heads for runs {starts[0]} .. {starts[-1]}")
+    if starts[0] < 0 or list(starts) != sorted(starts):
+        raise AssertionError(f"runs {starts[0]} .. {starts[-1]} do not ascend")
     if any(not c.flags.c_contiguous or c.ndim != 1 or len(c) < starts[-1] for c in columns):
         raise AssertionError("columns to be hashed must be contiguous and reach the last run's end")
-    if not heads:
+    if len(starts) == 1:
         return []
-    return _together(heads, columns, starts) or _one_by_one(heads, columns, starts)
+    return _together(prefix, columns, starts) or _one_by_one(prefix, columns, starts)
 
 
-def _together(heads: Sequence[bytes], columns: Sequence[NDArray[Any]], starts: Sequence[int]) -> list[str] | None:
+def _together(prefix: bytes, columns: Sequence[NDArray[Any]], starts: Sequence[int]) -> list[str] | None:
     crypto = _crypto()
     if crypto is None:
         return None
-    text = b"".join(heads)
-    held = np.frombuffer(text, np.uint8)
-    sizes = [len(head) for head in heads]
-    offsets = [0, *accumulate(sizes)][:-1]
-    where = np.array([(_address(held) + offset, size) for offset, size in zip(offsets, sizes, strict=True)], np.int64)
+    text = np.frombuffer(bytearray(prefix + bytes(_DIGITS)), np.uint8)
     addresses = np.array([_address(column) for column in columns], np.int64)
     widths = np.array([column.itemsize for column in columns], np.int64)
-    out = np.empty(len(heads) * _BYTES, np.uint8)
+    out = np.empty((len(starts) - 1) * _BYTES, np.uint8)
     context = crypto.new()
     if not context:
         return None
     try:
         done = _digests(  # type: ignore[call-arg]
-            crypto.init, crypto.update, crypto.final, context, crypto.algorithm, where.reshape(-1, 2), addresses, widths,
-            np.array(starts, np.int64), _address(out),
+            crypto.init, crypto.update, crypto.final, context, crypto.algorithm, text, _address(text), len(prefix), addresses,
+            widths, np.array(starts, np.int64), _address(out),
         )  # fmt: skip
     finally:
         crypto.free(context)
@@ -138,14 +148,14 @@ def _together(heads: Sequence[bytes], columns: Sequence[NDArray[Any]], starts: S
 
 
 def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
+    return int(pa.py_buffer(array).address)  # a quarter of what numpy takes to say it
 
 
-def _one_by_one(heads: Sequence[bytes], columns: Sequence[NDArray[Any]], starts: Sequence[int]) -> list[str]:
+def _one_by_one(prefix: bytes, columns: Sequence[NDArray[Any]], starts: Sequence[int]) -> list[str]:
     """The same by hashlib."""
     out = []
-    for head, (first, after) in zip(heads, pairwise(starts), strict=True):
-        digest = hashlib.sha256(head)
+    for first, after in pairwise(starts):
+        digest = hashlib.sha256(prefix + str(after - first).encode())
         for column in columns:
             digest.update(column[first:after].data)
         out.append(digest.hexdigest())

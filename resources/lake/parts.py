@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import groupby, pairwise
 from threading import Lock
 from typing import Any
 
@@ -56,15 +57,16 @@ def write_part(
     kinds = {name: (pa.from_numpy_dtype(dtype), dtype) for name, dtype in types.items()}
     fields += [pa.field(name, kind, nullable=False) for name, (kind, _) in kinds.items()]
     schema = pa.schema(fields)
-    # All made before the first is written: between two of them the processor's cache has forgotten how.
+    # All made before the first is written: between two of them the processor's cache has forgotten how. Those of one length
+    # (a month of full sessions) are handed over in one call, during which other threads have the interpreter.
     tables = [_table(group, schema, kinds, index_type) for group in row_groups]
     with storage.create(path) as file:
         with pq.ParquetWriter(
             file, schema, use_dictionary=["symbol"], write_statistics=STATISTICS, write_page_checksum=True, store_schema=False,
             write_batch_size=WIDEST_GROUP_ROWS, **options,
         ) as writer:  # fmt: skip
-            for table in tables:
-                writer.write_table(table, row_group_size=len(table))
+            for rows, alike in groupby(tables, len):
+                writer.write_table(pa.concat_tables(alike), row_group_size=rows)
             if note:
                 writer.add_key_value_metadata(note)
         size = file.tell()
@@ -74,11 +76,20 @@ def write_part(
 def _table(group: Sequence[Piece], schema: pa.Schema, kinds: _Kinds, index_type: np.dtype[Any]) -> pa.Table:
     """The rows of one row group."""
     # A dictionary of their own: statistics over one shared dictionary cost more than all other columns.
-    index = np.repeat(np.arange(len(group), dtype=index_type), [p.rows for p in group])
+    if len(group) == 1:
+        index = _zeros(index_type).slice(0, group[0].rows)
+    else:
+        index = pa.array(np.repeat(np.arange(len(group), dtype=index_type), [p.rows for p in group]))
     known = pa.array([p.symbol for p in group], pa.string())
-    names = pa.DictionaryArray.from_arrays(pa.array(index), known, safe=False)
+    names = pa.DictionaryArray.from_arrays(index, known, safe=False)
     columns = [names, *(_joined([p.arrays[name] for p in group], *kind) for name, kind in kinds.items())]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+@lru_cache(maxsize=2)
+def _zeros(kind: np.dtype[Any]) -> pa.Array:
+    """What the index of a row group of one symbol is a piece of."""
+    return pa.array(np.zeros(WIDEST_GROUP_ROWS, kind))
 
 
 def _joined(arrays: list[NDArray[Any]], kind: pa.DataType, dtype: np.dtype[Any]) -> pa.Array:

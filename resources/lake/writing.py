@@ -19,7 +19,7 @@ from resources.lake.model import Partition
 from resources.lake.periods import DatasetName
 from resources.lake.reading import LakeReader
 from resources.lake.rows import Sessions, mask_of, merge_closes, replaced_by, replaced_rows, stored, until, without_sessions
-from resources.lake.select import held_of, in_order
+from resources.lake.select import of_manifest
 from resources.lake.steps import step
 from resources.lake.superseded import Replaced
 from trading.instruments import Instrument
@@ -93,7 +93,7 @@ class LakeWriter:
             new = {s: Sessions.of(place.codec, s, r, tag) for s, r in {**empty, **by_period[period]}.items()}
             held = self.exclusively(name, period, lambda: self._replace(place, name, period, new, lo, hi, writes))
             # Told here, while others hash and write: in one go at the end nobody else would have anything to do.
-            return in_order(held_of([held], data, start, end)) if held is not None else []
+            return of_manifest(held, data, start, end) if held is not None else []
 
         return [p for found in _run_all(one, sorted(by_period)) for p in found]
 

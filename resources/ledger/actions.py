@@ -77,15 +77,22 @@ def confirmed_actions(connection: Connection) -> list[CorporateAction]:
     ]  # fmt: skip
 
 
+_APPLIED = a.action_applications.c
+APPLIED = (
+    select(_APPLIED.symbol, _APPLIED.session, _APPLIED.factor, _APPLIED.content["kind"].as_string().label("kind"))
+    .where(_APPLIED.factor.is_not(None), _APPLIED.state.in_(["adjusted", "done"]))
+    .order_by(_APPLIED.session)
+)
+"""Select of the splits and spin-offs the desk has applied; its rows are for `splits_of`."""
+
+
 def applied_splits(connection: Connection) -> dict[str, list[SplitAt]]:
     """Splits and spin-offs the desk has applied, by symbol, ascending."""
+    return splits_of(connection.execute(APPLIED))
+
+
+def splits_of(rows: Iterable[Any]) -> dict[str, list[SplitAt]]:
     found: dict[str, list[SplitAt]] = {}
-    c = a.action_applications.c
-    rows = connection.execute(
-        select(c.symbol, c.session, c.factor, c.content["kind"].as_string().label("kind"))
-        .where(c.factor.is_not(None), c.state.in_(["adjusted", "done"]))
-        .order_by(c.session)
-    )
     for row in rows:
         found.setdefault(row.symbol, []).append(_step(row))
     return found
@@ -96,11 +103,12 @@ def _step(row: Any) -> SplitAt:
 
 
 def in_todays_units(
-    evaluables: Mapping[str, Evaluable], connection: Connection, finer: Finer | None = None
-) -> dict[str, Evaluable]:
+    evaluables: Mapping[str, Evaluable], connection: Connection, finer: Finer | None = None,
+    splits: Mapping[str, list[SplitAt]] | None = None,
+) -> dict[str, Evaluable]:  # fmt: skip
     """`evaluables` by name, those of split symbols wrapped (trading/price_units.py). finer: what weekly bars across a split
-    are made of."""
-    splits = applied_splits(connection)
+    are made of. splits: those applied; default: read from the ledger."""
+    splits = applied_splits(connection) if splits is None else splits
     if not splits:
         return dict(evaluables)
     c, p = a.action_applications.c, a.plan_levels.c

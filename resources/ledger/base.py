@@ -9,9 +9,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, Table, TextClause, create_engine, event, select, text
+from sqlalchemy import (
+    Connection,
+    Dialect,
+    Engine,
+    Float,
+    Select,
+    Table,
+    TextClause,
+    create_engine,
+    event,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InvalidatePoolError
@@ -26,6 +42,11 @@ BOOK_KEY = "(:key + CASE current_schema() WHEN 'public' THEN 0 ELSE hashtext(cur
 
 _RESTED_SECONDS = 1.0
 _USED = "used_monotonic"
+_WATCHED: WeakKeyDictionary[Any, select_module.poll] = WeakKeyDictionary()
+"""What looks at a connection's socket."""
+_READS: WeakKeyDictionary[Dialect, Engine] = WeakKeyDictionary()
+"""For an engine's reads (by its dialect, which it shares with engines of other options): connections that never begin a
+transaction. One of the others told so for each read, and told back, costs twice as much as the read."""
 
 
 class LedgerConflict(Exception):
@@ -38,24 +59,52 @@ def connect(url: str, *, pool_size: int = 5) -> Engine:
     The one used last is used first: a desk at work stays on one connection, whose server process knows its tables.
     """
     own = make_url(url).query.get("options", "")  # the search path of a book beside the main one (resources/ledger/books.py)
-    engine = create_engine(
-        url,
-        pool_size=pool_size,
-        pool_use_lifo=True,
-        max_overflow=10,
-        pool_timeout=10,
-        executemany_mode="values_plus_batch",  # many rows changed in one round trip
-        connect_args={
+    args: dict[str, Any] = {
+        "pool_size": pool_size,
+        "pool_use_lifo": True,
+        "max_overflow": 10,
+        "pool_timeout": 10,
+        "executemany_mode": "values_plus_batch",  # many rows changed in one round trip
+        "connect_args": {
             "connect_timeout": 5,
             "application_name": "tapeline",
             "keepalives_idle": 30,
             "options": f"-c timezone=UTC -c lock_timeout=20s {own}".strip(),
         },
-    )
-    event.listen(engine, "checkout", _test)
-    event.listen(engine, "checkin", _note_use)
+    }
     # The paper broker names the schema of its tables itself.
-    return engine.execution_options(schema_translate_map={"paper": "paper_book_broker"}) if own else engine
+    options: dict[str, Any] = {"schema_translate_map": {"paper": "paper_book_broker"}} if own else {}
+    engine = create_engine(url, **args)
+    reads = create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **args)  # there is nothing to take back
+    for one in (engine, reads):
+        event.listen(one, "checkout", _test)
+        event.listen(one, "checkin", _note_use)
+        event.listen(one, "before_cursor_execute", _with_first, retval=True)
+    event.listen(engine, "engine_disposed", lambda _: reads.dispose())
+    _READS[engine.dialect] = reads.execution_options(**options) if options else reads
+    return engine.execution_options(**options) if options else engine
+
+
+def engines_of(engine: Engine) -> tuple[Engine, ...]:
+    """What an engine made by `connect` connects with: itself, and what its reads go by. For listeners."""
+    return engine, *([_READS[engine.dialect]] if engine.dialect in _READS else [])
+
+
+def _with_first(_connection: Any, _cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> tuple[str, Any]:
+    """The statement with what its execution option `first` asks to be done before it (see `at_once`)."""
+    first = context.execution_options.get("first", "") if context is not None else ""
+    if first and many:
+        raise ValueError("a statement that is executed once per row has no other before it")
+    return f"{first}; {statement}" if first else statement, parameters
+
+
+def at_once(first: str) -> dict[str, dict[str, str]]:
+    """Execution options of a statement that goes to the server together with `first`, SQL without parameters, which is done
+    before it: one round trip. The statement sees what was committed until `first` was done: a lock that is taken so covers it.
+
+    Only for a ledger engine made by `connect`, and not for what is executed once per row (ValueError).
+    """
+    return {"execution_options": {"first": first}}
 
 
 def _test(dbapi_connection: Any, record: Any, _: Any) -> None:
@@ -78,8 +127,10 @@ def _test(dbapi_connection: Any, record: Any, _: Any) -> None:
 def _told_something(dbapi_connection: Any) -> bool:
     if dbapi_connection.closed:
         return True
-    watched = select_module.poll()
-    watched.register(dbapi_connection.fileno(), select_module.POLLIN)
+    watched = _WATCHED.get(dbapi_connection)
+    if watched is None:
+        watched = _WATCHED[dbapi_connection] = select_module.poll()
+        watched.register(dbapi_connection.fileno(), select_module.POLLIN)
     return bool(watched.poll(0))
 
 
@@ -90,6 +141,11 @@ def _note_use(dbapi_connection: Any, record: Any) -> None:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection for reads that each stand for themselves: no transaction is begun or ended for them."""
+    reads = _READS.get(engine.dialect)
+    if reads is not None:
+        with reads.connect() as connection:
+            yield connection
+        return
     with engine.connect() as connection:
         yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -97,6 +153,35 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def now_us() -> int:
     """Real clock, UTC us."""
     return time.time_ns() // 1000
+
+
+class Gather:
+    """Several selects whose rows are read in one round trip, as one moment has them.
+
+    selects: by name; a column keeps its name, and its value comes as JSON has it (numbers exact, NULL is None, no bytes or
+    times). Rows keep the order of their select.
+    """
+
+    def __init__(self, **selects: Select[Any]) -> None:
+        self.names = tuple(selects)
+        self._floats = [[c.name for c in one.selected_columns if isinstance(c.type, Float)] for one in selects.values()]
+        self._statement = select(*(
+            select(func.coalesce(func.json_agg(literal_column(name)), literal_column("CAST('[]' AS json)")))
+            .select_from(one.subquery(name))
+            .scalar_subquery()
+            .label(f"all_{name}")
+            for name, one in selects.items()
+        ))  # fmt: skip
+
+    def read(self, connection: Connection, values: Row, **options: Any) -> dict[str, list[SimpleNamespace]]:
+        """The rows of each select with these values of its parameters. options: of the execution (`at_once`)."""
+        found = connection.execute(self._statement, values, **options).one()
+        for rows, floats in zip(found, self._floats, strict=True):
+            for row in rows:
+                for name in floats:  # JSON writes a whole one without a point
+                    if row[name] is not None:
+                        row[name] = float(row[name])
+        return {name: [SimpleNamespace(**row) for row in rows] for name, rows in zip(self.names, found, strict=True)}
 
 
 class LedgerBase:
@@ -169,29 +254,45 @@ class Insert:
     replacing: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Rows of one table, each named once by its `key` columns, with new values for `write_together`."""
+
+    table: Table
+    rows: Sequence[Row]
+    key: Sequence[str]
+
+
 def insert_together(connection: Connection, parts: Sequence[Insert], last: str, values: Row) -> None:
     """Several `insert_many`, and `last` (SQL with its `values`), in one round trip. None of them sees what another wrote."""
+    _write_together(connection, parts, last, values)
+
+
+def write_together(connection: Connection, parts: Sequence[Insert | Update]) -> None:
+    """Several `insert_many` and `update_many` in one round trip. None of them sees what another wrote: no row is named twice."""
+    if any(part.rows for part in parts):
+        _write_together(connection, parts, "SELECT 1", {})
+
+
+def _write_together(connection: Connection, parts: Sequence[Insert | Update], last: str, values: Row) -> None:
     made = [part for part in parts if part.rows]
-    shapes = tuple((p.table, place_of(connection, p.table), tuple(p.rows[0]), tuple(p.replacing)) for p in made)
+    shapes = tuple(
+        (p.table, place_of(connection, p.table), tuple(p.rows[0]), tuple(p.replacing if isinstance(p, Insert) else p.key),
+         isinstance(p, Insert))
+        for p in made
+    )  # fmt: skip
     told = {f"told{n}": _told(part.rows) for n, part in enumerate(made)}
-    connection.execute(_insert_together(shapes, last), {**told, **values})
-
-
-def update_together(
-    connection: Connection, parts: Sequence[Insert], table: Table, rows: Sequence[Row], *, key: Sequence[str]
-) -> None:
-    """Several `insert_many`, and one `update_many`, in one round trip."""
-    update = _update(place_of(connection, table), tuple(rows[0]), tuple(key), "changed")
-    insert_together(connection, parts, update, {"changed": _told(rows)})
+    connection.execute(_together(shapes, last), {**told, **values})
 
 
 @lru_cache(256)
-def _insert_together(shapes: tuple[tuple[Table, str, tuple[str, ...], tuple[str, ...]], ...], last: str) -> TextClause:
+def _together(shapes: tuple[tuple[Table, str, tuple[str, ...], tuple[str, ...], bool], ...], last: str) -> TextClause:
     parts = [
-        f"part{n} AS ({_insertion(table, place, names, replacing, '', f'told{n}')})"
-        for n, (table, place, names, replacing) in enumerate(shapes)
+        _insertion(table, place, names, more, "", f"told{n}") if new else _update(place, names, more, f"told{n}")
+        for n, (table, place, names, more, new) in enumerate(shapes)
     ]
-    return text(f"WITH {', '.join(parts)} {last}" if parts else last)
+    named = ", ".join(f"part{n} AS ({part})" for n, part in enumerate(parts))
+    return text(f"WITH {named} {last}" if parts else last)
 
 
 @lru_cache(256)

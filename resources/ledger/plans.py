@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func, select, text, union
+from sqlalchemy import Connection, Engine, Select, func, select, text, union
 from sqlalchemy.dialects.postgresql import insert
 
 from resources.ledger import audit
@@ -61,7 +61,17 @@ def has_ended(connection: Connection, name: str) -> bool:
 
 def states(connection: Connection) -> dict[str, PlanState]:
     """Every plan that was ever armed, by name."""
-    rows = connection.execute(select(p.plan_states).order_by(p.plan_states.c.plan))
+    return of_rows(connection.execute(states_where()))
+
+
+def states_where(*only: str) -> Select[Any]:
+    """Select of plans that were ever armed (those in these states), by name; its rows are for `of_rows`."""
+    chosen = select(p.plan_states).order_by(p.plan_states.c.plan)
+    return chosen.where(p.plan_states.c.state.in_(only)) if only else chosen
+
+
+def of_rows(rows: Iterable[Any]) -> dict[str, PlanState]:
+    """Plan states by name."""
     return {
         r.plan: PlanState(r.plan, r.revision, r.symbol, r.direction, r.state, r.trade_id, r.reason, r.problem, r.since_time)
         for r in rows

@@ -289,6 +289,12 @@ paper_orders = Table(
     Column("updated_time", BigInteger, nullable=False),
     Index("paper_orders_by_state", "state"),
     Index("paper_orders_by_trade", "trade", postgresql_where=text("trade <> ''")),
+    Index("paper_orders_by_group", "oco_group", postgresql_where=text("oco_group <> ''")),
+    Index("paper_orders_by_parent", "parent_client_id", postgresql_where=text("parent_client_id <> ''")),
+    Index(
+        "paper_orders_working", "symbol",
+        postgresql_where=text("state NOT IN ('canceled', 'denied', 'expired', 'filled', 'rejected')"),
+    ),
     schema=PAPER_SCHEMA,
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from resources.dagster_resources import ConfigFilesResource, LedgerResource
 from resources.feeds.protocol import Capabilities
 from resources.lake import Lake
 from resources.ledger import audit
+from resources.ledger.changes import changes
 from resources.ledger.store import Ledger
 from resources.quarantine import Quarantine, QuarantineError
 from resources.settings import Settings
@@ -192,6 +193,24 @@ def test_a_repaired_row_enters_with_the_values_given_and_again_on_every_later_in
     judged(ledger, lake)
     assert gate_checks(ledger, lake) == set()
     assert only(ledger, "repaired")["id"] == row["id"]
+
+
+def test_a_change_by_an_operator_s_decision_names_the_operator_and_the_reason(source: Source, lake: Lake, ledger: Ledger) -> None:
+    source.told = changed(low=-1.0)
+    ingest(lake, ledger)
+    judged(ledger, lake)
+    row = only(ledger)
+    Quarantine(ledger.engine).resolve("repair", [str(row["id"])], who="ann", why="digit lost", given={"low": 1.1})
+    judged(ledger, lake)
+    found = {c.dataset: c.reason for c in changes(ledger.engine, session=DAY.isoformat())}
+    said = "repaired by ann: digit lost (row of 2017-12-27T12:00:00Z), ingested from "
+    assert found["bars_1h"] == f"{said}sample_forex"
+    assert found["bars_4h"] == found["bars_1d"] == f"{said}derived:bars_1h"
+
+    source.told = lambda bars: changed(low=-1.0)(replace(bars, high=bars.high + 0.0001))
+    ingest(lake, ledger, DAY)
+    newest = changes(ledger.engine, session=DAY.isoformat(), dataset="bars_1h")[0]
+    assert newest.reason == "ingested from sample_forex", "the vendor changed the session after the operator had"
 
 
 def test_a_discarded_row_stays_out_and_leaves_a_gap(source: Source, lake: Lake, ledger: Ledger) -> None:

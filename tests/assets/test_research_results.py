@@ -15,6 +15,7 @@ import pytest
 from assets import research, research_checks, research_results, research_run, trade_lane
 from assets.replay_check import newest_session, replay
 from assets.research_compare import compare_revisions
+from assets.research_figures import percent
 from resources.config import load_config
 from resources.dagster_resources import resource_definitions
 from resources.lake import Lake
@@ -55,6 +56,12 @@ def deep(sample: tuple[Settings, Lake]) -> dg.ExecuteInProcessResult:
     result = materialise([*research_results.LIGHT], strategies=[NAME, OTHER], paths=200, random_seeds=4)
     assert result.success
     return result
+
+
+def test_a_figure_that_is_nothing_has_no_sign() -> None:
+    assert [percent(x) for x in (0.0, -0.0, -1e-6, 1e-6, 0.01, -0.01, float("nan"))] == [
+        "0.00 %", "0.00 %", "0.00 %", "0.00 %", "+1.00 %", "-1.00 %", "–",
+    ]  # fmt: skip
 
 
 def shown(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:

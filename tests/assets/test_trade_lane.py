@@ -18,6 +18,7 @@ from resources.config import Config, load_config
 from resources.dagster_resources import ConfigFilesResource, DeskResource, LakeResource, LedgerResource
 from resources.desk_client import DecisionReceipt, DeskUnavailable
 from resources.lake import Lake
+from resources.ledger.base import engines_of
 from resources.ledger.store import Ledger, VerdictRow
 from tests.assets.sample_lake import fill, installation
 from trading.bars import Bars, concat
@@ -273,7 +274,8 @@ def test_the_rehearsal_of_a_close_writes_nothing_and_leaves_nothing_to_read(
     ledger.record_close(close_time, SESSION, {"1h": ["EURUSD"]}, emitted_wall=1, stored_wall=2)
     ledger.insert_signals([signal], session=SESSION, code_revision="c", run_id="r")
     written: list[str] = []
-    event.listen(ledger.engine, "before_cursor_execute", lambda *told: written.append(told[2].split()[0]))
+    for engine in engines_of(ledger.engine):
+        event.listen(engine, "before_cursor_execute", lambda *told: written.append(told[2].split()[0]))
     for resource, method, answer in (
         (ConfigFilesResource, "load", config), (LakeResource, "lake", lake), (LedgerResource, "ledger", ledger),
         (DeskResource, "client", nobody),

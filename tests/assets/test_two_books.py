@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,10 @@ from resources.ledger import audit, books
 from resources.ledger.store import Ledger
 from resources.ports import free_port
 from resources.secrets import read_secret
-from resources.settings import ROOT
-from tests.desk.running import STRATEGY, UNIVERSE, Installation, MakeInstallation, history, install
+from tests.desk.running import STRATEGY, UNIVERSE, Installation, MakeInstallation, fork_desk, history, install
 from tests.doubles.account_broker import NAME
 from tests.doubles.account_desk import at_the_account
+from tests.faults.zygote import Child
 
 CLOSES = 3
 
@@ -40,16 +38,16 @@ class TwoDesks:
         books.ensure_book(at.ledger.engine)
         self.settings = at_the_account(at.settings)
         self.books = books_of(at.ledger, self.settings)
-        self.processes = [self._start("tests.doubles.account_desk"), self._start("desk", TAPELINE_BOOK="paper")]
+        account = self._start("tests.doubles.account_desk:main")
+        self.processes = [account, self._start("desk.__main__:main", TAPELINE_BOOK="paper")]
         at.processes += self.processes
         for book in self.books:
             at.wait_for(lambda book=book: self.client(book).health()["status"] == "ok")
 
-    def _start(self, module: str, **more: str) -> subprocess.Popen[bytes]:
+    def _start(self, main: str, **more: str) -> Child:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("TAPELINE_")}
-        with (self.at.room / f"desk-{module}.log").open("wb") as log:
-            command = [sys.executable, "-m", module]
-            return subprocess.Popen(command, cwd=ROOT, env={**kept, **self.at.environment, **more}, stdout=log, stderr=log)
+        log = self.at.room / f"desk-{main.partition(':')[0]}.log"
+        return fork_desk(main, {**kept, **self.at.environment, **more}, log)
 
     def client(self, book: Any) -> DeskClient:
         token = book.settings.token_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import event
 
 from assets.verdict_book import VerdictBook
+from resources.ledger.base import engines_of
 from resources.ledger.store import Ledger, VerdictRow
 from trading.signals import PartitionRef
 
@@ -37,7 +38,8 @@ def test_each_signal_is_told_what_the_ledger_says_of_its_partitions(ledger: Ledg
 def test_all_signals_cost_as_many_questions_as_one(ledger: Ledger) -> None:
     _put(ledger, A, B)
     asked: list[str] = []
-    event.listen(ledger.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    for engine in engines_of(ledger.engine):
+        event.listen(engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
     ledger.verdicts([A])
     alone = len(asked)
     book = VerdictBook(ledger, [_Signal(A), _Signal(B)])  # type: ignore[list-item]

@@ -93,6 +93,13 @@ DESK_MODULES = ("desk.__main__", "desk.app", "resources.logs")
 """What a desk imports, at its start and later."""
 
 
+def fork_desk(main: str, environment: Mapping[str, str], log: Path) -> Child:
+    """A process that runs the ``module:function`` `main` of a desk, forked from one that has imported what a desk needs."""
+    if not zygote().did(_PREPARE):
+        zygote().call(_PREPARE, *DESK_MODULES)
+    return zygote().spawn(main, env=environment, cwd=ROOT, log=log)
+
+
 @dataclass(frozen=True)
 class History:
     """What every installation starts with: a lake and a ledger that hold everything before the live day."""
@@ -229,9 +236,7 @@ class Installation:
             with log.open("wb") as sink:
                 process = subprocess.Popen([sys.executable, "-m", "desk"], cwd=ROOT, env=environment, stdout=sink, stderr=sink)
         else:
-            if not zygote().did(_PREPARE):
-                zygote().call(_PREPARE, *DESK_MODULES)
-            process = zygote().spawn("desk.__main__:main", env=environment, cwd=ROOT, log=log)
+            process = fork_desk("desk.__main__:main", environment, log)
         self.processes.append(process)
         if wait:
             self.wait_for(lambda: self.client().health()["status"] == "ok", process)

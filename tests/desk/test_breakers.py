@@ -38,44 +38,47 @@ def ready(own: Limits, quantity: float = 20_000.0, peak: float = CASH) -> Breake
 class TestPrices:
     def test_the_price_at_which_the_days_loss_is_reached_trips_and_not_the_one_before(self) -> None:
         own = ready(limits(daily_loss=DailyLoss(amount=1_000)))
-        assert own.on_price("EURUSD", 1.1501, 1) is None
-        trip = own.on_price("EURUSD", 1.15, 2)
+        assert own.on_price("EURUSD", 1.1501, 1) == ()
+        (trip,) = own.on_price("EURUSD", 1.15, 2)
         assert trip == Trip("DAILY_LOSS", HaltLevel.REDUCE_ONLY, "desk", "DAILY_LOSS: pnl=-1000.00")
 
     def test_the_tighter_of_amount_and_percent_counts(self) -> None:
         own = ready(limits(daily_loss=DailyLoss(amount=1_000, percent=0.5)))
-        trip = own.on_price("EURUSD", 1.175, 1)
-        assert trip is not None
+        (trip,) = own.on_price("EURUSD", 1.175, 1)
         assert trip.code == "DAILY_LOSS"
 
     def test_a_short_loses_when_the_price_rises(self) -> None:
         own = ready(limits(daily_loss=DailyLoss(amount=1_000)), -20_000.0)
-        assert own.on_price("EURUSD", 1.15, 1) is None
-        assert own.on_price("EURUSD", 1.2501, 2) is not None
+        assert own.on_price("EURUSD", 1.15, 1) == ()
+        assert len(own.on_price("EURUSD", 1.2501, 2)) == 1
 
     def test_the_fall_is_measured_from_the_highest_price_seen(self) -> None:
         own = ready(limits(daily_loss=DailyLoss(amount=1e9), drawdown=Drawdown(percent=1.0, then="flatten")))
-        assert own.on_price("EURUSD", 1.25, 1) is None  # +1000: the new peak is 101000
-        assert own.on_price("EURUSD", 1.2, 2) is None  # -0.99 %
-        trip = own.on_price("EURUSD", 1.1994, 3)
-        assert trip is not None
+        assert own.on_price("EURUSD", 1.25, 1) == ()  # +1000: the new peak is 101000
+        assert own.on_price("EURUSD", 1.2, 2) == ()  # -0.99 %
+        (trip,) = own.on_price("EURUSD", 1.1994, 3)
         assert (trip.code, trip.level) == ("DRAWDOWN", HaltLevel.FLATTEN)
+
+    def test_a_fall_that_asks_for_more_is_not_hidden_behind_a_days_loss(self) -> None:
+        own = ready(limits(daily_loss=DailyLoss(amount=1_000), drawdown=Drawdown(percent=1.0, then="flatten")))
+        assert [(t.code, t.level) for t in own.on_price("EURUSD", 1.15, 1)] == [
+            ("DAILY_LOSS", HaltLevel.REDUCE_ONLY), ("DRAWDOWN", HaltLevel.FLATTEN),
+        ]  # fmt: skip
 
     def test_an_abnormal_move_halts_its_instrument_only_within_the_time(self) -> None:
         own = ready(
             limits(circuit_breaker=CircuitBreaker(percent=2, minutes=5, pause_minutes=30), daily_loss=DailyLoss(amount=1e9))
         )
-        assert own.on_price("GBPUSD", 1.0, 0) is None
-        assert own.on_price("GBPUSD", 1.019, 5 * MINUTE) is None
-        assert own.on_price("GBPUSD", 1.03, 11 * MINUTE) is None  # 3 % since the first, which is long gone
-        trip = own.on_price("GBPUSD", 1.009, 12 * MINUTE)
-        assert trip is not None
+        assert own.on_price("GBPUSD", 1.0, 0) == ()
+        assert own.on_price("GBPUSD", 1.019, 5 * MINUTE) == ()
+        assert own.on_price("GBPUSD", 1.03, 11 * MINUTE) == ()  # 3 % since the first, which is long gone
+        (trip,) = own.on_price("GBPUSD", 1.009, 12 * MINUTE)
         assert (trip.code, trip.scope, trip.level) == ("CIRCUIT_BREAKER", "instrument:GBPUSD", HaltLevel.REDUCE_ONLY)
 
     @pytest.mark.parametrize("price", [math.nan, math.inf, 0.0, -1.0])
     def test_what_is_no_price_changes_nothing(self, price: float) -> None:
         own = ready(limits(daily_loss=DailyLoss(amount=1_000)))
-        assert own.on_price("EURUSD", price, 1) is None
+        assert own.on_price("EURUSD", price, 1) == ()
         assert own.equity == CASH
 
     @settings(max_examples=200)
@@ -89,11 +92,11 @@ class TestPrices:
         last = {"EURUSD": 1.2, "GBPUSD": 1.2}
         for n, (symbol, ticks) in enumerate(told):
             last[symbol] = ticks / 10_000
-            trip = own.on_price(symbol, last[symbol], n)
+            trips = own.on_price(symbol, last[symbol], n)
             equity = CASH + 300 * (last["EURUSD"] - 1.2) - 400 * (last["GBPUSD"] - 1.2)
             assert own.equity == pytest.approx(equity, abs=1e-6)
             if abs(equity - (CASH - 50)) > 1e-6:
-                assert (trip is not None) == (equity < CASH - 50)
+                assert bool(trips) == (equity < CASH - 50)
 
     @settings(max_examples=200)
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(900, 1100)), min_size=1, max_size=40))
@@ -130,8 +133,7 @@ class TestLatch:
     def test_a_price_between_bars_ends_new_risk_until_resumed(self, desk: Desk) -> None:
         hold(desk)
         pending = desk.submit(1, "revert", "GBPUSD")
-        trip = desk.router.on_price("EURUSD", 1.149, hour(1) + 1)
-        assert trip is not None
+        (trip,) = desk.router.on_price("EURUSD", 1.149, hour(1) + 1)
         assert desk.router.trip(trip) is True
         assert desk.router.trip(trip) is False
         assert (halt(desk).level, halt(desk).reason) == (HaltLevel.REDUCE_ONLY, f"DAILY_LOSS: pnl=-1020.00 session={SESSION}")
@@ -143,8 +145,7 @@ class TestLatch:
 
     def test_flatten_closes_what_is_open(self, desk: Desk) -> None:
         hold(desk, drawdown=Drawdown(percent=1.0, then="flatten"))
-        trip = desk.router.on_price("EURUSD", 1.149, hour(1) + 1)
-        assert trip is not None
+        assert len(desk.router.on_price("EURUSD", 1.149, hour(1) + 1)) == 1
         drawdown = Trip(breakers.DRAWDOWN, HaltLevel.FLATTEN, "desk", "DRAWDOWN: fall=1.02%")
         assert desk.router.trip(drawdown)
         desk.close(2)
@@ -168,8 +169,7 @@ class TestLatch:
         desk.router.check_daily_loss()
         desk.close(2, bar("EURUSD", 2, 1.2, 1.2, 1.2, 1.2), bar("GBPUSD", 2, 1.2, 1.2, 1.2, 1.2))
         desk.router.on_price("EURUSD", 1.2, hour(2) + 1)
-        trip = desk.router.on_price("EURUSD", 1.23, hour(2) + 2)
-        assert trip is not None
+        (trip,) = desk.router.on_price("EURUSD", 1.23, hour(2) + 2)
         assert desk.router.trip(trip)
         assert desk.submit(2, "idea").refusal == "HALTED: scope=instrument symbol=EURUSD"
         assert not desk.submit(2, "idea", "GBPUSD").refusal.startswith("HALTED")
@@ -180,8 +180,7 @@ class TestLatch:
 
     def test_trips_and_their_lifting_are_audited(self, desk: Desk) -> None:
         hold(desk)
-        trip = desk.router.on_price("EURUSD", 1.149, hour(1) + 1)
-        assert trip is not None
+        (trip,) = desk.router.on_price("EURUSD", 1.149, hour(1) + 1)
         desk.router.trip(trip)
         desk.router.resume("desk", "looked at it", "ana")
         with desk.engine.connect() as connection:

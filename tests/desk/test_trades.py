@@ -12,6 +12,7 @@ from sqlalchemy import Engine, event, text
 
 from desk import events, store, trades
 from resources.ledger import audit
+from resources.ledger.base import engines_of
 from resources.ledger.store import connect
 from tests.desk.kit import LIMITS, Desk, bar, hour
 from trading.costs import Costs
@@ -44,9 +45,11 @@ def statements(engine: Engine) -> Iterator[list[str]]:
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         seen.append(statement)
 
-    event.listen(engine, "before_cursor_execute", note)
+    for one in engines_of(engine):
+        event.listen(one, "before_cursor_execute", note)
     yield seen
-    event.remove(engine, "before_cursor_execute", note)
+    for one in engines_of(engine):
+        event.remove(one, "before_cursor_execute", note)
 
 
 def one_by_one(engine: Engine) -> tuple[dict[str, float], dict[str, list[str]]]:

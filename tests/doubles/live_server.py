@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from resources.feeds.protocol import BarClose, Capabilities, FeedError, Heartbeat, LiveEvent, MalformedData
+from resources.ports import free_port
 from trading.bars import Bars
 from trading.instruments import Instrument
 from trading.timeframes import Timeframe, session_number
@@ -42,6 +42,13 @@ class Miss:
 @dataclass(frozen=True)
 class Beat:
     """Send a heartbeat."""
+
+
+@dataclass(frozen=True)
+class BeatUntil:
+    """Send heartbeats, one a pause, until `seen` says so."""
+
+    seen: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class After:
     bars: int
 
 
-Step = Send | Miss | Beat | Garbage | Cut | Stall | Refuse | After
+Step = Send | Miss | Beat | BeatUntil | Garbage | Cut | Stall | Refuse | After
 
 
 class Market:
@@ -106,7 +113,7 @@ class LiveServer:
 
     def __enter__(self) -> LiveServer:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,6 +166,11 @@ class LiveServer:
                 await asyncio.sleep(0.005)
         elif isinstance(step, Beat):
             writer.write(_line({"heartbeat": self.market()}))
+        elif isinstance(step, BeatUntil):
+            while not step.seen():
+                writer.write(_line({"heartbeat": self.market()}))
+                await writer.drain()
+                await asyncio.sleep(self.pause)
         elif isinstance(step, Garbage):
             writer.write(step.data)
         elif isinstance(step, Stall):
@@ -222,6 +234,4 @@ class WireFeed:
 
 def free_then_closed_port() -> int:
     """A port nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    return free_port()

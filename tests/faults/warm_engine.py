@@ -10,6 +10,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 
 from desk import store
+from resources.ledger.base import engines_of
 from resources.ledger.store import connect
 from tests.faults.zygote import single
 
@@ -23,7 +24,8 @@ def engine_of(url: str) -> Engine:
     global _kept, _url
     if _kept is None:
         _kept = connect(url)
-        event.listen(_kept, "do_connect", _turned)
+        for engine in engines_of(_kept):
+            event.listen(engine, "do_connect", _turned)
     _url = url
     return _kept
 

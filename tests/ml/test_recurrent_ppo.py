@@ -15,6 +15,7 @@ from ml.agents.recurrent_ppo import RecurrentPPO
 from ml.canaries import SETTINGS, total_return
 from ml.environment import EnvironmentConfig, VectorMarket
 from tests.ml.markets import market, oracle_return
+from tests.ml.train_once import train
 
 SMALL = {"lanes": 16, "rollout": 8, "chunk": 4, "hidden": 8}
 
@@ -76,13 +77,13 @@ class TestTraining:
         assert weights(3) != weights(4)
 
     def test_killed_and_begun_again_it_ends_where_it_would_have(self, tmp_path: Path) -> None:
-        """The process dies by SIGKILL in the middle of training; the second one takes the checkpoint up."""
+        """A process dies by SIGKILL in the middle of training; this one takes its checkpoint up."""
         whole, again = tmp_path / "whole", tmp_path / "again"
-        run = [sys.executable, "-m", "tests.ml.train_once"]
-        subprocess.run([*run, str(whole), "0"], check=True)
-        killed = subprocess.run([*run, str(again), "9"], check=False)
+        killed = subprocess.run([sys.executable, "-m", "tests.ml.train_once", str(again), "9"], check=False)
         assert killed.returncode == -9
-        subprocess.run([*run, str(again), "0"], check=True)
+        assert not (again / "weights.safetensors").exists()
+        train(again)
+        train(whole)
         assert (whole / "weights.safetensors").read_bytes() == (again / "weights.safetensors").read_bytes()
 
     def test_a_checkpoint_of_other_settings_or_a_torn_one_is_refused(self, tmp_path: Path) -> None:

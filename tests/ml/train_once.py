@@ -13,8 +13,8 @@ from ml.environment import EnvironmentConfig
 from tests.ml.markets import market
 
 
-def main() -> None:
-    folder, updates = Path(sys.argv[1]), int(sys.argv[2])
+def train(folder: Path, updates: int = 0) -> None:
+    """updates: after so many this process dies; 0: never."""
     seen = 0
 
     def progress(_: Progress) -> None:
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(Path(sys.argv[1]), int(sys.argv[2]))

@@ -73,12 +73,13 @@ class TestAudit:
         assert run("audit", "verify", "--head", "nonsense").exit_code == 1
 
     def test_list_and_export_take_a_range_and_who(self, run: Run, ledger_engine: Engine, tmp_path: Path) -> None:
+        first = datetime.now(UTC).date()
         write(ledger_engine, 4)
         rows = json.loads(run("audit", "list", "--json", "--actor", "tapeline:*").stdout)
         assert [r["actor"] for r in rows] == ["tapeline:ana"] * 2
         day = datetime.now(UTC).date()
         out = tmp_path / "out" / "audit.csv"
-        done = run("audit", "export", "--from", day.isoformat(), "--to", day.isoformat(), "--out", str(out))
+        done = run("audit", "export", "--from", first.isoformat(), "--to", day.isoformat(), "--out", str(out))
         assert "records 1 to 4" in done.stdout
         assert len(list(csv.DictReader(out.open()))) == 4
         later = run("audit", "export", "--from", (day + timedelta(days=2)).isoformat(), "--out", str(out), "--format", "parquet")

@@ -75,14 +75,17 @@ def test_a_revision_nobody_knows_is_answered_with_those_there_are(run: Run) -> N
 
 
 def test_without_mlflow_the_number_of_trials_is_of_this_machine(run: Run) -> None:
-    assert "on this machine; MLflow: MLflow does not answer" in run("trials", "ema_trend").output.replace("\n", " ")
+    assert "on this machine; MLflow does not answer" in run("trials", "ema_trend").output.replace("\n", " ")
 
 
-def test_all_of_them_on_one_account_with_conflicts_and_limits(run: Run, tmp_path: Path) -> None:
-    page = tmp_path / "portfolio.html"
+def test_all_of_them_on_one_account_with_conflicts_and_limits(run: Run, installed: Settings, tmp_path: Path) -> None:
+    page, broken = tmp_path / "portfolio.html", installed.config / "strategies" / "broken.yaml"
+    broken.write_text("name: broken\nuniverse: sample\n")
     found = said(run("portfolio", "rsi_reversion", "--html", str(page), "--json"))
     assert (found["traded"], found["heard"]) == (["rsi_reversion"], [])
     assert found["slots"][-1]["strategy"] == "the account"
     assert {row["strategy"] for row in found["slots"][:-1]} == {"rsi_reversion"}
     assert page.read_text().startswith("<!doctype html>")
+    assert found["left_out"]["strategies/broken.yaml"] == "it has mistakes (tapeline config check)"
+    broken.unlink()
     assert run("portfolio", "no_such").exit_code == 1

@@ -104,7 +104,7 @@ def test_processes_that_ask_at_once_never_get_more_than_there_is(ledger_url: str
     workers = [context.Process(target=_take_many, args=(ledger_url, gate, answers)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    got = sum(answers.get(timeout=30) for _ in workers)
+    got = sum(answers.get(timeout=120) for _ in workers)
     for worker in workers:
         worker.join()
     assert got == 25

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.pool import Pool
 
+from resources import event_log
 from resources.event_log import SessionEventLogStorage
 
 DAYS = dg.TimeWindowPartitionsDefinition(start="2024-01-01", end="2024-03-01", fmt="%Y-%m-%d", cron_schedule="0 0 * * 1-5")
@@ -44,12 +46,17 @@ def database(postgres_url: str) -> Iterator[str]:
 @pytest.fixture
 def instance(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE", raising=False)
-    (tmp_path / "dagster.yaml").write_text(
+    with dg.DagsterInstance.from_config(str(_home(tmp_path, database))) as made:
+        yield made
+
+
+def _home(room: Path, database: str) -> Path:
+    """A DAGSTER_HOME with this storage."""
+    (room / "dagster.yaml").write_text(
         "storage:\n  custom:\n    module: resources.event_log\n    class: SessionStorage\n"
         f"    config:\n      postgres_url: {database}\ntelemetry:\n  enabled: false\n"
     )
-    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
-        yield made
+    return room
 
 
 @pytest.fixture
@@ -119,3 +126,63 @@ def test_events_are_written_in_batches(instance: dg.DagsterInstance, monkeypatch
     count = len(DAYS.get_partition_keys())
     # Planned: both assets' sessions and two checks at once; then each asset's materialisations.
     assert sizes == [2 * count + 2, count, count]
+
+
+def opened(room: Path) -> int:
+    """Connections to the database that two more instances, asked something each, make."""
+    made = 0
+
+    def counting(*_: object) -> None:
+        nonlocal made
+        made += 1
+
+    event.listen(Pool, "connect", counting)
+    try:
+        for _ in range(2):
+            with dg.DagsterInstance.from_config(str(room)) as one:
+                assert one.get_run_records(limit=1) == []
+                assert one.get_asset_records([]) == []
+                assert one.all_instigator_state() == []
+    finally:
+        event.remove(Pool, "connect", counting)
+    return made
+
+
+def test_an_instance_opened_again_says_nothing_to_the_server_and_uses_the_connections_of_the_first(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Every evaluation of a sensor opens one."""
+    assert instance.get_run_records(limit=1) == []
+    assert opened(tmp_path) == 0
+
+
+def test_a_forked_process_never_speaks_on_its_parents_connections(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert instance.get_run_records(limit=1) == []
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: 1)
+        assert opened(tmp_path) > 0
+    assert opened(tmp_path) == 0
+
+
+def test_a_server_that_ended_its_connections_is_spoken_to_anew(
+    instance: dg.DagsterInstance, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "IDLE_SECONDS", -1.0)  # every use comes after a pause
+    assert instance.get_run_records(limit=1) == []
+    server = create_engine(f"{database.rpartition('/')[0]}/postgres", isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        ended = "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity WHERE datname = :name"
+        assert connection.execute(text(ended), {"name": database.rpartition("/")[2]}).scalar_one() > 0
+    server.dispose()
+    assert opened(tmp_path) > 0
+
+
+def test_tables_and_indexes_are_looked_for_until_they_are_seen(database: str, tmp_path: Path) -> None:
+    storage = event_log.SessionScheduleStorage(database, should_autocreate_tables=False)
+    assert not storage.has_instigators_table()
+    with dg.DagsterInstance.from_config(str(_home(tmp_path, database))) as made:
+        assert storage.has_instigators_table()
+        assert made.schedule_storage is not None
+        assert made.schedule_storage.has_instigators_table()

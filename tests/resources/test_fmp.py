@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+import tempfile
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -66,12 +68,16 @@ def rows(bars: Bars) -> list[Row]:
 CHART = {M1: "1min", H1: "1hour", D1: "eod"}
 
 
+@functools.cache
+def nine_sessions(timeframe: Timeframe) -> list[Row]:
+    with tempfile.TemporaryDirectory() as room:
+        return rows(market(timeframe, Path(room), date(2026, 3, 2), date(2026, 3, 12)))
+
+
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[FmpServer]:
+def served() -> Iterator[FmpServer]:
     """Nine sessions of AAPL over the US clock change of 8 March, at most 300 rows an answer."""
-    charts = {
-        ("AAPL", CHART[t]): rows(market(t, tmp_path, date(2026, 3, 2), date(2026, 3, 12))) for t in (M1, H1, D1)
-    }  # fmt: skip
+    charts = {("AAPL", CHART[t]): [dict(row) for row in nine_sessions(t)] for t in (M1, H1, D1)}
     with FmpServer(charts, key=KEY, max_rows=900) as server:
         yield server
 
@@ -354,7 +360,7 @@ def test_the_key_is_in_no_error_no_log_and_no_representation(
     served: FmpServer, fault: Fault, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     served.faults += [fault] * 3
-    feed = feed_of(served, fmp_timeout_seconds=0.1)
+    feed = feed_of(served, fmp_timeout_seconds=0.1 if fault.hang else 30.0)
     with caplog.at_level(logging.DEBUG), pytest.raises(FeedError) as refused:
         feed.history(*ASK)
     said = ["".join(traceback.format_exception(refused.value)), repr(feed), repr(feed.__dict__), repr(feed._client.__dict__)]

@@ -137,7 +137,7 @@ def test_processes_that_read_beside_processes_that_write_see_whole_versions_only
         process.join(60)
         assert process.exitcode == 0
     ended.set()
-    said = [wrong.get(timeout=30) for _ in readers]
+    said = [wrong.get(timeout=120) for _ in readers]
     for process in readers:
         process.join(30)
     assert all(isinstance(s, int) and s > 0 for s in said), said

@@ -15,9 +15,12 @@ from resources.feeds.lean import LeanFeed, QuoteHistory
 from resources.feeds.protocol import Feed, FeedError, SymbolNotFound
 from tests.conformance.feed_suite import FeedCase, FeedSuite
 from tests.paths import lean_data
-from trading.calendars import calendar
+from tests.trading.samples import CONFIG
+from trading.calendar_files import parse_calendar
+from trading.calendars import calendar, define
 from trading.instruments import AssetClass, FutureTerms, Instrument, OptionRight, OptionTerms, RollRule
 from trading.resample import resample
+from trading.session_grid import missing_bars
 from trading.timeframes import Timeframe, iso, session_date, session_number
 
 M1, H1, D1 = Timeframe.M1, Timeframe.H1, Timeframe.D1
@@ -221,6 +224,27 @@ def test_a_contract_trades_on_its_expiry_day_until_it_settles_es_2013_12_20(lean
     assert len(bars) == 533
     assert iso(int(bars.close_time[-1])) == "2013-12-20T14:30:00Z"  # 08:30 in Chicago
     assert bars.close[-1] == 1810.25
+
+
+@pytest.mark.parametrize("day", [date(2013, 10, 10), date(2013, 12, 3)])
+def test_on_the_venue_s_hours_of_2013_only_minutes_without_a_trade_are_missed(lean: LeanFeed, day: date) -> None:
+    """Whole sessions of the sample: the pause after 15:15 and the rest after 16:15 are 60 of the 1440 minutes CMES calls for."""
+    globex, _ = parse_calendar((CONFIG / "calendars" / "GLOBEX.yaml").read_text(), "GLOBEX.yaml")
+    assert globex is not None
+    define([globex])
+    try:
+        missed = {}
+        for name in ("CMES", "GLOBEX"):
+            bars = lean.history(replace(ES, calendar=name), M1, day, day)
+            gap = missing_bars(bars, calendar(name), None, [session_number(day)])[session_number(day)]
+            missed[name] = gap.missing, gap.expected, gap.longest, len(bars)
+    finally:
+        define([])
+    (wrong, due, longest, held), (real, due_then, longest_real, held_then) = missed["CMES"], missed["GLOBEX"]
+    assert (wrong - real, due, due_then, held) == (60, 1440, 1380, held_then)
+    assert 0.044 < wrong / due < 0.054
+    assert real / due_then < 0.013
+    assert (longest, longest_real <= 3) == (45, True)
 
 
 def test_each_expiry_of_a_zip_is_its_own_series(lean: LeanFeed) -> None:

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, Engine, and_
+from sqlalchemy import Engine
 
 from resources.brokers import paper_sql
 from resources.brokers.paper import PaperBroker
 from resources.brokers.protocol import OrderRequest
 from resources.feeds.protocol import BarClose
 from resources.ledger.store import connect
-from resources.ledger.tables import paper_orders
 from tests.conformance.broker_suite import client_id
 from tests.desk.kit import CASH, INSTRUMENTS, bar, hour
 from trading.costs import Costs
@@ -26,8 +25,12 @@ HOURS = 34
 SYMBOLS = ("EURUSD", "GBPUSD")
 
 
-def _every_working_order(_: Connection, bars: list[BarClose]) -> Any:
-    return and_(paper_orders.c.symbol.in_([b.symbol for b in bars]), paper_orders.c.state.not_in(paper_sql.TERMINAL))
+def _every_working_order(bars: list[BarClose]) -> Any:
+    """As if every bar had gone through all prices."""
+    return {**_REACHING(bars), "highs": [math.inf] * len(bars), "lows": [-math.inf] * len(bars)}
+
+
+_REACHING = paper_sql.reaching
 
 
 def _orders(dice: np.random.Generator, number: int, price: float) -> list[OrderRequest]:
@@ -87,10 +90,10 @@ def test_as_if_every_working_order_were_looked_at(
     new_ledger_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     lives = []
-    for reach in (paper_sql.reached, _every_working_order):
+    for reach in (_REACHING, _every_working_order):
         engine = connect(new_ledger_url())
         with monkeypatch.context() as patched:
-            patched.setattr(paper_sql, "reached", reach)
+            patched.setattr(paper_sql, "reaching", reach)
             lives.append(_life(engine, seed))
         engine.dispose()
     assert lives[0] == lives[1]

@@ -147,7 +147,7 @@ def test_a_server_left_by_a_killed_supervisor_is_ended_and_replaced(make: Make) 
     left.start()
     server = make(port=left.port)
     server.start()
-    assert left.process.wait(10) is not None  # type: ignore[union-attr]
+    assert left.process.wait(60) is not None  # type: ignore[union-attr]
     assert server.answers()
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -63,6 +64,40 @@ def test_a_pandas_frame_with_a_utc_index_and_the_hashes_of_what_it_was_made_of(m
     assert frame["close"].resample("1D").last().notna().sum() == 2  # pandas works on it
 
 
+class TestPolars:
+    """form="polars" holds the rows of the Arrow table, bit for bit, for whatever is asked."""
+
+    @pytest.mark.parametrize("timeframe", [str(t) for t in Timeframe])
+    def test_bars_of_every_timeframe_adjusted_or_raw_as_of_a_time(self, market: Market, timeframe: str) -> None:
+        polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+        for adjusted in (False, True):
+            view = {"adjusted": adjusted, "as_of": "2014-06-09T15:00Z"}
+            frame = market.bars("AAPL", timeframe, **view, form="polars")  # type: ignore[arg-type]
+            bars = market.bars("AAPL", timeframe, **view, form="numpy")  # type: ignore[arg-type]
+            assert frame.columns == ["close_time", "session", "open", "high", "low", "close", "volume"]
+            assert frame.schema["close_time"] == polars.Datetime("us", "UTC")
+            assert frame.schema["session"] == polars.Date
+            assert frame["close_time"].to_physical().to_numpy().tobytes() == bars.close_time.tobytes()
+            assert frame["close"].to_numpy().tobytes() == bars.close.tobytes()
+            assert frame["volume"].to_numpy().tobytes() == bars.volume.tobytes()
+
+    @pytest.mark.parametrize("timeframe", ["1m", "1h"])
+    def test_features(self, market: Market, timeframe: str) -> None:
+        polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+        for adjusted in (False, True):
+            frame = market.features("AAPL", timeframe, adjusted=adjusted, form="polars")
+            table = market.features("AAPL", timeframe, adjusted=adjusted, form="arrow")
+            assert frame.columns == ["close_time", "session", *NAMES]
+            assert frame.select(polars.col(NAMES[0]).is_not_nan().any()).item()
+            for name in NAMES:
+                assert frame[name].to_numpy().tobytes() == table[name].to_numpy().tobytes()
+
+    def test_where_it_is_not_installed_the_error_says_what_to_do(self, market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "polars", None)
+        with pytest.raises(ModuleNotFoundError, match="pip install polars"):
+            market.bars("AAPL", "1m", form="polars")
+
+
 def test_an_arrow_table_that_any_library_takes(market: Market) -> None:
     table = market.bars("AAPL", "1m", form="arrow")
     assert str(table.schema.field("close_time").type) == "timestamp[us, tz=UTC]"
@@ -70,7 +105,7 @@ def test_an_arrow_table_that_any_library_takes(market: Market) -> None:
     assert table.num_rows == 1170
     assert json.loads(table.schema.metadata[b"partitions"]).keys() == {"2014-06-05", "2014-06-06", "2014-06-09"}
     assert isinstance(market.bars("AAPL", "1m", form="numpy"), Bars)
-    with pytest.raises(ValueError, match="expected pandas, arrow or numpy"):
+    with pytest.raises(ValueError, match="expected pandas, arrow, polars or numpy"):
         market.bars("AAPL", "1m", form="excel")  # type: ignore[arg-type]
 
 

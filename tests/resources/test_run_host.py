@@ -22,7 +22,7 @@ from tests.doubles import tiny_location
 from tests.paths import ROOT
 
 
-def _wait(condition: Callable[[], bool], seconds: float = 30) -> bool:
+def _wait(condition: Callable[[], bool], seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -102,13 +102,13 @@ def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     socket_path = data / "dagster" / "run_host.sock"
     try:
-        assert _wait(socket_path.exists, 60), "the run host did not come up"
+        assert _wait(socket_path.exists), "the run host did not come up"
         yield Lane(home, socket_path, process)
     finally:
-        spare = ask(socket_path, {"op": "ping"}, 5)["spare"]
+        spare = ask(socket_path, {"op": "ping"}, 60)["spare"]
         mark = worker_mark(spare) if spare else None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert mark is None or _wait(lambda: worker_alive(mark) is None), "the spare ends with the host"
         assert not socket_path.exists(), "the host leaves no socket behind"
 

@@ -84,18 +84,18 @@ def test_a_close_that_arrives_while_the_tick_waits_is_answered_in_that_tick(ledg
     timer = threading.Timer(0.3, _close, (ledger, 1))
     timer.start()
     started = time.monotonic()
-    result, _ = list(evaluate(ledger, "0", 20.0))
+    result, _ = list(evaluate(ledger, "0", 90.0))
     timer.join()
     assert isinstance(result, dg.RunRequest)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_a_close_recorded_before_the_wait_begins_wakes_it_all_the_same(ledger: Ledger) -> None:
     with close_watch(ledger.engine) as wait:
         _close(ledger, 1)
         started = time.monotonic()
-        wait(60.0)
-        assert time.monotonic() - started < 30
+        wait(300.0)
+        assert time.monotonic() - started < 150
         _close(ledger, 1)  # known already: nobody is woken
         started = time.monotonic()
         wait(0.2)

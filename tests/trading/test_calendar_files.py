@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
+from tests.paths import lean_data
 from tests.trading.samples import CONFIG
 from trading.calendar_files import describe_calendar, parse_calendar
 from trading.calendars import Calendar, UnknownCalendar, calendar, define, defined
@@ -122,6 +125,48 @@ def test_other_hours_keep_the_days_and_early_closes_of_the_base() -> None:
     assert not globex.is_open(utc(2020, 3, 9, 21, 30))  # the hour's rest
 
 
+@pytest.mark.parametrize(
+    ("day", "opened", "closed", "pause"),
+    [
+        (date(2012, 11, 12), (11, 23, 0), (12, 21, 15), None),  # a Monday of the hours before November 2012
+        (date(2012, 11, 13), (12, 21, 30), (13, 21, 15), ((12, 22, 30), (12, 23, 0))),
+        (date(2012, 11, 19), (18, 23, 0), (19, 22, 15), ((19, 21, 15), (19, 21, 30))),  # the day of the change
+        (date(2015, 9, 18), (17, 22, 0), (18, 21, 15), ((18, 20, 15), (18, 20, 30))),
+        (date(2015, 9, 21), (20, 22, 0), (21, 21, 0), ((21, 20, 15), (21, 20, 30))),
+        (date(2021, 6, 25), (24, 22, 0), (25, 21, 0), ((25, 20, 15), (25, 20, 30))),
+        (date(2021, 6, 28), (27, 22, 0), (28, 21, 0), None),  # no pause since
+        (date(2013, 11, 29), (28, 23, 0), (29, 18, 15), None),  # a half day ends before the pause
+    ],
+)
+def test_a_venue_has_the_hours_it_had_on_the_day(
+    day: date, opened: tuple[int, ...], closed: tuple[int, ...], pause: tuple[tuple[int, ...], tuple[int, ...]] | None
+) -> None:
+    globex = made((CONFIG / "calendars" / "GLOBEX.yaml").read_text())
+
+    def at(parts: tuple[int, ...]) -> int:
+        return utc(day.year, day.month, *parts)
+
+    assert globex.bounds(day) == (at(opened), at(closed))
+    assert globex.breaks(day) == (None if pause is None else (at(pause[0]), at(pause[1])))
+
+
+def test_the_early_closes_of_the_index_futures_are_those_another_data_base_has() -> None:
+    """LEAN's market hours of ES, 2009 to 2026, New York times; the five it gives at the usual close are none."""
+    hours = json.loads((lean_data() / "market-hours" / "market-hours-database.json").read_text())["entries"]["Future-cme-ES"]
+    globex = made((CONFIG / "calendars" / "GLOBEX.yaml").read_text())
+    checked = 0
+    for text, clock in hours["earlyCloses"].items():
+        month, of_month, year = map(int, text.split("/"))
+        day = date(year, month, of_month)
+        if day.year > 2026 or clock == "17:00:00":
+            continue
+        there = datetime.combine(day, time.fromisoformat(clock), ZoneInfo("America/New_York"))
+        assert globex.bounds(day)[1] == to_us(there), day
+        assert globex.early[globex.position(day)], day
+        checked += 1
+    assert checked == 154
+
+
 WEEKLY = """\
 name: FAIR
 timezone: Europe/Berlin
@@ -143,6 +188,17 @@ def test_weekly_hours_from_scratch_follow_the_wall_clock() -> None:
     assert fair.sessions(date(2024, 12, 28), date(2024, 12, 28)) == []
     assert bool(fair.early[fair.position(date(2024, 12, 24))])
     assert np.all(fair.close_time[:-1] <= fair.open_time[1:])
+
+
+def test_weekly_hours_had_others_before_and_single_early_closes() -> None:
+    former = WEEKLY + 'former_hours:\n  - {until: 2024-04-05, weekdays: [sat], open: "09:00", close: "12:00"}\n'
+    fair = made(former + 'early_closes: {"11:00": [2024-04-13], "23:00": [2024-04-15]}\n')
+    assert fair.bounds(date(2024, 3, 30)) == (utc(2024, 3, 30, 8), utc(2024, 3, 30, 11))
+    assert fair.breaks(date(2024, 3, 30)) is None
+    assert fair.bounds(date(2024, 4, 1)) == (utc(2024, 4, 1, 20), utc(2024, 4, 2, 0))  # Mondays were as they are
+    assert fair.bounds(date(2024, 4, 6)) == (utc(2024, 4, 6, 8), utc(2024, 4, 6, 14))
+    assert (fair.bounds(date(2024, 4, 13))[1], fair.breaks(date(2024, 4, 13))) == (utc(2024, 4, 13, 9), None)
+    assert fair.bounds(date(2024, 4, 15))[1] == utc(2024, 4, 15, 21)
 
 
 def test_a_defined_calendar_is_found_by_name_and_goes_when_it_is_no_longer_defined(clean: None) -> None:
@@ -195,3 +251,23 @@ def test_each_mistake_is_named_at_its_line(change: tuple[str, str], line: int, k
 def test_a_calendar_is_based_on_one_that_exists_or_has_weekly_hours() -> None:
     assert only("name: X\nbased_on: XNYZ\n").key == "based_on"
     assert "either" in only("name: X\n").message
+
+
+OLD = "{until: 2014-01-02, open: '09:00', close: '10:00'}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"based_on: CMES\nformer_hours: [{OLD}]\n", "today's beside"),
+        (
+            f"based_on: CMES\nhours: {{open: '09:00', close: '10:00'}}\nformer_hours: [{OLD.replace('2014', '2015')}, {OLD}]\n",
+            "not in order",
+        ),
+        ("based_on: XNYS\nearly_closes: {'13:00': [2024-12-25]}\n", "2024-12-25 is no session"),
+        ("based_on: XNYS\nearly_closes: {'09:00': [2024-12-24]}\n", "before it opens"),
+        ("based_on: XNYS\nholidays: [2024-12-24]\nearly_closes: {'13:00': [2024-12-24]}\n", "given twice"),
+    ],
+)
+def test_former_hours_and_early_closes_that_cannot_be_are_named(text: str, said: str) -> None:
+    assert said in only(f"name: X\n{text}").message

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trading.config_text import ConfigModel, Count, Number, Problem, Text, load_yaml, nearest, validate
+from trading.config_text import ConfigModel, Count, Number, Problem, Text, custom_error, load_yaml, nearest, validate
 
 
 class Wheel(ConfigModel):
     kind: Literal["wheel"]
     size: Number
+
+    @model_validator(mode="after")
+    def _turns(self) -> Wheel:
+        if self.size < 0:
+            raise custom_error("does not turn", "a size above 0")
+        return self
 
 
 class Ski(ConfigModel):
@@ -26,6 +32,17 @@ class Thing(ConfigModel):
     count: Count = 0
     part: Wheel | Ski | None = Field(None, discriminator="kind")
     children: list[Thing] = Field(default_factory=list)
+    by_name: dict[str, Thing] = Field(default_factory=dict)
+    either: Thing | float | None = None
+    two: list[int] | None = Field(None, min_length=2, max_length=2)
+
+
+class Named(ConfigModel):
+    kind: Literal["wheel"]
+    wheel: Wheel
+
+
+KEYS = "one of name, colour, count, part, children, by_name, either, two"
 
 
 def problems_of(text: str) -> list[Problem]:
@@ -42,10 +59,8 @@ def test_all_problems_of_a_file_come_at_once_in_the_order_of_its_lines() -> None
 
 def test_an_unknown_key_names_the_valid_ones_and_the_nearest() -> None:
     (problem,) = problems_of("name: a\ncolor: red\n")
-    assert problem == Problem("thing.yaml", 2, "color", "unknown key", "one of name, colour, count, part, children", "colour")
-    assert str(problem) == (
-        "thing.yaml:2: color: unknown key; expected one of name, colour, count, part, children; did you mean 'colour'?"
-    )
+    assert problem == Problem("thing.yaml", 2, "color", "unknown key", KEYS, "colour")
+    assert str(problem) == (f"thing.yaml:2: color: unknown key; expected {KEYS}; did you mean 'colour'?")
 
 
 def test_a_misspelt_value_names_the_nearest_valid_one() -> None:
@@ -55,7 +70,8 @@ def test_a_misspelt_value_names_the_nearest_valid_one() -> None:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("count: '3'", "a whole number"), ("count: 3.5", "a whole number"), ("count: true", "a whole number"),
+    [("count: '3'", "a whole number"), ("by_name: {x: {name: y, part: {kind: ski, length: x}}}", "a number"),
+     ("count: 3.5", "a whole number"), ("count: true", "a whole number"),
      ("name: 5", "text"), ("children: x", "a list"), ("part: {kind: wheel, size: big}", "a number")],
 )  # fmt: skip
 def test_a_wrong_type_says_what_was_expected(line: str, expected: str) -> None:
@@ -69,6 +85,11 @@ def test_a_missing_key_points_at_the_slip_that_was_meant_to_be_it() -> None:
     assert missing.message == "missing, is 'nmae' meant to be it?"
 
 
+def test_a_rule_of_one_kind_that_is_broken_is_located_without_its_tag() -> None:
+    (problem,) = problems_of("name: a\npart: {kind: wheel, size: -1}\n")
+    assert (problem.line, problem.key) == (2, "part")
+
+
 def test_keys_inside_a_union_are_located_without_its_tags() -> None:
     problems = problems_of("name: a\npart:\n  kind: ski\n  lenght: 3\n")
     assert {(p.line, p.key) for p in problems} == {(2, "part.length"), (4, "part.lenght")}
@@ -78,6 +99,52 @@ def test_keys_inside_a_union_are_located_without_its_tags() -> None:
 def test_an_unknown_kind_names_the_valid_ones_at_its_own_line() -> None:
     (problem,) = problems_of("name: a\npart:\n  kind: whel\n")
     assert (problem.line, problem.key, problem.expected, problem.nearest) == (3, "part.kind", "one of wheel, ski", "wheel")
+
+
+@pytest.mark.parametrize(
+    ("part", "near"),
+    [("{length: 3}", "ski"), ("{size: 3}", "wheel"), ("{}", ""), ("{lenght: 3}", "")],
+    ids=["keys of one", "keys of the other", "no key", "only a misspelt key"],
+)  # fmt: skip
+def test_a_missing_kind_names_all_and_the_one_whose_keys_are_written(part: str, near: str) -> None:
+    (problem,) = problems_of(f"name: a\nchildren:\n  - name: b\n    part: {part}\n")
+    assert (problem.line, problem.key, problem.message) == (4, "children[0].part.kind", "missing")
+    assert (problem.expected, problem.nearest) == ("the key kind: one of wheel, ski", near)
+
+
+def test_two_kinds_with_as_many_of_the_keys_written_are_no_guess() -> None:
+    (problem,) = problems_of("name: a\npart: {size: 1, length: 3}\n")
+    assert problem.nearest == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["children:\n  - {name: b, cuont: 1}", "children:\n  - name: b\n    children: [{name: c, cuont: 1}]",
+     "by_name: {x: {name: b, cuont: 1}}", "either: {name: b, cuont: 1}"],
+    ids=["in a list", "in a list of a list", "in a mapping by name", "beside a plain value"],
+)  # fmt: skip
+def test_an_unknown_key_names_the_valid_ones_wherever_it_stands(text: str) -> None:
+    problem = next(p for p in problems_of(f"name: a\n{text}\n") if p.key.endswith("cuont"))
+    assert problem.nearest == "count"
+    assert problem.expected.startswith("one of name, colour, count")
+
+
+def test_a_key_that_is_also_a_kind_offers_its_own_keys_only() -> None:
+    (problem,) = validate(Named, load_yaml("kind: wheel\nwheel: {kind: wheel, siez: 1, size: 1}\n", "x"))[1]
+    assert (problem.expected, problem.nearest) == ("one of kind, size", "size")
+
+
+def test_too_many_and_too_few_items_are_counted() -> None:
+    several = problems_of("name: a\ntwo: [1, 2, 3]\n") + problems_of("name: a\ntwo: [1]\n")
+    assert [(p.message, p.expected) for p in several] == [
+        ("has 3 items", "at most 2 items"), ("has 1 item", "at least 2 items"),
+    ]  # fmt: skip
+
+
+def test_a_bracket_that_is_not_closed_is_told_with_the_line_on_which_it_opens() -> None:
+    (problem,) = problems_of("name: a\npart: {kind: ski, length: [3, 4}\ncount: 1\n")
+    assert "begins on line 2" in problems_of("name: a\npart: {kind: ski\ncount: 1\n")[0].message
+    assert problem.line == 2
 
 
 def test_a_key_given_twice_is_a_problem_not_a_silent_choice() -> None:

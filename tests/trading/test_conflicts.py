@@ -181,6 +181,27 @@ class TestFiles:
         paused = dataclasses.replace(other, status="paused")
         assert not check_together([one, paused], {"probe": "a", "other": "b"})
 
+    @pytest.mark.parametrize(
+        "rule",
+        ["{cross_above: [close, {indicator: sma, params: {period: 20}}]}", '{">": [close, open], within: 3}',
+         '{all: [{cross_above: [{indicator: rsi}, 30]}, {">": [close, 1.2]}]}'],
+        ids=["a cross", "within some bars", "a cross with more beside it"],
+    )  # fmt: skip
+    def test_opposites_are_found_where_the_rules_are_the_same_events(self, rule: str) -> None:
+        one, part = parsed(text(rule)), "{cross_above: [{indicator: rsi}, 30]}" if "all" in rule else rule
+        other = parsed(text().replace("name: probe", "name: other").replace('long: {">": [close, 1.1]}', f"short: {part}"))
+        found = check_together([one, other], {"probe": "strategies/a.yaml", "other": "strategies/b.yaml"})
+        assert "whenever it wants long of EURUSD, other wants short" in found[0].message
+
+    def test_sides_of_the_same_cross_are_an_error_and_an_exit_at_the_next_one_is_not(self) -> None:
+        cross = "{cross_above: [close, {indicator: sma, params: {period: 20}}]}"
+        assert "short holds whenever long does" in shown(text(cross, extra=f"  short: {cross}\n"))[0]
+        assert not shown(text(cross, exits=f"  rules: {{long: {cross}}}\n"))
+
+    def test_a_rule_and_its_denial_never_hold_together(self) -> None:
+        cross = "{cross_above: [close, {indicator: sma, params: {period: 20}}], within: 2}"
+        assert "cannot hold and not hold" in shown(text(f"{{all: [{cross}, {{not: {cross}}}]}}"))[0]
+
     def test_a_rule_that_never_changed_on_the_sample_is_a_warning(self) -> None:
         written = text('{all: [{">": [close, 0.5]}, {">": [close, open]}]}')
         bars = {Timeframe.H1: eurusd(), Timeframe.H4: eurusd_4h()}

@@ -89,7 +89,7 @@ def test_after_its_invalidation_a_plan_wants_nothing() -> None:
         ("share: 0.5, at: 1.2000", "share: 0.5, at: 1.1940", 11, "targets[0].at", "target 1.194 is not above the entry 1.195"),
         ("at: 1.2000", "at: 1.20000001", 11, "targets[0].at", "is not on the price grid"),
         ("after_target: 1", "after_target: 3", 14, "manage[0].after_target", "after_target 3, and the plan has 2 target(s)"),
-        ("after_target: 1", "after_r: 1, after_target: 1", 14, "manage[0].break_even", "needs one of after_r and after_target"),
+        ("after_target: 1", "after_r: 1, after_target: 1", 14, "manage[0]", "needs one of after_r and after_target"),
         ("kind: break_even", "kind: break_evn", 14, "manage[0].kind", "unknown value 'break_evn'"),
         ("kind: close_below", "kind: close_belw", 15, "manage[1].when", "no trigger 'close_belw'"),
         ("targets:", "target: 1.2\ntargets:", 1, "", "has both target and targets"),

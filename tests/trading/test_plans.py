@@ -96,6 +96,37 @@ def test_a_short_plan_is_the_mirror() -> None:
     assert evaluation.target_short[row] == pytest.approx(close - 0.0070, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("line", "key", "words"),
+    [("invalidation: {kind: close_above, level: 1.1950}", "invalidation.level", "the plan could never enter"),
+     ("invalidation: {kind: close_above, level: 1.1880}", "invalidation.level", "the plan could never enter"),
+     ("exit: {kind: close_above, level: 1.1950}", "exit.level", "closed at the next bar"),
+     ('windows: [{from: "08:00", to: "12:00", days: [sat]}]', "windows[0]", "no 1h bar of EURUSD (FX) ever closes in it")],
+    ids=["invalid where it enters", "invalid before it enters", "left where it enters", "a window without a bar"],
+)  # fmt: skip
+def test_a_plan_that_could_never_enter_or_stay_is_refused(line: str, key: str, words: str) -> None:
+    (problem,) = problems_of(LONG + line + "\n")
+    assert (problem.line, problem.key) == (12, key)
+    assert words in problem.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["invalidation: {kind: close_above, level: 1.1951}", "invalidation: {kind: close_below, level: 1.1950}",
+     "invalidation: {kind: close_above, level: 1.1880, timeframe: 4h}\nconfirm: [4h]",
+     "exit: {kind: close_above, level: 1.2100}"],
+    ids=["a close above may be lower", "the other side", "another timeframe's close", "an exit farther away"],
+)  # fmt: skip
+def test_what_may_enter_is_left_alone(line: str) -> None:
+    assert parsed(LONG + line + "\n")
+
+
+def test_a_timeframe_that_a_plan_never_reads_is_a_warning() -> None:
+    plan, (warning,) = parse_plan(LONG + "confirm: [4h]\n", "idea.yaml", universe())
+    assert plan is not None
+    assert (warning.severity, warning.line) == ("warning", 12)
+
+
 def test_an_exit_trigger_closes_the_plans_own_side() -> None:
     text = LONG + "exit: {kind: close_below, level: 1.1930}\nmax_bars: 5\n"
     evaluation = parsed(text).evaluate({Timeframe.H1: eurusd()}, universe().instruments["EURUSD"])

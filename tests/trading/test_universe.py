@@ -81,7 +81,7 @@ def test_thresholds_of_a_class_override_only_what_they_name() -> None:
         (("tick_size: 0.01", "tick_size: small"), 4, "instruments.AAA.tick_size", ""),
         (("tick_size: 0.01", "tick_size: true"), 4, "instruments.AAA.tick_size", ""),
         (("currency: USD", "currency: dollar"), 4, "instruments.AAA.currency", ""),
-        (("feed: sample_stocks", "feed: sample_stocks, lot: 5"), 4, "instruments.AAA.lot", ""),
+        (("feed: sample_stocks", "feed: sample_stocks, lot: 5"), 4, "instruments.AAA.lot", "lot_size"),
         (("feed: sample_stocks", "feed: sample_stocks, tradable_in: [papre]"), 4, "instruments.AAA.tradable_in[0]", "paper"),
         (("history_start", "history_end: 2009-01-01\nhistory_start"), 1, "", ""),
         (("2010-01-04", "1890-01-01"), 1, "", ""),

@@ -100,7 +100,8 @@ def as_trigger(value: Any) -> Trigger:
     kind = value.get("kind") if isinstance(value, Mapping) else None
     known = execution_functions.triggers()
     if not isinstance(kind, str) or kind not in known:
-        raise custom_error(f"no trigger {kind!r}", "kind: one of " + ", ".join(known), nearest(kind, known))
+        what = "has no kind" if kind is None else f"no trigger {kind!r}"
+        raise custom_error(what, "kind: one of " + ", ".join(known), "" if kind is None else nearest(kind, known))
     try:
         return known[kind].model_validate(value)
     except pydantic.ValidationError as error:
