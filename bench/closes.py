@@ -255,7 +255,6 @@ def _round(live: Any, day: _Walk, number: int, sent: Sent, watch: _Watch, closes
         legs = {o["id"]: o["leg"] for o in live.ledger.orders() if o["id"] in sent.at} if sent.at else {}
         one.exits = [(at - began) * 1e3 for i, at in sent.at.items() if legs[i].startswith("exit:")]
         found.append(one)
-        live.engine.end_close(group.close_time, "done", "bench")
         for _ in range(min(EACH, len(plans))):
             plan, name, n = plans.pop(0)
             evaluable = live.config.evaluables[plan]
@@ -263,6 +262,7 @@ def _round(live: Any, day: _Walk, number: int, sent: Sent, watch: _Watch, closes
             answer = live.router.submit_decision(wish)
             if not answer.accepted:
                 raise SystemExit(f"closes: an entry was refused: {answer.refusal}")
+        live.engine.end_close(group.close_time, "done", "bench")  # as a trade run does, when its decisions are answered
     return found[2:]  # the first ones read the new files
 
 

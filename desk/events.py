@@ -55,9 +55,12 @@ _CURSORS: WeakKeyDictionary[Engine, dict[str, str]] = WeakKeyDictionary()
 asked for again, and found to be there by the cursor in the ledger, which is compared before anything is applied."""
 
 
-def drain(
-    engine: Engine, broker: Broker, clock: Callable[[], int], then: Callable[[Connection], None] | None = None
-) -> DrainResult:
+Then = Callable[[Connection, Mapping[str, Any]], None]
+"""What is done in the transaction that has applied what a broker said. The first statement it executes takes these options, and
+it executes one."""
+
+
+def drain(engine: Engine, broker: Broker, clock: Callable[[], int], then: Then | None = None) -> DrainResult:
     """Apply every broker event after the ledger's cursor. Idempotent; raises what the broker or the ledger raises,
     with everything committed so far kept and the rest untouched.
 
@@ -81,18 +84,30 @@ def drain(
                 with engine.begin() as connection:
                     last = then is not None and failed is None and start + _BATCH >= len(told)
                     locked = store.LOCKED if last else store.LOCKED_NOT_FLUSHED
-                    if store.get_state(connection, key, **locked).get("key", "") != after:
+                    applied = _apply_batch(connection, broker, batch, clock(), after, locked, then if last else None)
+                    if applied is None:
                         after = None
                         break  # another process applied them: read again from where it is now
-                    total += _apply_batch(connection, broker, batch, clock())
-                    if last and then is not None:
-                        then(connection)
+                    total += applied
                 after = known[key] = batch[-1].event_key
             if failed is not None:
                 raise failed
             if after is not None:
                 known[key] = after
                 return total
+
+
+def has_news(engine: Engine, broker: Broker) -> bool:
+    """Is there anything that `drain` would apply? True also when that is not known."""
+    with store.routing_lock:
+        after = _cursors(engine).get(cursor_key(broker))
+        if after is None:
+            return True
+        try:
+            return bool(broker.poll_events(after))
+        except Exception as error:  # noqa: BLE001 whatever it is, nothing is known
+            log.warning("broker_not_asked", broker=broker.name, error=type(error).__name__)
+            return True
 
 
 def _cursors(engine: Engine) -> dict[str, str]:
@@ -125,31 +140,44 @@ def _told(broker: Broker, after: str) -> tuple[list[BrokerEvent], Exception | No
 
 _BY_ID = store.orders_where(t.orders.c.id.in_(bindparam("told_ids", expanding=True)))
 _KEYS = select(t.order_events.c.event_key).where(t.order_events.c.event_key.in_(bindparam("event_keys", expanding=True)))
-_SAID = Gather(orders=_BY_ID, keys=_KEYS)
+_CURSOR = select(t.desk_state.c.value).where(t.desk_state.c.key == bindparam("cursor_key"))
+_SAID = Gather(orders=_BY_ID, keys=_KEYS, cursor=_CURSOR)
 _FILLED_TOO = Gather(
     orders=_BY_ID,
     keys=_KEYS,
+    cursor=_CURSOR,
     **journal.fills_of(bindparam("order_ids", expanding=True), bindparam("fill_ids", expanding=True)),
 )
 
 
-def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerEvent], now_time: int) -> DrainResult:
+def _apply_batch(
+    connection: Connection, broker: Broker, batch: Sequence[BrokerEvent], now_time: int, after: str,
+    locked: Mapping[str, Any], then: Then | None,
+) -> DrainResult | None:  # fmt: skip
     """Apply events in their order, and move the cursor behind them: what they do to orders and positions is read together and
-    written together, where all of them are of known orders and may be true."""
+    written together, where all of them are of known orders and may be true. None, and nothing is done, when the cursor is not
+    at `after`. locked: options of the first statement, which takes the ledger's write lock."""
     cursor = journal.cursor_row(cursor_key(broker), batch[-1].event_key)
     asked: dict[str, Any] = {
         "told_ids": list({e.client_id for e in batch}),
         "event_keys": [_key(broker, e) for e in batch],
+        "cursor_key": cursor_key(broker),
     }
     executed = [e.execution for e in batch if e.execution is not None]
     if executed:
         asked["order_ids"] = list({x.client_id for x in executed})
         asked["fill_ids"] = [journal.fill_id(broker.name, x) for x in executed]
-    found = (_FILLED_TOO if executed else _SAID).read(connection, asked)
+    found = (_FILLED_TOO if executed else _SAID).read(connection, asked, **locked)
+    at: Mapping[str, Any] = next((row.value for row in found["cursor"]), {})
+    if str(at.get("key", "")) != after:
+        return None
     known = {row.id: store.order_of(row) for row in found["orders"]}
     if not all(_plausible(known.get(e.client_id), e) for e in batch):
         done = _apply_apart(connection, broker, batch, known, now_time)
-        journal.Writes().write(connection, cursor)
+        if then is not None:
+            then(connection, journal.Writes().first(connection, cursor))
+        else:
+            journal.Writes().write(connection, cursor)
         return done
     told = {n: _new_fill(known[e.client_id], e.execution) for n, e in enumerate(batch) if e.execution is not None}
     plan = journal.plan_fills(connection, list(told.values()), found) if told else journal.FillPlan([], journal.Writes())
@@ -165,8 +193,14 @@ def _apply_batch(connection: Connection, broker: Broker, batch: Sequence[BrokerE
             crash_point("between_partial_fills")
         crash_point("between_fill_events")
     recorded = journal.plan_events(events, known, {row.event_key for row in found["keys"]}, plan.writes)
-    plan.writes.write(connection, *plan.first_positions(), cursor)
-    plan.write_rest(connection)
+    first = plan.first_positions()
+    if then is not None and plan.whole:
+        then(connection, plan.writes.first(connection, *first, cursor))
+    else:
+        plan.writes.write(connection, *first, cursor)
+        plan.write_rest(connection)
+        if then is not None:
+            then(connection, {})
     return DrainResult(recorded.new, sum(quantity is not None for quantity in filled.values()))
 
 

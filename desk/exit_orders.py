@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -132,8 +133,7 @@ def _insert(
         made += [journal.order_of(new, session, broker, mode, OrderState.INITIALIZED, now_time) for new in group]
     if len(made) > 1:
         crash_point("during_bracket_legs")
-    writes.write(connection)
-    audit.append_all(connection, who, "exit_wanted", told)
+    audit.append_all(connection, who, "exit_wanted", told, **writes.first(connection))
     return made
 
 
@@ -164,7 +164,7 @@ def cancel_orders(
 
 def _cancel(
     engine: Engine, broker: Broker, clock: Callable[[], int], orders: Sequence[tuple[OrderRecord, str]], word: str,
-    then: Callable[[Connection], None] | None = None,
+    then: events.Then | None = None,
 ) -> None:  # fmt: skip
     if not orders:
         return
@@ -261,7 +261,7 @@ def _advance(
     settled: dict[str, OrderRecord | None] = {}
     if any(resting.values()):
         asked = [(o, f"exit {e.leg}") for e in exits for o in resting[e.id]]
-        _cancel(engine, broker, clock, asked, "cancel", lambda connection: _commit(connection, exits, clock(), settled))
+        _cancel(engine, broker, clock, asked, "cancel", partial(_commit, exits=exits, now=clock(), settled=settled))
         exits = [e for e in exits if e.id not in settled]
         resting = _resting(engine, exits) if exits else {}
         if any(o.state is OrderState.UNKNOWN for own in resting.values() for o in own):
@@ -272,7 +272,7 @@ def _advance(
             log.warning("exit_waits", exit=waits.id, trade=waits.trade_id, reason="resting orders not cancelled yet")
     if ready := [e for e in exits if not resting[e.id]]:
         with engine.begin() as connection:
-            _commit(connection, ready, clock(), settled, **store.LOCKED)
+            _commit(connection, store.LOCKED, exits=ready, now=clock(), settled=settled)
     committed = [order for order in settled.values() if order is not None]
     if not committed:
         return []
@@ -291,8 +291,9 @@ _OF_TRADES = Gather(
 
 
 def _commit(
-    connection: Connection, exits: Sequence[OrderRecord], now: int, settled: dict[str, OrderRecord | None], **options: Any
-) -> None:
+    connection: Connection, options: Mapping[str, Any], *, exits: Sequence[OrderRecord], now: int,
+    settled: dict[str, OrderRecord | None],
+) -> None:  # fmt: skip
     """Of these exits, those whose trades' other orders are gone: written as SENDING with what is open of their trades, and as
     DENIED where the trade is closed. settled: gets them by id, None for a denied one. options: of the read (`store.LOCKED`);
     the caller holds the ledger's write lock, or takes it so."""
@@ -316,8 +317,8 @@ def _commit(
     sent = [NewEvent(e.id, OrderEvent.SEND, f"desk/{e.id}/send", now, quantity=e.quantity) for e in sending]
     writes = journal.Writes()
     journal.plan_events([*told, *sent], initialized, (), writes)
-    writes.write(connection)
-    audit.append_all(connection, "desk", "exit_sent", [{"intent": e.id, "quantity": e.quantity} for e in sending])
+    said = [{"intent": e.id, "quantity": e.quantity} for e in sending]
+    audit.append_all(connection, "desk", "exit_sent", said, **writes.first(connection))
     settled |= {e.id: None for e in closed} | {e.id: e for e in sending}
 
 

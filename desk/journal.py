@@ -18,7 +18,7 @@ from desk.faults import crash_point
 from desk.store import OrderRecord, TradeTotal, add_up, totals_of, trade_totals, wall_us
 from resources.brokers.protocol import Execution
 from resources.ledger import tables as t
-from resources.ledger.base import Gather, Insert, Update, insert_many, update_many, write_together
+from resources.ledger.base import Gather, Insert, Update, insert_many, update_many, write_together, written_first
 from trading import portfolio
 from trading.orders import OrderEvent, OrderState, apply
 from trading.signals import Intent
@@ -52,6 +52,13 @@ class Writes:
         updates = [Update(t.orders, rows, ("id",)) for rows in _alike(self.changes)]
         write_together(connection, [*self.inserts, *updates, *more])
         self.inserts, self.changes = [], {}
+
+    def first(self, connection: Connection, *more: Insert | Update) -> dict[str, Any]:
+        """`write` together with the next statement: the execution options that have it written before that one."""
+        updates = [Update(t.orders, rows, ("id",)) for rows in _alike(self.changes)]
+        options = written_first(connection, [*self.inserts, *updates, *more])
+        self.inserts, self.changes = [], {}
+        return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +325,11 @@ class FillPlan:
         """Each position that is new, and the first step of every other one."""
         return self.positions.first() if self.positions is not None else []
 
+    @property
+    def whole(self) -> bool:
+        """Is everything written with the first steps of positions?"""
+        return self.positions is None or not self.positions.left
+
     def write_rest(self, connection: Connection) -> None:
         """Further steps of positions, in their order."""
         if self.positions is not None:
@@ -431,6 +443,11 @@ class _Positions:
         taken = {id(values) for values in chosen}
         self._changed = [values for values in self._changed if id(values) not in taken]
         return [Insert(t.positions, self._new), Update(t.positions, chosen, ("strategy", "symbol"))]
+
+    @property
+    def left(self) -> bool:
+        """Are there steps that `first` has not given?"""
+        return bool(self._changed)
 
     def write_rest(self, connection: Connection) -> None:
         """Every step of every position, in its order: each is told to the audit."""

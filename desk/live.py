@@ -260,10 +260,12 @@ class LiveDesk:
         return self._held()
 
     def _market_time(self) -> int | None:
-        """Where market time stands: the last close; before the first, just before the replay; None: real time."""
+        """Where market time stands: the last close, or one that was under way when the desk was stopped and has left orders (sent
+        at an earlier time, a simulated broker would fill them inside its bar); before the first close, just before the replay;
+        None: real time."""
         last = self.ledger.latest_close()
         if last is not None:
-            return int(last["close_time"])
+            return max(int(last["close_time"]), self.store.newest_order_time())
         if self.live_feed is not None:
             return self.live_feed.market_time()
         universe = self.config().universe

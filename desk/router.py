@@ -417,6 +417,10 @@ class Router:
                 self._stop(trip.level, trip.scope, trip.reason, "desk")
         return latched
 
+    def has_news(self) -> bool:
+        """Has the broker said anything since it was heard last? True also when it cannot be asked."""
+        return events.has_news(self._engine, self._broker)
+
     def hear(self) -> events.DrainResult:
         """What the broker said since: into the ledger, and nothing more. `continue_exits` follows, however soon."""
         return events.drain(self._engine, self._broker, self._clock)

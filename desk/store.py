@@ -14,7 +14,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Float, Text, bindparam, cast, literal, null, select, text, update
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Engine,
+    Float,
+    Select,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -189,6 +205,13 @@ class TradeTotal:
         return 0.0 if abs(self.total) <= portfolio.QUANTITY_EPSILON * self.largest else self.total
 
 
+def among(column: Any, asked: Any) -> Any:
+    """Is the column's value one of a parameter's, or of a select's, which is done first: it gives few values of a long table?"""
+    if isinstance(asked, Select | CompoundSelect):
+        return column == any_(func.array(asked.scalar_subquery()))
+    return column.in_(asked)
+
+
 def totals_of(asked: Any) -> Any:
     """Select of what every fill and every split did to the trades asked for (a parameter or a select): fills first, in order."""
     f, p = t.fills.c, action_tables.position_adjustments.c
@@ -199,11 +222,11 @@ def totals_of(asked: Any) -> Any:
             f.recorded_wall.label("at"), f.id,
         )
         .join(t.fills, t.intents.c.id == f.order_id)
-        .where(t.intents.c.trade_id.in_(asked))
+        .where(among(t.intents.c.trade_id, asked))
     )  # fmt: skip
     split = select(
         p.trade_id, cast(null(), Text), none, p.quantity_before, p.quantity_after, literal(1), p.adjusted_time, p.action_id
-    ).where(p.trade_id.in_(asked))
+    ).where(among(p.trade_id, asked))
     both = filled.union_all(split).subquery()
     c = both.c
     return select(c.trade_id, c.side, c.quantity, c.before, c.after).order_by(c.kind, c.at, c.id)
@@ -310,6 +333,11 @@ class DeskStore:
         """Value of a desk_state key: ``halt``, ``mismatches``, ``prices``, ..."""
         with reading(self.engine) as connection:
             return get_state(connection, key)
+
+    def newest_order_time(self) -> int:
+        """Market time of the newest order, sent or only wanted; UTC us, 0 when there is none."""
+        with reading(self.engine) as connection:
+            return int(connection.execute(select(func.max(t.orders.c.created_time))).scalar() or 0)
 
     def last_prices(self) -> dict[str, float]:
         """Newest marked price by symbol."""

@@ -44,7 +44,7 @@ def selects(*chosen: Any) -> dict[str, Any]:
     return {
         "positions": positions.order_by(p.strategy, p.symbol),
         "totals": store.totals_of(made_of),
-        "orders": store.orders_where(t.intents.c.trade_id.in_(made_of)),
+        "orders": store.orders_where(store.among(t.intents.c.trade_id, made_of)),
     }
 
 

@@ -53,11 +53,12 @@ def append(connection: Connection, actor: str, action: str, content: Mapping[str
     return int(connection.execute(_APPEND, told).scalar_one())
 
 
-def append_all(connection: Connection, actor: str, action: str, contents: Sequence[Mapping[str, Any]]) -> None:
-    """`append` of several records of one action, in their order, in one statement."""
-    if contents:
+def append_all(connection: Connection, actor: str, action: str, contents: Sequence[Mapping[str, Any]], **options: Any) -> None:
+    """`append` of several records of one action, in their order, in one statement. options: of its execution; one is executed
+    also for no record when there are any."""
+    if contents or options:
         told = [ids.canonical(content).decode() for content in contents]
-        connection.execute(_APPEND_ALL, {"actor": actor, "action": action, "contents": told}).all()
+        connection.execute(_APPEND_ALL, {"actor": actor, "action": action, "contents": told}, **options).all()
 
 
 def record_hash(seq: int, time_us: int, actor: str, action: str, content: bytes, previous_hash: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import select as select_module
 import time
 from collections.abc import Iterator, Sequence
@@ -92,19 +93,22 @@ def engines_of(engine: Engine) -> tuple[Engine, ...]:
 
 def _with_first(_connection: Any, _cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> tuple[str, Any]:
     """The statement with what its execution option `first` asks to be done before it (see `at_once`)."""
-    first = context.execution_options.get("first", "") if context is not None else ""
-    if first and many:
+    first, values = context.execution_options.get("first", ("", {})) if context is not None else ("", {})
+    if not first:
+        return statement, parameters
+    if many:
         raise ValueError("a statement that is executed once per row has no other before it")
-    return f"{first}; {statement}" if first else statement, parameters
+    return f"{first}; {statement}", {**parameters, **values} if values else parameters
 
 
-def at_once(first: str) -> dict[str, dict[str, str]]:
-    """Execution options of a statement that goes to the server together with `first`, SQL without parameters, which is done
-    before it: one round trip. The statement sees what was committed until `first` was done: a lock that is taken so covers it.
+def at_once(first: str, values: Row | None = None) -> dict[str, Any]:
+    """Execution options of a statement that goes to the server together with `first`, which is done before it: one round trip.
+    The statement sees what was committed until `first` was done (a lock that is taken so covers it), and what `first` wrote.
 
+    first: SQL as the driver takes it (%(name)s a value of `values`, none of whose names the statement has).
     Only for a ledger engine made by `connect`, and not for what is executed once per row (ValueError).
     """
-    return {"execution_options": {"first": first}}
+    return {"execution_options": {"first": (first, values or {})}}
 
 
 def _test(dbapi_connection: Any, record: Any, _: Any) -> None:
@@ -274,19 +278,40 @@ def write_together(connection: Connection, parts: Sequence[Insert | Update]) -> 
         _write_together(connection, parts, "SELECT 1", {})
 
 
-def _write_together(connection: Connection, parts: Sequence[Insert | Update], last: str, values: Row) -> None:
+def written_first(connection: Connection, parts: Sequence[Insert | Update]) -> dict[str, Any]:
+    """`write_together` together with the statement that is executed with these options (`at_once`), before it."""
     made = [part for part in parts if part.rows]
-    shapes = tuple(
+    if not made:
+        return {}
+    told = {f"told{n}": _told(part.rows) for n, part in enumerate(made)}
+    return at_once(_driver_sql(_shapes(connection, made)), told)
+
+
+def _shapes(connection: Connection, made: Sequence[Insert | Update]) -> tuple[_Shape, ...]:
+    return tuple(
         (p.table, place_of(connection, p.table), tuple(p.rows[0]), tuple(p.replacing if isinstance(p, Insert) else p.key),
          isinstance(p, Insert))
         for p in made
     )  # fmt: skip
+
+
+def _write_together(connection: Connection, parts: Sequence[Insert | Update], last: str, values: Row) -> None:
+    made = [part for part in parts if part.rows]
     told = {f"told{n}": _told(part.rows) for n, part in enumerate(made)}
-    connection.execute(_together(shapes, last), {**told, **values})
+    connection.execute(_together(_shapes(connection, made), last), {**told, **values})
+
+
+_Shape = tuple[Table, str, tuple[str, ...], tuple[str, ...], bool]
 
 
 @lru_cache(256)
-def _together(shapes: tuple[tuple[Table, str, tuple[str, ...], tuple[str, ...], bool], ...], last: str) -> TextClause:
+def _driver_sql(shapes: tuple[_Shape, ...]) -> str:
+    """`_together` as psycopg2 takes it."""
+    return re.sub(r":(told\d+)", r"%(\1)s", _together(shapes, "SELECT 1").text)
+
+
+@lru_cache(256)
+def _together(shapes: tuple[_Shape, ...], last: str) -> TextClause:
     parts = [
         _insertion(table, place, names, more, "", f"told{n}") if new else _update(place, names, more, f"told{n}")
         for n, (table, place, names, more, new) in enumerate(shapes)

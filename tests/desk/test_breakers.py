@@ -145,7 +145,7 @@ class TestLatch:
 
     def test_flatten_closes_what_is_open(self, desk: Desk) -> None:
         hold(desk, drawdown=Drawdown(percent=1.0, then="flatten"))
-        assert len(desk.router.on_price("EURUSD", 1.149, hour(1) + 1)) == 1
+        assert len(desk.router.on_price("EURUSD", 1.149, hour(1) + 1)) == 2
         drawdown = Trip(breakers.DRAWDOWN, HaltLevel.FLATTEN, "desk", "DRAWDOWN: fall=1.02%")
         assert desk.router.trip(drawdown)
         desk.close(2)

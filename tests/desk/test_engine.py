@@ -159,6 +159,23 @@ def test_a_day_with_every_step_failing_once_ends_with_the_books_of_a_quiet_day(
     assert audit.verify(day.live.ledger.engine) == []
 
 
+def test_exits_that_do_not_wait_for_the_bars_fills_leave_the_books_of_those_that_do(
+    make: Make, monkeypatch: pytest.MonkeyPatch, quiet: Day
+) -> None:
+    waiting, sent = make(), make()
+    monkeypatch.setattr(waiting.live.router, "has_news", lambda: True)
+    early: list[frozenset[tuple[str, str]]] = []
+    look = sent.live.engine._exits_of_untouched
+    monkeypatch.setattr(sent.live.engine, "_exits_of_untouched", lambda *args: early.append(look(*args)) or early[-1])
+    for n in range(len(quiet.groups)):
+        waiting.close(n)
+        before = len(early)
+        reasons = {(e.strategy, e.symbol) for e in sent.close(n).exits if e.reason}
+        assert {key for keys in early[before:] for key in keys} <= reasons
+    assert any(early)
+    assert sent.books() == waiting.books()
+
+
 def faults(quiet: Day) -> dict[int, tuple[str, str]]:
     """Which step fails at which close, and whether before or after its work: each step both ways."""
     exits = [n for n, result in enumerate(quiet.results) if any(e.reason for e in result.exits)]
