@@ -1,8 +1,8 @@
 """One bar close, from the feed's bars to the committed row that lets the trade run start.
 
-The order is fixed: fills of the old orders, exits, marks and breakers, hot bars, quality verdicts, the account, then the
-close itself. Every step may be repeated, and the close is committed last: a desk that dies in between does the whole close
-again and ends where it would have been.
+The order is fixed: exits of trades that no price of the bar can have touched at the broker, fills of the old orders, the
+other exits, marks and breakers, hot bars, quality verdicts, the account, then the close itself. Every step may be repeated,
+and the close is committed last: a desk that dies in between does the whole close again and ends where it would have been.
 """
 
 from __future__ import annotations

@@ -142,9 +142,8 @@ class YamlDocument:
                 return line
         return 1
 
-    def clean(self, loc: Sequence[str | int], missing: bool = False) -> Path:
-        """`loc` of a pydantic error without the union tags that are not in the file. missing: its last part is a key that should
-        be there."""
+    def clean(self, loc: Sequence[str | int], key: bool = False) -> Path:
+        """`loc` of a pydantic error without union tags that are not in the file. key: its last part is a key, there or not."""
         at, node = [], self.data
         for i, part in enumerate(loc):
             present = (isinstance(node, Mapping) and part in node) or (
@@ -152,7 +151,7 @@ class YamlDocument:
             )
             if present:
                 node = node[part]
-            elif i < len(loc) - 1 or (isinstance(part, str) and not (missing and isinstance(node, Mapping))):
+            elif i < len(loc) - 1 or (isinstance(part, str) and not (key and isinstance(node, Mapping))):
                 continue  # a tag, or a branch of a union: not in the file
             at.append(part)
         return tuple(at)
@@ -301,8 +300,8 @@ def _items(count: int | None) -> str:
 
 def _problem(document: YamlDocument, model: type[pydantic.BaseModel], item: Any, at: Path) -> Problem:
     kind, ctx, given = item["type"], item.get("ctx", {}), item.get("input")
-    loc = document.clean((*at, *item["loc"]), missing=kind == "missing")
     names = field_names(model, item["loc"][:-1])
+    loc = document.clean((*at, *item["loc"]), key=kind == "missing" or (item["loc"][-1:] != () and item["loc"][-1] in names))
     if kind == "extra_forbidden":
         key = str(item["loc"][-1])
         return document.problem(loc, "unknown key", "one of " + ", ".join(names) if names else "", nearest(key, names))
