@@ -19,6 +19,9 @@ from resources.brokers.protocol import Broker
 from trading.orders import OrderState
 from trading.refusals import RefusalCode, refuse
 
+DESK = "desk"
+"""Who wants what the desk's own rules ask for."""
+
 
 @dataclass(frozen=True, slots=True)
 class RouteResult:
@@ -38,8 +41,10 @@ def close_positions(
     with store.routing_lock:
         if not leaving:
             return []
+        # What the desk wants by itself it finds out again; what a person was told is wanted must outlast a power cut.
+        locked = store.LOCKED_NOT_FLUSHED if who == DESK else store.LOCKED
         with engine.begin() as connection:
-            book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving}, **store.LOCKED_NOT_FLUSHED)
+            book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving}, **locked)
             results, wanted = want(connection, leaving, book, close_time, clock(), who)
         made = {order.id for order in wanted.exits}
         under_way = any(intent_id not in made for result in results for intent_id in result.intent_ids)
