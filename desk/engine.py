@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import structlog
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from desk import exit_series, hot_bars, quiet, store, trades
 from desk.clock import wall
@@ -32,7 +33,7 @@ from desk.router import Router
 from desk.store import DeskStore, PositionRecord
 from desk.trades import OpenTrades
 from desk.untouched import is_untouched
-from resources.brokers.protocol import Account, Broker, BrokerError
+from resources.brokers.protocol import Account, Broker
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
 from resources.ledger import plans as ledger_plans
@@ -289,7 +290,9 @@ class DeskEngine:
         """What the broker said on the close's entries, so that the next close's exits need not wait for it."""
         try:
             self._router.hear()
-        except BrokerError as error:  # it is heard at the next close
+        except SQLAlchemyError:
+            raise  # the ledger: the desk comes back from it
+        except Exception as error:  # noqa: BLE001 - the close has ended; whatever the broker said is heard at the next one
             log.warning("not_heard", error=type(error).__name__)
 
     def _read_ahead(self, close_time: int) -> None:

@@ -176,6 +176,21 @@ def test_exits_that_do_not_wait_for_the_bars_fills_leave_the_books_of_those_that
     assert sent.books() == waiting.books()
 
 
+def test_a_broker_that_cannot_be_heard_keeps_no_close_from_ending(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = make()
+    day.close(0, trade=False)
+
+    def away(after: str) -> Any:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(day.live.broker, "poll_events", away)
+        row = day.live.engine.end_close(day.groups[0].close_time, "done", "run")
+    assert row is not None
+    assert row["outcome"] is not None
+    day.close(1)
+
+
 def faults(quiet: Day) -> dict[int, tuple[str, str]]:
     """Which step fails at which close, and whether before or after its work: each step both ways."""
     exits = [n for n, result in enumerate(quiet.results) if any(e.reason for e in result.exits)]
