@@ -191,7 +191,7 @@ class _Watch:
             (live.broker, "on_bars", "paper broker matches"), (router, "hear", "hear the broker"),
             (engine._plans, "in_force", "plans in force"), (engine.actions, "evaluables", "units of today"),
             (engine._manager, "judge", "managed trades"), (router, "exit_positions", "exits wanted and sent"),
-            (exit_orders, "send_wanted", "- sent"), (exit_orders, "_cancel", "  - legs cancelled"),
+            (exit_orders, "send_wanted", "- sent"), (exit_orders, "send_in_place", "- sent in place"), (exit_orders, "_cancel", "  - legs cancelled"),
             (submission, "send_groups", "  - orders sent"), (exit_routing, "want", "- wanted"), (trades, "read", "- book read"),
             (engine._manager, "align", "legs moved"), (router, "continue_exits", "exits go on"),
             (engine, "_derive_of", "higher timeframes"), (engine._store, "mark", "marks"),

@@ -260,7 +260,7 @@ class Sent:
         """then: called at each answer."""
         self.at: dict[str, float] = {}
         self._then = then
-        for name in ("submit", "submit_groups"):
+        for name in ("submit", "submit_groups", "replace_groups"):
             if (call := getattr(broker, name, None)) is not None:
                 setattr(broker, name, self._timed(call))
 
@@ -269,6 +269,7 @@ class Sent:
             answer = call(requests)
             now = time.perf_counter()
             for part in requests:
+                part = getattr(part, "requests", part)
                 for request in part if isinstance(part, Sequence) else (part,):
                     self.at[request.client_id] = now
             self._then()

@@ -1,7 +1,8 @@
 """Exit orders: wanted first, sent only when the trade's resting orders are known to be gone.
 
 A wish to exit is committed (an INITIALIZED exit order) before anything is cancelled, so a crash in between loses
-nothing: ``continue_exits`` goes on where it stopped. The exit joins the oco group of its trade, so that even a leg that
+nothing: ``continue_exits`` goes on where it stopped. A broker that puts orders in the place of others takes both in one step:
+there the exit is committed as SENDING with the cancels. The exit joins the oco group of its trade, so that even a leg that
 was not cancelled in time cannot close the trade a second time. A refused exit is asked for again under a new id:
 entries may be lost, exits must not be.
 """
@@ -9,7 +10,7 @@ entries may be lost, exits must not be.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, Engine, bindparam, select
 from desk import algo_ledger, events, guards, journal, store, submission, trades
 from desk.faults import crash_point
 from desk.journal import NewEvent, NewOrder
+from desk.legs import kind_of
 from desk.store import OrderRecord
 from resources.brokers.protocol import Batching, Broker, BrokerError
 from resources.ledger import action_tables as a
@@ -27,13 +29,14 @@ from resources.ledger import audit
 from resources.ledger import tables as t
 from resources.ledger.base import Gather, reading
 from trading import ids
-from trading.orders import MAY_BE_AT_BROKER, OrderEvent, OrderState, OrderType, Side
+from trading.orders import MAY_BE_AT_BROKER, TERMINAL, OrderEvent, OrderState, OrderType, Side
 from trading.signals import Intent
 
 log = structlog.get_logger("desk.exits")
 
 MAX_ATTEMPTS = 5
 """How often a refused exit is asked for again at once."""
+_HEARD = frozenset({OrderState.SUBMITTED, OrderState.ACCEPTED, OrderState.TRIGGERED, OrderState.PARTIALLY_FILLED})
 RETRY_US = 60_000_000
 """Market time between further attempts: a position is never given up."""
 _UNSETTLED = select(a.action_applications.c.symbol).where(a.action_applications.c.state != "done")
@@ -74,66 +77,86 @@ def want_exits(connection: Connection, wishes: Sequence[ExitWish], now_time: int
 
 
 def want_and_cancel(
-    connection: Connection, wishes: Sequence[ExitWish], orders: Mapping[str, Sequence[OrderRecord]], now_time: int, who: str
-) -> Wanted:
+    connection: Connection, wishes: Sequence[ExitWish], orders: Mapping[str, Sequence[OrderRecord]], now_time: int, who: str,
+    replacing: bool,
+) -> Wanted:  # fmt: skip
     """`want_exits`, and in the same transaction the request to cancel what rests of their trades.
 
-    orders: every order of those trades, by trade, as they were read in it; none of them is an exit under way.
+    orders: every order of those trades, by trade, as they were read in it; none of them is an exit under way. replacing: the
+    broker puts orders in the place of others; an exit it can put there is committed as SENDING at once.
     """
     made = [_exit_of(connection, wish, now_time) for wish in wishes]
     known = {o.id for own in orders.values() for o in own}
     writes = journal.Writes()
+    ends: dict[str, Mapping[str, float]] = {}
+    for wish, intent in zip(wishes, made, strict=True):
+        own = orders.get(wish.entry.trade_id, ())
+        if replacing and intent.id not in known and not intent.meta.get("algo") and all(_is_as_heard(o) for o in own):
+            ends[intent.id] = {o.id: o.filled_quantity for o in _in_turn(own)}
     asked = [(o, f"exit {wish.leg}") for wish in wishes for o in _in_turn(orders.get(wish.entry.trade_id, ()))]
     told = _cancel_requests(asked, "cancel", now_time)
     journal.plan_events(told, {o.id: o for o, _ in asked}, (), writes)
-    wanted = _insert(connection, list(zip(wishes, made, strict=True)), known, now_time, who, writes)
+    if ends:
+        crash_point("during_exit")
+    wanted = _insert(connection, list(zip(wishes, made, strict=True)), known, now_time, who, writes, ends.keys())
     ending = {o.id for o, _ in asked}
     resting = {
         trade_id: [replace(o, state=OrderState.PENDING_CANCEL) if o.id in ending else o for o in own]
         for trade_id, own in orders.items()
     }
-    return Wanted([intent.id for intent in made], wanted, resting)
+    sending = [o for o in wanted if o.id in ends]
+    return Wanted([intent.id for intent in made], [o for o in wanted if o.id not in ends], resting, sending, ends)
+
+
+def _is_as_heard(order: OrderRecord) -> bool:
+    """Is it over, or one that the broker works and has nothing left to answer on? No entry: that may fill on."""
+    return order.state in TERMINAL or (order.state in _HEARD and kind_of(order.leg) != "entry")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Exits that are wanted as of a commit. intent_ids: in the wishes' order. exits: those that were not wanted before, as
-    INITIALIZED orders. orders: the other orders of the trades, by trade, as they are since."""
+    INITIALIZED orders. orders: the other orders of the trades, by trade, as they are since. sending: exits that go in the place
+    of what rests of their trades, committed as SENDING; ends: by their id what that is, with what is known to be filled of it."""
 
     intent_ids: Sequence[str] = ()
     exits: Sequence[OrderRecord] = ()
     orders: Mapping[str, Sequence[OrderRecord]] = field(default_factory=dict)
+    sending: Sequence[OrderRecord] = ()
+    ends: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def _insert(
     connection: Connection, wanted: Sequence[tuple[ExitWish, Intent]], known: Set[str], now_time: int, who: str,
-    writes: journal.Writes,
+    writes: journal.Writes, sending: Collection[str] = (),
 ) -> list[OrderRecord]:  # fmt: skip
-    """Write the exits that are not `known`, with what else `writes` holds, and tell the audit. Gives them."""
+    """Write the exits that are not `known`, with what else `writes` holds, and tell the audit. Gives them. sending: those that
+    are written as SENDING; the others are INITIALIZED."""
     seen = set(known)
-    alike: dict[tuple[str, str, str], list[NewOrder]] = {}
-    told: list[dict[str, Any]] = []
+    alike: dict[tuple[str, str, str, OrderState], list[NewOrder]] = {}
+    told: list[tuple[str, str, dict[str, Any]]] = []
     for wish, intent in wanted:
         if intent.id in seen:
             continue
         seen.add(intent.id)
         entry = wish.entry
         session = events.session_at(str(intent.meta["calendar"]), now_time)
-        alike.setdefault((session, entry.broker, entry.mode), []).append(NewOrder(intent, entry.trade_id))
-        told.append({
+        state = OrderState.SENDING if intent.id in sending else OrderState.INITIALIZED
+        alike.setdefault((session, entry.broker, entry.mode, state), []).append(NewOrder(intent, entry.trade_id))
+        told.append((who, "exit_wanted", {
             "intent": intent.id, "trade": entry.trade_id, "strategy": entry.strategy, "symbol": entry.symbol,
             "leg": wish.leg, "quantity": abs(wish.quantity), "side": intent.side.value,
-        })  # fmt: skip
+        }))  # fmt: skip
     made: list[OrderRecord] = []
-    for (session, broker, mode), group in alike.items():
+    for (session, broker, mode, state), group in alike.items():
         journal.insert_intents(
-            connection, group, session=session, broker=broker, mode=mode, state=OrderState.INITIALIZED, now_time=now_time,
-            new=True, into=writes,
-        )  # fmt: skip
-        made += [journal.order_of(new, session, broker, mode, OrderState.INITIALIZED, now_time) for new in group]
+            connection, group, session=session, broker=broker, mode=mode, state=state, now_time=now_time, new=True, into=writes
+        )
+        made += [journal.order_of(new, session, broker, mode, state, now_time) for new in group]
     if len(made) > 1:
         crash_point("during_bracket_legs")
-    audit.append_all(connection, who, "exit_wanted", told, **writes.first(connection))
+    told += [("desk", "exit_sent", {"intent": o.id, "quantity": o.quantity}) for o in made if o.state is OrderState.SENDING]
+    audit.append_acts(connection, told, **writes.first(connection))
     return made
 
 
@@ -229,6 +252,20 @@ def send_wanted(engine: Engine, broker: Broker, clock: Callable[[], int], wanted
     with reading(engine) as connection:
         exits = _wanted(connection)
     return _send(engine, broker, clock, exits, None)
+
+
+def send_in_place(engine: Engine, broker: Broker, clock: Callable[[], int], wanted: Wanted) -> list[str]:
+    """Send the exits that go in the place of what rests of their trades, and hear what became of that: one call of the broker,
+    after one commit. Returns their ids. The caller holds the routing lock.
+
+    What the broker did not take is rejected, or unknown until its books say; what it never had is asked for again."""
+    if not wanted.sending:
+        return []
+    crash_point("during_cancel")
+    crash_point("intent_committed")
+    submission.send_groups(engine, broker, clock, [[order] for order in wanted.sending], wanted.ends)
+    events.drain(engine, broker, clock)
+    return [order.id for order in wanted.sending]
 
 
 def _wanted(connection: Connection) -> list[OrderRecord]:
@@ -351,7 +388,7 @@ def _ask_again(connection: Connection, now: int) -> None:
         for trade_id, held in book.of(position).items():
             orders = book.orders[trade_id]
             entry = next((o for o in orders if o.leg == "entry"), None)
-            if entry is not None and guards.uncovered(orders, held):
+            if entry is not None and (guards.uncovered(orders, held) or _was_refused(orders)):
                 bare[trade_id] = (entry, held, position.symbol)
     if not bare:
         return
@@ -360,6 +397,12 @@ def _ask_again(connection: Connection, now: int) -> None:
     for trade_id, (entry, held, symbol) in bare.items():
         if symbol not in unsettled and trade_id not in left_alone:
             _want_again(connection, entry, book.orders[trade_id], held, now)
+
+
+def _was_refused(orders: Sequence[OrderRecord]) -> bool:
+    """Is the trade's newest exit one that the broker refused or never had? It is wanted still, whatever guards the trade."""
+    exits = [o for o in orders if o.is_exit]
+    return bool(exits) and exits[-1].state is OrderState.REJECTED
 
 
 def _want_again(connection: Connection, entry: OrderRecord, orders: Sequence[OrderRecord], held: float, now: int) -> None:

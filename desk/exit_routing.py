@@ -15,7 +15,7 @@ from desk import exit_orders, external, mismatches, store, trades
 from desk.exit_orders import ExitWish, Wanted
 from desk.store import PositionRecord
 from desk.trades import OpenTrades
-from resources.brokers.protocol import Broker
+from resources.brokers.protocol import Broker, Replacing
 from trading.orders import OrderState
 from trading.refusals import RefusalCode, refuse
 
@@ -41,23 +41,28 @@ def close_positions(
     with store.routing_lock:
         if not leaving:
             return []
-        # What the desk wants by itself it finds out again; what a person was told is wanted must outlast a power cut.
-        locked = store.LOCKED_NOT_FLUSHED if who == DESK else store.LOCKED
+        replacing = isinstance(broker, Replacing)
+        # What the desk wants by itself it finds out again; what a person was told is wanted must outlast a power cut, and so must
+        # what is committed as SENDING.
+        locked = store.LOCKED_NOT_FLUSHED if who == DESK and not replacing else store.LOCKED
         with engine.begin() as connection:
             book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving}, **locked)
-            results, wanted = want(connection, leaving, book, close_time, clock(), who)
-        made = {order.id for order in wanted.exits}
+            results, wanted = want(connection, leaving, book, close_time, clock(), who, replacing)
+        made = {order.id for order in (*wanted.exits, *wanted.sending)}
         under_way = any(intent_id not in made for result in results for intent_id in result.intent_ids)
-        exit_orders.send_wanted(engine, broker, clock, None if under_way else wanted)
+        exit_orders.send_in_place(engine, broker, clock, wanted)
+        if under_way or wanted.exits:
+            exit_orders.send_wanted(engine, broker, clock, None if under_way else wanted)
         return results
 
 
 def want(
-    connection: Connection, leaving: Sequence[tuple[str, str, str]], book: OpenTrades, close_time: int, now_time: int, who: str
-) -> tuple[list[RouteResult], Wanted]:
+    connection: Connection, leaving: Sequence[tuple[str, str, str]], book: OpenTrades, close_time: int, now_time: int, who: str,
+    replacing: bool = False,
+) -> tuple[list[RouteResult], Wanted]:  # fmt: skip
     """Commit the wish to close each of these (strategy, symbol, reason), together. book: read under the write lock, which the
-    caller holds. A position that is not of its trade is noted as a mismatch, and not touched. Returns the answers, and the exits
-    with their trades' orders as they are after it."""
+    caller holds. replacing: see `want_and_cancel`. A position that is not of its trade is noted as a mismatch, and not touched.
+    Returns the answers, and the exits with their trades' orders as they are after it."""
     held = {(p.strategy, p.symbol): p for p in book.positions}
     answers: list[RouteResult | ExitWish] = []
     wished: set[str] = set()
@@ -75,7 +80,7 @@ def want(
         answers.append(answer)
     wishes = [a for a in answers if isinstance(a, ExitWish)]
     own = {wish.entry.trade_id: book.orders.get(wish.entry.trade_id, ()) for wish in wishes}
-    wanted = exit_orders.want_and_cancel(connection, wishes, own, now_time, who)
+    wanted = exit_orders.want_and_cancel(connection, wishes, own, now_time, who, replacing)
     ids = iter(wanted.intent_ids)
     results = [RouteResult(a.entry.trade_id, True, "", (next(ids),)) if isinstance(a, ExitWish) else a for a in answers]
     return results, wanted

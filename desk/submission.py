@@ -17,7 +17,16 @@ from desk import events, journal, mismatches, modes, store
 from desk.faults import crash_point
 from desk.journal import NewEvent
 from desk.store import OrderRecord
-from resources.brokers.protocol import Account, Batching, Broker, Execution, OrderReport, OrderRequest
+from resources.brokers.protocol import (
+    Account,
+    Batching,
+    Broker,
+    Execution,
+    OrderReport,
+    OrderRequest,
+    Replacement,
+    Replacing,
+)
 from resources.ledger import action_tables, audit
 from resources.ledger import tables as t
 from trading import portfolio
@@ -74,11 +83,14 @@ def send(engine: Engine, broker: Broker, clock: Callable[[], int], order_ids: Se
 
 
 def send_groups(
-    engine: Engine, broker: Broker, clock: Callable[[], int], groups: Sequence[Sequence[OrderRecord]]
-) -> dict[str, OrderState]:
+    engine: Engine, broker: Broker, clock: Callable[[], int], groups: Sequence[Sequence[OrderRecord]],
+    ends: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, OrderState]:  # fmt: skip
     """`send` of several groups, each whole or not at all whatever becomes of the others: the orders as they are committed.
 
     A broker that takes several groups in one call gets them so. What is not heard of one group says nothing about another.
+    ends: the broker is a Replacing one; by id of a group's first order the orders in whose place it goes, with what is known to
+    be filled of each. That they end was asked for, and committed, with the group.
     """
     answers: dict[str, tuple[OrderEvent, str, str]] = {}
     sendable: list[Sequence[OrderRecord]] = []
@@ -95,7 +107,7 @@ def send_groups(
         else:
             sendable.append(group)
     heard = False
-    for group, reports in _submitted(broker, sendable):
+    for group, reports in _submitted(broker, sendable, ends):
         if isinstance(reports, Exception):
             log.warning("submit_unclear", orders=[o.id for o in group], error=type(reports).__name__)
             answers |= {o.id: (OrderEvent.LOST, f"submit: {type(reports).__name__}", "") for o in group}
@@ -112,16 +124,21 @@ def send_groups(
 
 
 def _submitted(
-    broker: Broker, groups: Sequence[Sequence[OrderRecord]]
+    broker: Broker, groups: Sequence[Sequence[OrderRecord]], ends: Mapping[str, Mapping[str, float]] | None
 ) -> list[tuple[Sequence[OrderRecord], Sequence[OrderReport] | Exception]]:
     """Each group with the broker's answer, or with what was raised instead: which does not say that an order failed."""
     if not groups:
         return []
     requests = [[request_of(o) for o in group] for group in groups]
-    if len(groups) > 1 and isinstance(broker, Batching):
+    if ends is not None or (len(groups) > 1 and isinstance(broker, Batching)):
         crash_point("before_send")
         try:
-            return list(zip(groups, broker.submit_groups(requests), strict=True))
+            if ends is None:
+                return list(zip(groups, broker.submit_groups(requests), strict=True))  # type: ignore[attr-defined]
+            if not isinstance(broker, Replacing):
+                raise TypeError(f"broker {broker.name} cannot put orders in the place of others")
+            replacements = [Replacement(ends.get(r[0].client_id, {}), r) for r in requests]
+            return list(zip(groups, broker.replace_groups(replacements), strict=True))
         except Exception as error:  # noqa: BLE001 whatever it is, it does not say that the orders failed
             return [(group, error) for group in groups]
     answers: list[tuple[Sequence[OrderRecord], Sequence[OrderReport] | Exception]] = []

@@ -25,6 +25,7 @@ from resources.brokers.protocol import (
     Modification,
     OrderReport,
     OrderRequest,
+    Replacement,
 )  # fmt: skip
 from resources.feeds.protocol import BarClose
 from resources.ledger.action_tables import paper_splits
@@ -75,16 +76,25 @@ class PaperBroker:
 
     def submit_groups(self, groups: Sequence[Sequence[OrderRequest]]) -> list[list[OrderReport]]:
         """`submit` of several groups in one transaction: each is taken whole or not at all, whatever becomes of the others."""
-        requests = [r for group in groups for r in group]
+        return self._taken([Replacement({}, group) for group in groups], Load.BY_ID)
+
+    def replace_groups(self, replacements: Sequence[Replacement]) -> list[list[OrderReport]]:
+        """Groups in the place of orders that rest, in one transaction."""
+        return self._taken(replacements, Load.FAMILY)
+
+    def _taken(self, replacements: Sequence[Replacement], load: Load) -> list[list[OrderReport]]:
+        requests = [r for replacement in replacements for r in replacement.requests]
         if not requests:
-            return [[] for _ in groups]
+            return [[] for _ in replacements]
         wanted = {r.client_id for r in requests} | {r.parent_client_id for r in requests if r.parent_client_id}
-        with self._writing(Load.BY_ID, {"ids": list(wanted)}, positions=False) as book:
+        wanted |= {client_id for replacement in replacements for client_id in replacement.ends}
+        with self._writing(load, {"ids": list(wanted)}, positions=False) as book:
             # What replaces an order across a split works from the session's open on, as that one would have.
             since = self._unmatched_splits(book, {r.symbol for r in requests if r.client_id not in book.orders})
-            for group in groups:
-                book.take(group, self._instruments, self._clock(), since)
-            reports = [[report_of(book.orders[r.client_id]) for r in group] for group in groups]
+            for replacement in replacements:
+                barred = book.end(replacement.ends, self._clock())
+                book.take(replacement.requests, self._instruments, self._clock(), since, barred)
+            reports = [[report_of(book.orders[r.client_id]) for r in x.requests] for x in replacements]
         return reports
 
     def cancel(self, client_id: str) -> None:

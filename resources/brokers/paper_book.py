@@ -103,17 +103,32 @@ class Book:
     touched: set[str] = field(default_factory=set)
     splits: bool = True
 
+    def end(self, ends: Mapping[str, float], now: int) -> str:
+        """End the orders named, of which so much is known to be filled. Why nothing may take their place; "" when it may."""
+        found = {client_id: self.orders.get(client_id) for client_id in ends}
+        changed = [
+            client_id
+            for client_id, order in found.items()
+            if order is None or not order.working or not math.isclose(order.filled_quantity, ends[client_id], rel_tol=1e-9)
+        ]
+        for order in found.values():
+            if order is not None:
+                self.cancel(order, now, "canceled by request")
+        return f"NOT_TRADABLE: order={changed[0]} reason=not_as_stated" if changed else ""
+
     def take(
-        self, requests: Sequence[OrderRequest], instruments: Mapping[str, Instrument], now: int, since: Mapping[str, int]
-    ) -> None:
+        self, requests: Sequence[OrderRequest], instruments: Mapping[str, Instrument], now: int, since: Mapping[str, int],
+        barred: str = "",
+    ) -> None:  # fmt: skip
         """Take an order or a bracket, whole or not at all; a known client id is left as it is.
 
         since: by symbol, market time from which an order works that takes the place of one from before (a split).
+        barred: why it is refused, whatever it is.
         """
         fresh = [r for r in requests if r.client_id not in self.orders]
         sides = {o.client_id: o.request.side for o in self.orders.values()} | {r.client_id: r.side for r in requests}
         problems = [problem_of(r, instruments.get(r.symbol), self.currency, sides.get(r.parent_client_id)) for r in fresh]
-        refusal = next((p for p in problems if p), "")
+        refusal = barred or next((p for p in problems if p), "")
         for request in fresh:
             number = f"P{request.client_id.removeprefix('int-')}"
             if refusal:

@@ -6,7 +6,7 @@ broker's books to their end markers before it believes anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -164,6 +164,29 @@ class Batching(Protocol):
 
     def cancel_many(self, client_ids: Sequence[str]) -> None:
         """`cancel` of each, in this order; those the broker does not have are passed over."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Orders that are to end, and a group that is to be taken when they have. ends: by client id what is known to be filled of
+    each working order; requests: the group, as `Broker.submit` takes it."""
+
+    ends: Mapping[str, float]
+    requests: Sequence[OrderRequest]
+
+
+@runtime_checkable
+class Replacing(Protocol):
+    """A broker that puts orders in the place of others in one step: nothing fills in between, and both never work together."""
+
+    def replace_groups(self, replacements: Sequence[Replacement]) -> list[list[OrderReport]]:
+        """Of each, whatever becomes of the others: end the orders named, then take the group whole, or not at all.
+
+        The group is rejected when one of the orders named was not working any more, or had filled something else than is
+        stated: what it was sized by is not true then. Those of them that work end all the same. Known client ids are answered
+        with their orders as they are. Answers in the replacements' order.
+        """
         ...
 
 

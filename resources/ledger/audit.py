@@ -26,8 +26,10 @@ HEAD_KEY = "audit_head"
 GENESIS = "0" * 64
 _APPEND = text("SELECT audit_append(:actor, :action, :content)")
 _APPEND_ALL = text(
-    "SELECT audit_append(:actor, :action, told.content) "
-    "FROM (SELECT content FROM unnest(CAST(:contents AS text[])) WITH ORDINALITY AS x(content, n) ORDER BY n) AS told"
+    "SELECT audit_append(told.actor, told.action, told.content) "
+    "FROM (SELECT actor, action, content FROM unnest("
+    "CAST(:actors AS text[]), CAST(:actions AS text[]), CAST(:contents AS text[])"
+    ") WITH ORDINALITY AS x(actor, action, content, n) ORDER BY n) AS told"
 )
 
 
@@ -54,11 +56,17 @@ def append(connection: Connection, actor: str, action: str, content: Mapping[str
 
 
 def append_all(connection: Connection, actor: str, action: str, contents: Sequence[Mapping[str, Any]], **options: Any) -> None:
-    """`append` of several records of one action, in their order, in one statement. options: of its execution; one is executed
+    """`append` of several records of one action, in their order, in one statement. options: see `append_acts`."""
+    append_acts(connection, [(actor, action, content) for content in contents], **options)
+
+
+def append_acts(connection: Connection, acts: Sequence[tuple[str, str, Mapping[str, Any]]], **options: Any) -> None:
+    """`append` of each (actor, action, content), in their order, in one statement. options: of its execution; one is executed
     also for no record when there are any."""
-    if contents or options:
-        told = [ids.canonical(content).decode() for content in contents]
-        connection.execute(_APPEND_ALL, {"actor": actor, "action": action, "contents": told}, **options).all()
+    if acts or options:
+        told = [(actor, action, ids.canonical(content).decode()) for actor, action, content in acts]
+        actors, actions, contents = (list(column) for column in zip(*told, strict=True)) if told else ([], [], [])
+        connection.execute(_APPEND_ALL, {"actors": actors, "actions": actions, "contents": contents}, **options).all()
 
 
 def record_hash(seq: int, time_us: int, actor: str, action: str, content: bytes, previous_hash: str) -> str:

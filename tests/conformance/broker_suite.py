@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from resources.brokers.protocol import Batching, Broker, BrokerEvent, OrderRequest
+from resources.brokers.protocol import Batching, Broker, BrokerEvent, OrderRequest, Replacement, Replacing
 from trading.orders import TERMINAL, OrderEvent, OrderState, OrderType, Side, TimeInForce
 
 
@@ -200,6 +200,44 @@ class BrokerSuite:
         broker.cancel(client_id(4))
         broker.cancel_many([client_id(1), client_id(4), client_id(999)])
         assert [r.client_id for r in broker.open_orders()] == [client_id(5)]
+
+    def _resting(self, broker: Broker, venue: Venue) -> tuple[Replacing, OrderRequest]:
+        """A bracket whose entry has filled, and the order that is to go in the place of its legs."""
+        if not isinstance(broker, Replacing):
+            pytest.skip(f"{broker.name} puts no orders in the place of others")
+        broker.submit(self.bracket(venue, 1))
+        venue.trade(1.2, 1.201, 1.199, 1.2)
+        return broker, self.order(venue, 9, Side.SELL, reduce_only=True, oco_group="oco-1")
+
+    def test_an_order_goes_in_the_place_of_others_in_one_step(self, broker: Broker, venue: Venue) -> None:
+        replacing, leaving = self._resting(broker, venue)
+        wanted = [Replacement({client_id(2): 0.0, client_id(3): 0.0}, [leaving])]
+        ((report,),) = replacing.replace_groups(wanted)
+        assert report.state is OrderState.ACCEPTED
+        assert [r.client_id for r in broker.open_orders()] == [client_id(9)]
+        assert [r.broker_order_id for r in replacing.replace_groups(wanted)[0]] == [report.broker_order_id]
+        venue.trade(1.2, 1.201, 1.1, 1.15)
+        assert broker.positions() == []
+        assert [e.price for e in broker.executions(0)] == [1.2, 1.2]
+
+    @pytest.mark.parametrize("stated", [{2: 0.0, 3: 500.0}, {2: 0.0, 3: 0.0, 999: 0.0}])
+    def test_it_is_rejected_when_they_are_not_as_stated_and_they_end_all_the_same(
+        self, broker: Broker, venue: Venue, stated: dict[int, float]
+    ) -> None:
+        replacing, leaving = self._resting(broker, venue)
+        ends = {client_id(number): filled for number, filled in stated.items()}
+        other = Replacement({}, [self.order(venue, 8)])
+        (report,), (beside,) = replacing.replace_groups([Replacement(ends, [leaving]), other])
+        assert (report.state, beside.state) == (OrderState.REJECTED, OrderState.ACCEPTED)
+        assert report.text
+        assert [r.client_id for r in broker.open_orders()] == [client_id(8)]
+
+    def test_it_is_rejected_when_one_of_them_filled_before(self, broker: Broker, venue: Venue) -> None:
+        replacing, leaving = self._resting(broker, venue)
+        venue.trade(1.195, 1.196, 1.185, 1.186)
+        ((report,),) = replacing.replace_groups([Replacement({client_id(2): 0.0, client_id(3): 0.0}, [leaving])])
+        assert report.state is OrderState.REJECTED
+        assert broker.positions() == broker.open_orders() == []
 
     def test_events_tell_the_whole_story_in_order_and_from_any_point(self, broker: Broker, venue: Venue) -> None:
         broker.submit(self.bracket(venue, 1))

@@ -15,6 +15,8 @@ from resources.brokers.protocol import (
     Modification,
     OrderReport,
     OrderRequest,
+    Replacement,
+    Replacing,
 )  # fmt: skip
 
 
@@ -33,20 +35,23 @@ class FaultyBroker:
     modify_faults: list[str] = field(default_factory=list)
     read_faults: int = 0
     mangle: Callable[[list[BrokerEvent]], list[BrokerEvent]] | None = None
-    late: list[list[OrderRequest]] = field(default_factory=list)
+    late: list[Callable[[], list[OrderReport]]] = field(default_factory=list)
     submitted: list[list[str]] = field(default_factory=list)
     name: str = "paper"
     simulated: bool = True
 
     def submit(self, requests: Sequence[OrderRequest]) -> list[OrderReport]:
         self.submitted.append([r.client_id for r in requests])
+        return self._answer(lambda: self.inner.submit(requests))
+
+    def _answer(self, call: Callable[[], list[OrderReport]]) -> list[OrderReport]:
         fault = self.submit_faults.pop(0) if self.submit_faults else ""
         if fault == "timeout_before":
             raise TimeoutError("no answer")
         if fault == "late":  # the broker gets it after the desk has given up
-            self.late.append(list(requests))
+            self.late.append(call)
             raise TimeoutError("no answer")
-        reports = self.inner.submit(requests)
+        reports = call()
         if fault == "timeout_after":
             raise TimeoutError("no answer")
         if fault == "error_after":
@@ -64,7 +69,7 @@ class FaultyBroker:
     def arrive(self) -> None:
         """What was held back reaches the broker now."""
         while self.late:
-            self.inner.submit(self.late.pop(0))
+            self.late.pop(0)()
 
     def cancel(self, client_id: str) -> None:
         fault = self.cancel_faults.pop(0) if self.cancel_faults else ""
@@ -103,6 +108,18 @@ class FaultyBroker:
     def poll_events(self, after_key: str) -> list[BrokerEvent]:
         events = self.inner.poll_events(after_key)
         return self.mangle(events) if self.mangle else events
+
+
+class FaultyReplacingBroker(FaultyBroker):
+    """A faulty broker that puts orders in the place of others; submit_faults say what becomes of that, too."""
+
+    def replace_groups(self, replacements: Sequence[Replacement]) -> list[list[OrderReport]]:
+        assert isinstance(self.inner, Replacing)
+        found = []
+        for replacement in replacements:
+            self.submitted.append([r.client_id for r in replacement.requests])
+            found.append(self._answer(lambda one=replacement: self.inner.replace_groups([one])[0]))  # type: ignore[attr-defined,misc]
+        return found
 
 
 SUBMIT_FAULTS = ("timeout_before", "late", "timeout_after", "error_after", "empty", "half", "garbage", "other")
