@@ -3,17 +3,20 @@
 Fill in the reason in the launchpad. What was done stands in the ledger's audit with the run's id as who asked.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 
-from resources.dagster_resources import DeskResource
+from resources.dagster_resources import DeskResource, desk_client
+from resources.desk_client import DeskClient, DeskError
+from resources.secrets import SecretError
 from resources.settings import settings
 
 
 class HaltConfig(dg.Config):
-    """level: reduce_only, halted or flatten; scope: ``desk`` or a strategy's name."""
+    """level: reduce_only, halted or flatten; scope: ``desk``, a strategy's or plan's name, or ``instrument:SYMBOL``."""
 
     reason: str
     level: Literal["reduce_only", "halted", "flatten"] = "halted"
@@ -46,16 +49,36 @@ def _who(context: dg.OpExecutionContext) -> str:
     return f"dagster:{context.run_id}"
 
 
+def _every_book(context: dg.OpExecutionContext, desk: DeskResource, ask: Callable[[DeskClient], Mapping[str, Any]]) -> None:
+    """Ask the desk, and the one of the paper book where one stands beside it: what stops one must not leave the other.
+
+    Raises dg.Failure, with both asked, when one did not do it.
+    """
+    own = settings()
+    books = [own, own.paper_book()] if own.two_books else [own]
+    failed = []
+    for book in books:
+        try:
+            answer = ask(desk.client() if book is own else desk_client(book))
+        except (DeskError, SecretError) as error:
+            failed.append(f"{book.label}: {error}")
+        else:
+            context.log.info(f"{book.label}: {answer}")
+    if failed:
+        raise dg.Failure("NOT known to be done: " + "; ".join(failed) + ". The job `kill` needs no desk")
+
+
 @dg.op
 def halt_desk(context: dg.OpExecutionContext, config: HaltConfig, desk: DeskResource) -> None:
-    answer = desk.client().halt(config.level, config.reason, _who(context), config.scope)
-    context.log.info(f"halted {config.scope}: {answer['halt']}")
+    _every_book(context, desk, lambda client: client.halt(config.level, config.reason, _who(context), config.scope))
 
 
 @dg.op
 def resume_desk(context: dg.OpExecutionContext, config: ResumeConfig, desk: DeskResource) -> None:
     answer = desk.client().resume(config.reason, _who(context), config.scope)
     context.log.info(f"resumed {config.scope}" if answer["resumed"] else f"{config.scope} was not halted")
+    if settings().two_books:
+        context.log.warning("the paper book beside it stays as it is: `tapeline --book paper resume`")
 
 
 @dg.op
@@ -77,10 +100,15 @@ def pull_kill_switch(context: dg.OpExecutionContext, config: KillConfig) -> None
     context.log.info(f"flat: {asdict(outcome)}")
 
 
-_TAGS = {"tapeline/lane": "control"}
+_TAGS = {"tapeline/lane": "control", "tapeline/mode": settings().label}
 
 
-@dg.job(name="halt", executor_def=dg.in_process_executor, tags=_TAGS, description="No new risk: REDUCE_ONLY, HALTED or FLATTEN.")
+@dg.job(
+    name="halt",
+    executor_def=dg.in_process_executor,
+    tags=_TAGS,
+    description="No new risk in any book: REDUCE_ONLY, HALTED or FLATTEN.",
+)
 def halt_job() -> None:
     halt_desk()
 

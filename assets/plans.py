@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.books import books_of, together
+from assets.books import Book, books_of, together
 from assets.common import markdown_table, table_schema
 from assets.research import strategies
 from resources.config import Config
@@ -47,15 +47,19 @@ _SHOWN = ("plan", "state", "direction", "symbol", "entry", "stop", "targets", "r
 
 def plans_metadata(config: Config, ledger: Ledger) -> dict[str, Any]:
     """What the UI shows of the plans now, in every book. ledger: the main book's."""
-    return together(books_of(ledger), lambda book: _of_book(book.config(config), book.ledger, book.settings.label))
+    return together(books_of(ledger), lambda book: _of_book(book, config))
 
 
-def _of_book(config: Config, store: Ledger, mode: str) -> dict[str, Any]:
-    from resources.ledger.plans import newest_events
-    from resources.plan_view import plan_rows
+def _of_book(book: Book, config: Config) -> dict[str, Any]:
+    """Plans that trade in this book by their mode, and those of which a trade is under way here whatever their mode became."""
+    from resources.ledger.plans import newest_events, states
+    from resources.plan_view import plan_rows, under_way
 
-    with store.engine.connect() as connection:
-        rows = plan_rows(config.plans, connection, config.universe)
+    mine, mode = book.config(config).plans, book.settings.label
+    with book.ledger.engine.connect() as connection:
+        here = under_way(states(connection))
+        files = {name: plan for name, plan in config.plans.items() if name in mine or name in here}
+        rows = plan_rows(files, connection, config.universe, book.settings.paper_half)
         events = newest_events(connection, NEWEST_EVENTS)
     open_, ended = [r for r in rows if not r.ended], [r for r in rows if r.ended]
     more = [c.name for c in _SCHEMA.columns]

@@ -181,20 +181,21 @@ class _Watch:
     def __enter__(self) -> _Watch:
         from sqlalchemy import event
 
-        from desk import exit_orders, exit_routing, submission, trades
+        from desk import exit_orders, exit_routing, submission
         from resources.ledger.base import engines_of
 
         engine, router, live = self._live.engine, self._live.router, self._live
         for owner, name, label in (
             (live.ledger, "close", "is it done already"), (live.config, "refresh", "config"),
-            (engine.actions, "begin", "corporate actions"), (engine, "_take_bars", "take bars"),
+            (engine.actions, "begin", "corporate actions"), (engine.exits, "_take_bars", "take bars"),
             (live.broker, "on_bars", "paper broker matches"), (router, "hear", "hear the broker"),
             (engine._plans, "in_force", "plans in force"), (engine.actions, "evaluables", "units of today"),
             (engine._manager, "judge", "managed trades"), (router, "exit_positions", "exits wanted and sent"),
-            (exit_orders, "send_wanted", "- sent"), (exit_orders, "send_in_place", "- sent in place"), (exit_orders, "_cancel", "  - legs cancelled"),
-            (submission, "send_groups", "  - orders sent"), (exit_routing, "want", "- wanted"), (trades, "read", "- book read"),
+            (exit_orders, "send_wanted", "- sent"), (exit_orders, "send_in_place", "- sent in place"),
+            (exit_orders, "_cancel", "  - legs cancelled"), (submission, "send_groups", "  - orders sent"),
+            (exit_routing, "want", "- wanted"), (engine.exits, "look", "what is open, read or proven"),
             (engine._manager, "align", "legs moved"), (router, "continue_exits", "exits go on"),
-            (engine, "_derive_of", "higher timeframes"), (engine._store, "mark", "marks"),
+            (engine.exits, "_derive_of", "higher timeframes"), (engine._store, "mark", "marks"),
             (router, "check_daily_loss", "breakers"), (engine._plans, "at_close", "plan book"),
             (engine, "_store_bars", "bars stored"), (engine, "_commit", "close recorded"),
         ):  # fmt: skip

@@ -16,7 +16,7 @@ class HaltBody(Asked):
     level: Literal["reduce_only", "halted", "flatten"] = Field(
         description="reduce_only: exits only; halted: nothing new; flatten: halted, and positions are closed"
     )
-    scope: Text = Field("desk", description="desk, or a strategy's name")
+    scope: Text = Field("desk", description="desk, a strategy's or plan's name, or instrument:SYMBOL; another name is a 404")
 
 
 class ResumeBody(Asked):
@@ -52,7 +52,7 @@ def router(desk: Desk) -> APIRouter:
 
 
 def _halts(router: APIRouter, desk: Desk) -> None:
-    @router.post("/v1/halt", summary="Stop new risk (audited)", responses=errors(409))
+    @router.post("/v1/halt", summary="Stop new risk (audited)", responses=errors(404, 409))
     async def halt(body: HaltBody) -> dict[str, Any]:
         await desk.note_call(body.who, "halt", body.model_dump(exclude={"who"}))
         return await desk.halt(body.level, body.scope, body.reason, body.who)
@@ -62,7 +62,7 @@ def _halts(router: APIRouter, desk: Desk) -> None:
         await desk.note_call(body.who, "resume", body.model_dump(exclude={"who"}))
         return await desk.resume(body.scope, body.reason, body.who)
 
-    @router.post("/v1/flatten", summary="Cancel entries and close positions (audited)", responses=errors(409))
+    @router.post("/v1/flatten", summary="Cancel entries and close positions (audited)", responses=errors(404, 409))
     async def flatten(body: FlattenBody) -> dict[str, Any]:
         await desk.note_call(body.who, "flatten", body.model_dump(exclude={"who"}))
         return await desk.flatten(body.reason, body.who, body.strategy, body.symbol)

@@ -12,7 +12,7 @@ from desk.api_base import LATEST, Desk, Limit, QueryText, QueryTime, errors
 
 class HealthAnswer(BaseModel):
     status: Literal["starting", "ok", "degraded", "stopping"]
-    mode: str = Field(description="PAPER or SHADOW: the highest mode any strategy runs in")
+    mode: str = Field(description="SHADOW, ALERT, PAPER or LIVE: the highest mode any strategy may run in here")
 
 
 def open_router(desk: Desk) -> APIRouter:

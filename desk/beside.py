@@ -1,9 +1,9 @@
 """The desk of the paper book beside an account with real money: the same desk on a book, a broker and a ledger of its own.
 
 It hears of bar closes from the ledger of the account's desk, reads the bars from the lake, and does with them what every desk
-does: fills of its paper orders, exits, marks, its own limits. It stores no bars, judges no quality and changes no modes: those
-are facts of the installation, and the account's desk tells them. Nothing it does can reach the account, and nothing that
-happens to it (a loss, a halt, its end) touches a live strategy.
+does: fills of its paper orders, exits, marks, its own limits. Between bars it hears the prices that desk asks its feeds for. It
+stores no bars, judges no quality and changes no modes: those are facts of the installation, and the account's desk tells them.
+Nothing it does can reach the account, and nothing that happens to it (a loss, a halt, its end) touches a live strategy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
 
+from desk import price_watch
+from desk.breakers import Trip
 from desk.clock import wall
 from desk.corrections import Corrections
 from desk.dagster_reporter import CloseReport
@@ -28,6 +31,7 @@ from desk.live_feed import LiveFeed
 from desk.modes import Modes, PaperModes
 from desk.plan_book import PlanBook
 from desk.replay import SKIPPED, CloseGroup, ReplayState, Stopped
+from resources import told_prices
 from resources.config import Config
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, Partition
@@ -130,6 +134,8 @@ class PaperBesideDesk(LiveDesk):
             raise
         self.missing: dict[str, str] = {}
         """Bars of the last close that could not be read: symbol -> why. Nothing was filled or decided on them."""
+        self.caught_up = False
+        """Whether every bar close of the account's desk was taken: only then a price of now is one of what is held here."""
 
     @staticmethod
     def _modes_of() -> type[Modes]:
@@ -230,7 +236,27 @@ class PaperBesideDesk(LiveDesk):
                 self.router.cancel_entries_of(name, f"mode {self.mode_book.known[name].mode}: set at the account's desk")
 
     def _bar_jobs(self, process: Process) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        return [("follow", self._follow(process))]
+        heard = [("prices", self._hear_prices(process))] if self.settings.quote_seconds > 0 else []
+        return [("follow", self._follow(process)), *heard]
+
+    async def _hear_prices(self, process: Process) -> None:
+        """Prices between bars, as the account's desk hears them; nobody asks a feed twice."""
+        await process.work(self.router.check_daily_loss)
+        with told_prices.listening(self.main.engine) as wait:
+            while not process.stop.is_set():
+                prices = await asyncio.to_thread(wait, LOOK_SECONDS)
+                if prices and self.caught_up:
+                    await process.work(self.judge_told, prices)
+
+    def judge_told(self, prices: Sequence[told_prices.Price]) -> list[Trip]:
+        """What these prices trip here, latched and acted on."""
+        try:
+            return price_watch.judge(self.router, prices)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - bar closes and resting stops still guard
+            log.error("prices_not_judged", error=f"{type(error).__name__}: {error}")
+            return []
 
     async def _follow(self, process: Process) -> None:
         """Every bar close of the account's desk, in order, as soon as it is recorded there."""
@@ -241,6 +267,7 @@ class PaperBesideDesk(LiveDesk):
                     self.clock.advance(time_there)
                 await process.work(self.mind_modes)
                 rows = await process.read(self.next_closes)
+                self.caught_up = not rows
                 for row in rows:
                     group = await process.read(self.group_of, row)
                     self.clock.advance(group.close_time)

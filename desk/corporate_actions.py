@@ -9,7 +9,7 @@ matched, exits by rule wait, until an operator confirms a factor or dismisses it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -47,7 +47,7 @@ KIND = "CORPORATE_ACTION"
 
 
 _AT_A_GLANCE = select(
-    select(t.desk_state.c.value).where(t.desk_state.c.key == SEEN_KEY).scalar_subquery(),
+    select(t.desk_state.c.value).where(t.desk_state.c.key == SEEN_KEY).scalar_subquery().label("seen"),
     or_(
         exists().where(a.action_applications.c.state != action_steps.DONE),
         exists().where(
@@ -57,7 +57,7 @@ _AT_A_GLANCE = select(
                 a.action_applications.c.session == a.action_decisions.c.session,
             ),
         ),
-    ),
+    ).label("unsettled"),
 )
 """The sessions whose first bar was looked at, and whether anything may be left to do for an action or an operator's word."""
 
@@ -89,19 +89,26 @@ class CorporateActions:
         self._config = config
         self.held: dict[str, str] = {}
         """Symbols that are held, and why."""
+        self.acted = False
+        """Did the last `begin` find something to do?"""
+
+    AT_A_GLANCE = _AT_A_GLANCE
+    """Select of the one row that `begin` looks at first."""
 
     # -- for the engine ------------------------------------------------------------------------------------------------
 
-    def begin(self, bars: Sequence[BarClose]) -> dict[str, str]:
+    def begin(self, bars: Sequence[BarClose], glance: Any = None) -> dict[str, str]:
         """Do what actions ask for before these bars are matched; returns the symbols that are held, with the reason.
 
-        Raises what the ledger raises. Everything may be repeated.
+        glance: the row of `AT_A_GLANCE`, read just now; default: read here. Raises what the ledger raises. Everything may be
+        repeated.
         """
         with store.routing_lock:
             with reading(self._engine) as connection:
-                known_so_far, unsettled = connection.execute(_AT_A_GLANCE).one()
-                seen = {s: int(n) for s, n in (known_so_far or {}).items()}
-                if not unsettled and all(seen.get(bar.symbol, -1) >= bar.session for bar in bars):
+                found = glance if glance is not None else connection.execute(_AT_A_GLANCE).one()
+                seen = {s: int(n) for s, n in (found.seen or {}).items()}
+                self.acted = found.unsettled or not all(seen.get(bar.symbol, -1) >= bar.session for bar in bars)
+                if not self.acted:
                     self.held = {}
                     return {}
                 decided = decisions_of(connection)
@@ -180,40 +187,29 @@ class CorporateActions:
             self._hold(_doubtful(symbol, bar), f"its corporate actions cannot be read ({error})")
             return
         since = bar.session - 1 if before is None else before
+        steps, split_known = price_steps(symbol, since, bar.session, stored, decided)
+        for action in steps:
+            known = replace(action, factor=self._factor(action, instrument))
+            if known.factor_known:
+                self._apply(known, self._old_plans(known))
+            else:
+                self._hold(action, f"the factor of the {action.kind} on {session_date(action.ex_session)} is not known")
         due = [x for x in stored if since < x.ex_session <= bar.session]
-        split_known = False
         for action in due:
-            said = decided.get((symbol, session_date(action.ex_session).isoformat()))
-            if said is not None and not said.confirmed:
-                split_known = True
-            elif action.kind in CONFIRMED_KINDS and action.factor != 1.0:
-                split_known = True
-                mine = said is not None and said.kind is action.kind
-                factor = said.factor if said is not None and mine else self._factor(action, instrument)
-                if math.isnan(factor):
-                    self._hold(action, f"the factor of the {action.kind} on {session_date(action.ex_session)} is not known")
-                else:
-                    self._apply(replace(action, factor=factor), self._old_plans(action))
-            elif action.kind is ActionKind.DELISTING and self._exposed(symbol):
-                self._hold(action, f"{action.kind} on {session_date(action.ex_session)} of something held or ordered")
-        said = decided.get((symbol, session_date(bar.session).isoformat()))
-        if said is not None and said.confirmed and not split_known:  # confirmed ahead, and no source tells of it
-            split_known = True
-            self._apply(_confirmed(symbol, bar.session, said), self._old_plans(_confirmed(symbol, bar.session, said)))
+            if action.kind is ActionKind.DELISTING and self._exposed(symbol):
+                said = decided.get((symbol, session_date(action.ex_session).isoformat()))
+                if said is None or said.confirmed:
+                    self._hold(action, f"{action.kind} on {session_date(action.ex_session)} of something held or ordered")
         if not split_known and instrument.asset_class is AssetClass.EQUITY:
             self._suspect(symbol, bar, due, decided)
 
     def _factor(self, action: CorporateAction, instrument: Instrument) -> float:
-        """The factor of an action; of one told by its value, from the last price if that is of the session before."""
-        if action.factor_known or action.kind is not ActionKind.SPIN_OFF:
+        """The factor of an action; of one told by its value, from the last price of the ledger."""
+        if action.factor_known:
             return action.factor
         with self._engine.connect() as connection:
             last = store.get_state(connection, "prices").get(action.symbol)
-        venue = calendar(instrument.calendar)
-        before = venue.position(action.ex_session) - 1
-        if last is None or before < 0 or not int(venue.open_time[before]) < int(last[1]) <= int(venue.close_time[before]):
-            return math.nan
-        return factor_from_value(float(last[0]), action.amount)
+        return factor_of(action, last, instrument)
 
     def _suspect(
         self, symbol: str, bar: BarClose, due: Sequence[CorporateAction], decided: Mapping[tuple[str, str], Decided]
@@ -345,6 +341,44 @@ class CorporateActions:
             row.symbol, ActionKind(row.content["kind"]), number, row.started_time, factor,
             other_symbol=row.content["other_symbol"], source=row.content["source"],
         )  # fmt: skip
+
+
+def price_steps(
+    symbol: str, since: int, session: int, stored: Iterable[CorporateAction], decided: Mapping[tuple[str, str], Decided],
+    kinds: Container[ActionKind] = CONFIRMED_KINDS,
+) -> tuple[list[CorporateAction], bool]:  # fmt: skip
+    """(the steps of the price of `symbol` from session `since` to `session`, both numbers, as an operator corrected them; has
+    anybody spoken of such a step, be it that there was none). stored: its actions; decided: resources.ledger.actions. A factor
+    that nobody knows is NaN."""
+    found: list[CorporateAction] = []
+    spoken = False
+    for action in stored:
+        if not since < action.ex_session <= session:
+            continue
+        said = decided.get((symbol, session_date(action.ex_session).isoformat()))
+        if said is not None and not said.confirmed:
+            spoken = True
+        elif action.kind in kinds and action.factor != 1.0:
+            spoken = True
+            found.append(replace(action, factor=said.factor) if said is not None and said.kind is action.kind else action)
+    if not spoken:  # confirmed ahead, and no source tells of it
+        said = decided.get((symbol, session_date(session).isoformat()))
+        if said is not None and said.confirmed:
+            return [_confirmed(symbol, session, said)], True
+        spoken = said is not None
+    return found, spoken
+
+
+def factor_of(action: CorporateAction, last: tuple[float, int] | None, instrument: Instrument) -> float:
+    """The factor of an action; of a spin-off told by its value, from the last price (price, UTC us) if that is of the session
+    before; else NaN."""
+    if action.factor_known or action.kind is not ActionKind.SPIN_OFF or last is None:
+        return action.factor
+    venue = calendar(instrument.calendar)
+    before = venue.position(action.ex_session) - 1
+    if before < 0 or not int(venue.open_time[before]) < int(last[1]) <= int(venue.close_time[before]):
+        return math.nan
+    return factor_from_value(float(last[0]), action.amount)
 
 
 def _doubtful(symbol: str, bar: BarClose) -> CorporateAction:

@@ -13,6 +13,7 @@ from desk.api_base import Conflict, Unavailable, Unknown
 from desk.by_hand import Asked as ByHandAsked
 from desk.by_hand import NoPosition, Reduced
 from desk.live import LiveDesk
+from resources import plan_view
 from resources.brokers.protocol import Modification
 from resources.ledger import audit, audit_read
 from resources.ledger import notifications as queue
@@ -149,20 +150,34 @@ class ControlService:
                 halt = risk_state.read_halt(c)
                 held = store.find_positions(c)
                 states = ledger_plans.states(c) if kind == "plans" else {}
+                trades = plan_view.under_way(states)
+                opened, modes = plan_view.opened_in(c, trades.values()) if trades else {}, live.mode_book.known
             rows = []
-            for name, evaluable in sorted(chosen.items()):
+            for name in sorted({*chosen, *trades}):  # one whose file is gone is shown until its trade is closed
+                evaluable = chosen.get(name) or live.config.evaluables.get(name)
+                status = chosen[name].status if name in chosen else "no file"
                 level, state, file = halt.level_of(name), states.get(name), files.get(name)
                 own = halt.strategies.get(name)
                 row = {
-                    "name": name, "status": evaluable.status, "mode": str(live.mode_of(name)), "own_mode": str(evaluable.mode),
-                    "symbols": list(evaluable.symbols), "timeframe": str(evaluable.timeframe), "revision": evaluable.revision,
+                    "name": name, "status": status, "mode": str(live.mode_of(name)),
+                    "own_mode": str(evaluable.mode) if evaluable is not None else "",
+                    "symbols": list(evaluable.symbols) if evaluable is not None else [states[name].symbol],
+                    "timeframe": str(evaluable.timeframe) if evaluable is not None else "",
+                    "revision": evaluable.revision if evaluable is not None else states[name].revision,
                     "file": file.path if file else "", "halt": str(level) if level else "",
                     "own_halt": dict(own) if own else None,
-                    "enters": evaluable.status == "active" and level is None,
+                    "enters": status == "active" and level is None,
                     "positions": {p.symbol: p.quantity for p in held if p.strategy == name},
                 }  # fmt: skip
                 if kind == "plans":
-                    row |= {"state": state.state if state else "new", "since_time": state.since_time if state else None}
+                    half, why = live.settings.paper_half, ""
+                    if name in modes:
+                        why = plan_view.elsewhere(state, modes[name], opened.get(trades.get(name, "")), half)
+                    row |= {
+                        "state": state.state if state else "new", "since_time": state.since_time if state else None,
+                        "reason": "; ".join(filter(None, (state.reason if state else "", why))),
+                        "problem": state.problem if state else "",
+                    }  # fmt: skip
                 rows.append(row)
             return rows
 

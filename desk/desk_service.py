@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,12 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from desk import auto_trade, doubts
+from desk import auto_trade, doubts, store
 from desk.api import Conflict, Unavailable, Unknown
 from desk.desk_control import ControlService
 from desk.live import LiveDesk
 from desk.router import GuardNeeded, RouteResult
+from desk.scopes import scope_problem, strategy_problem, symbol_problem
 from resources.ledger import tables as t
 from resources.revision import code_revision
 from trading.orders import MAY_BE_AT_BROKER
@@ -78,6 +79,8 @@ class DeskService(ControlService):
 
     async def halt(self, level: str, scope: str, reason: str, who: str) -> dict[str, Any]:
         live = self._live_now()
+        if problem := await self._process.read(scope_problem, live, scope):
+            raise Unknown(f"nothing was halted: {problem}")
         halt = await self._change(live.router.halt, level, scope, reason, who)
         log.warning("halted", level=level, scope=scope, reason=reason, who=who)
         return {"halt": halt.to_dict()}
@@ -90,6 +93,9 @@ class DeskService(ControlService):
 
     async def flatten(self, reason: str, who: str, strategy: str | None, symbol: str | None) -> dict[str, Any]:
         live = self._live_now()
+        problem = "" if strategy is None else await self._process.read(strategy_problem, live, strategy)
+        if problem := problem or ("" if symbol is None else await self._process.read(symbol_problem, live, symbol)):
+            raise Unknown(f"nothing was closed: {problem}")
         log.warning("flatten", reason=reason, who=who, strategy=strategy, symbol=symbol)
         results = await self._change(live.router.flatten, reason, who, strategy, symbol)
         return {"exits": [{"trade_id": r.decision_id, "refusal": r.refusal, "intents": list(r.intent_ids)} for r in results]}
@@ -188,6 +194,7 @@ class DeskService(ControlService):
         config = live.config()
         universe = config.universe
         return {
+            "heartbeat_age_seconds": _age(live.store.state("heartbeat")),
             "market_time": live.clock(),
             "market_time_text": live.market_time_text,
             "halt": live.store.state("halt"),
@@ -207,3 +214,8 @@ class DeskService(ControlService):
             "config_problems": [str(p) for p in config.problems],
             "dagster": {"unsent": unsent, "trouble": live.reporter.trouble},
         }
+
+
+def _age(beat: Mapping[str, Any]) -> float | None:
+    """Seconds since that heartbeat, None when there never was one."""
+    return round((store.wall_us() - int(beat["wall"])) / 1e6, 1) if beat.get("wall") else None

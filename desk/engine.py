@@ -7,8 +7,7 @@ and the close is committed last: a desk that dies in between does the whole clos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,46 +15,35 @@ import structlog
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from desk import exit_series, hot_bars, quiet, store, trades
+from desk import hot_bars, quiet
 from desk.clock import wall
+from desk.close_exits import CloseExits, CloseResult
 from desk.config_watch import ConfigWatch
 from desk.corporate_actions import CorporateActions
 from desk.corrections import Corrections
 from desk.dagster_reporter import CloseReport
-from desk.exits import ExitCheck, check_exits, windows
 from desk.hot_bars import BarCache
 from desk.hot_derive import HotDerive
 from desk.hot_store import HOT_CONFLICT, HotStore
-from desk.managing import Judged, TradeManager
+from desk.managing import TradeManager
 from desk.plan_book import PlanBook
 from desk.replay import NO_STRATEGY, SKIPPED, CloseGroup
 from desk.router import Router
-from desk.store import DeskStore, PositionRecord
-from desk.trades import OpenTrades
-from desk.untouched import is_untouched
+from desk.store import DeskStore
 from resources.brokers.protocol import Account, Broker
 from resources.feeds.protocol import BarClose
 from resources.lake import Lake, LakeError, LakeWriteFailed, Partition
-from resources.ledger import plans as ledger_plans
 from resources.ledger import tables as t
-from resources.ledger.actions import APPLIED, splits_of
-from resources.ledger.algo_tables import is_entry
-from resources.ledger.base import Gather, reading
 from resources.ledger.store import Ledger, VerdictRow
 from trading.bars import Bars
 from trading.calendars import calendar
 from trading.instruments import Instrument
-from trading.orders import MAY_BE_AT_BROKER
 from trading.resample import resample
 from trading.strategy import Evaluable
-from trading.timeframes import Timeframe, iso, session_date, session_number
+from trading.timeframes import iso, session_date, session_number
 from trading.universe import Universe
 
 log = structlog.get_logger("desk.engine")
-
-
-_JUDGED_ON = Gather(**trades.selects(), plans=PlanBook.OF_OPEN, splits=APPLIED)
-"""What exits are judged on, of one moment."""
 
 
 @runtime_checkable
@@ -67,32 +55,6 @@ class BarDriven(Protocol):
 
 class CloseIncomplete(Exception):
     """A step of a bar close failed for now (lake, disk). Exits were done; the close must be repeated."""
-
-
-@dataclass(slots=True)
-class CloseResult:
-    """What a bar close did. closed: the new bars, by symbol and timeframe. derived: whose higher timeframes are made."""
-
-    close_time: int
-    closed: dict[str, dict[Timeframe, Bars]] = field(default_factory=dict)
-    derived: set[str] = field(default_factory=set)
-    partitions: list[Partition] = field(default_factory=list)
-    exits: list[ExitCheck] = field(default_factory=list)
-    fills: int = 0
-    ended_sessions: list[str] = field(default_factory=list)
-    recorded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Judgement:
-    """What a close says of what is open: positions by (strategy, symbol), and why each of those leaving does."""
-
-    positions: Mapping[tuple[str, str], PositionRecord]
-    book: OpenTrades
-    evaluables: Mapping[str, Evaluable]
-    checks: Sequence[ExitCheck]
-    managed: Sequence[Judged]
-    leaving: Mapping[tuple[str, str], str]
 
 
 class DeskEngine:
@@ -131,8 +93,14 @@ class DeskEngine:
         self._session = -1
         self._recorded_until: int | None = None
         self._opened: set[int] = set()
-        self.unmanaged: dict[str, str] = {}
+        self.exits = CloseExits(
+            ledger.engine, router, self._manager, self._plans, self.actions, config, self._cache, self._take_bars, self._derive_of
+        )
+
+    @property
+    def unmanaged(self) -> Mapping[str, str]:
         """Open positions whose exit could not be judged at their last close: ``strategy/symbol`` -> why."""
+        return self.exits.unmanaged
 
     @property
     def cache(self) -> BarCache:
@@ -182,16 +150,20 @@ class DeskEngine:
         instruments = self._config().universe.instruments
         bars = [bar for bar in group.bars if bar.symbol in instruments]
         self._open_sessions(bars)
-        held = self.actions.begin(bars)
+        now = self.exits.look()
+        held = self.actions.begin(bars, now["actions"][0])
+        if self.actions.acted:
+            self.exits.forget()
+            now = self.exits.look()
         known = self._models(self._config.evaluables, group.close_time)
         # No exit waits for anything it does not need; a close that is repeated asks for the same exits again.
         sent: frozenset[tuple[str, str]] = frozenset()
         if isinstance(self._broker, BarDriven):
             if not self._router.has_news():
-                sent = self._exits_of_untouched(result, bars, known)
+                sent = self.exits.of_untouched(result, bars, known, now)
             self._broker.on_bars(group.close_time, [bar for bar in bars if bar.symbol not in held])
         result.fills = self._router.hear().fills
-        return self._exits(result, bars, known, sent)
+        return self.exits.of_all(result, bars, known, sent)
 
     def _after_exits(
         self, group: CloseGroup, result: CloseResult, evaluables: Mapping[str, Evaluable], emitted_wall: int
@@ -283,7 +255,7 @@ class DeskEngine:
             if outcome != SKIPPED:
                 self._ledger.stamp_close(close_time, run_id=run_id if first else None, done_wall=wall(), connection=c)
         self._hear_ahead()
-        self._read_ahead(close_time)
+        self.exits.read_ahead(close_time)
         return self._ledger.close(close_time)
 
     def _hear_ahead(self) -> None:
@@ -294,20 +266,6 @@ class DeskEngine:
             raise  # the ledger: the desk comes back from it
         except Exception as error:  # noqa: BLE001 - the close has ended; whatever the broker said is heard at the next one
             log.warning("not_heard", error=type(error).__name__)
-
-    def _read_ahead(self, close_time: int) -> None:
-        """The bars that the exits of trades to come are decided on: from the next close on nobody waits for the lake."""
-        with reading(self._ledger.engine) as connection:
-            entering = store.find_orders(connection, store.in_states(*MAY_BE_AT_BROKER), is_entry(t.intents.c.leg))
-        instruments = self._config().universe.instruments
-        for order in entering:
-            evaluable, instrument = self._config.evaluables.get(order.strategy), instruments.get(order.symbol)
-            if evaluable is None or instrument is None:
-                continue
-            try:
-                windows(evaluable, instrument, self._cache, close_time)
-            except Exception as error:  # noqa: BLE001 - the close that needs them says what is wrong
-                log.warning("not_read_ahead", symbol=order.symbol, error=f"{type(error).__name__}: {error}")
 
     def _forget(self) -> None:
         """Read and derive everything from the lake again at the next use."""
@@ -376,77 +334,6 @@ class DeskEngine:
         for timeframe, new in self._derived.completed(instrument, until, native).items():
             self._cache.extend(new)
             result.closed.setdefault(symbol, {})[timeframe] = new
-
-    def _exits_of_untouched(
-        self, result: CloseResult, bars: Sequence[BarClose], known: Mapping[str, Evaluable]
-    ) -> frozenset[tuple[str, str]]:
-        """Exits of trades that no price of these bars can have changed at the broker: sent before anything is matched. Gives
-        the (strategy, symbol) whose exits are under way. Nothing of the broker's is unheard."""
-        seen = self._judge(result, bars, known)
-        of_symbol: dict[str, list[BarClose]] = {}
-        for bar in bars:
-            of_symbol.setdefault(bar.symbol, []).append(bar)
-        chosen = [
-            (*key, reason)
-            for key, reason in seen.leaving.items()
-            if is_untouched(seen.positions[key], seen.book, seen.evaluables.get(key[0]), of_symbol.get(key[1], ()))
-        ]
-        answers = self._router.exit_positions(chosen, result.close_time) if chosen else []
-        return frozenset(
-            (s, i) for (s, i, _), answer in zip(chosen, answers, strict=True) if answer.accepted and answer.intent_ids
-        )
-
-    def _judge(self, result: CloseResult, bars: Sequence[BarClose], known: Mapping[str, Evaluable]) -> _Judgement:
-        """What is open now, and which of it the strategies and plans want closed or otherwise guarded."""
-        with reading(self._ledger.engine) as connection:
-            found = _JUDGED_ON.read(connection, {})
-            book = trades.of_rows(connection, found)
-        positions = {(p.strategy, p.symbol): p for p in book.positions}
-        universe = self._config().universe
-        instruments = universe.instruments
-        held = self.actions.held
-        in_force = self._plans.in_force(known, universe, ledger_plans.of_rows(found["plans"]))
-        evaluables = self.actions.evaluables(in_force, splits_of(found["splits"]))
-        read = exit_series.symbols(positions.values(), evaluables) - result.closed.keys()
-        self._take_bars([bar for bar in bars if bar.symbol in read], result)
-        self._derive_of(exit_series.of_higher(positions.values(), evaluables, instruments), result)
-        judged = [p for p in positions.values() if p.symbol not in held]
-        checks = check_exits(judged, evaluables, instruments, self._cache, result.closed, result.close_time, positions.keys())
-        leaving = {(check.strategy, check.symbol): check.reason for check in checks if check.reason}
-        stay = [p for p in judged if (p.strategy, p.symbol) not in leaving]
-        managed = self._manager.judge(stay, evaluables, instruments, self._cache, result.closed, result.close_time, book.orders)
-        leaving |= {(m.position.strategy, m.position.symbol): m.wanted.leave for m in managed if m.wanted and m.wanted.leave}
-        return _Judgement(positions, book, evaluables, checks, managed, leaving)
-
-    def _exits(
-        self, result: CloseResult, bars: Sequence[BarClose], known: Mapping[str, Evaluable], sent: Set[tuple[str, str]]
-    ) -> dict[str, Evaluable]:
-        """Close, move and part what the strategies and plans ask for; gives these as they are in force, in today's units.
-
-        sent: (strategy, symbol) whose exits were sent at this close already.
-        """
-        seen = self._judge(result, bars, known)
-        positions, held = seen.positions, self.actions.held
-        result.exits = list(seen.checks)
-        # Its prices are of another unit, or may be: an exit decided on them would be a guess.
-        result.exits += [ExitCheck(p.strategy, p.symbol, trouble=held[p.symbol]) for p in positions.values() if p.symbol in held]
-        self.unmanaged = {k: why for k, why in self.unmanaged.items() if tuple(k.split("/", 1)) in positions}
-        for check in result.exits:
-            if check.trouble:
-                self.unmanaged[f"{check.strategy}/{check.symbol}"] = check.trouble
-            else:
-                self.unmanaged.pop(f"{check.strategy}/{check.symbol}", None)
-        leaving = [(*key, reason) for key, reason in seen.leaving.items() if key not in sent]
-        self._router.exit_positions(leaving, result.close_time)
-        for done in self._manager.align(seen.managed, result.close_time):
-            if done.trouble:
-                self.unmanaged[f"{done.strategy}/{done.symbol}"] = done.trouble
-        self._store.set_bars_held({
-            (c.strategy, c.symbol): c.bars_held
-            for c in result.exits
-            if not c.trouble and c.bars_held != positions[c.strategy, c.symbol].bars_held
-        })  # fmt: skip
-        return dict(seen.evaluables)
 
     def _commit(self, group: CloseGroup, session: str, result: CloseResult, emitted_wall: int) -> None:
         """The close, what it tells Dagster and the sessions it ends: one transaction, the last step."""

@@ -108,7 +108,7 @@ class ExecutionAlgos:
             if isinstance(weights, NoSchedule):
                 raise weights
             if signal.targets:
-                raise NoSchedule("closed_in_parts", parts=len(signal.targets))
+                raise NoSchedule("closed_in_parts", parts=len(signal.targets), set="one target, or no execution")
             rule = parse(signal.execution)
             name = parent_id(decision.id, rule.algo)
             schedule = make(

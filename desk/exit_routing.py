@@ -35,9 +35,11 @@ class RouteResult:
 
 
 def close_positions(
-    engine: Engine, broker: Broker, clock: Callable[[], int], leaving: Sequence[tuple[str, str, str]], close_time: int, who: str
-) -> list[RouteResult]:
-    """Close each of these (strategy, symbol, reason): committed together, cancelled together and sent together."""
+    engine: Engine, broker: Broker, clock: Callable[[], int], leaving: Sequence[tuple[str, str, str]], close_time: int, who: str,
+    seen: OpenTrades | None = None,
+) -> list[RouteResult]:  # fmt: skip
+    """Close each of these (strategy, symbol, reason): committed together, cancelled together and sent together. seen: everything
+    that was open when it was read last; it is read again when something has happened since."""
     with store.routing_lock:
         if not leaving:
             return []
@@ -46,7 +48,11 @@ def close_positions(
         # what is committed as SENDING.
         locked = store.LOCKED_NOT_FLUSHED if who == DESK and not replacing else store.LOCKED
         with engine.begin() as connection:
-            book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving}, **locked)
+            if seen is not None and trades.still(connection, seen, **locked):
+                book = seen
+            else:
+                locked = locked if seen is None else {}
+                book = trades.read(connection, {(strategy, symbol) for strategy, symbol, _ in leaving}, **locked)
             results, wanted = want(connection, leaving, book, close_time, clock(), who, replacing)
         made = {order.id for order in (*wanted.exits, *wanted.sending)}
         under_way = any(intent_id not in made for result in results for intent_id in result.intent_ids)

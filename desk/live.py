@@ -350,7 +350,8 @@ class LiveDesk:
         feeds = price_watch.quoting(live_feed.feeds, self.config().universe.instruments)
         if feeds:
             await process.work(self.router.check_daily_loss)
-            await price_watch.watch(self.router, feeds, process, self.settings.quote_seconds)
+            told = {"told": price_watch.Teller(self.ledger.engine)} if self.settings.two_books else {}
+            await price_watch.watch(self.router, feeds, process, self.settings.quote_seconds, **told)
         await process.stop.wait()  # a job that ends would end the desk
 
     async def _work_algos(self, process: Process) -> None:

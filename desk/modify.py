@@ -1,12 +1,13 @@
 """Changing a resting order: the wish is committed first, the broker's word on what rests is the truth afterwards.
 
-A change never adds risk: more quantity needs a decision of its own, and every rule that judges such an order judges the
-changed one. An answer that does not come leaves PENDING_UPDATE, which the broker's open orders end: whatever price they
-say is the order's.
+A change adds no quantity: that needs a decision of its own, and every rule that judges such an order judges the changed one.
+A stop may be moved away from the price, but not across it nor out of sight (`level_problem`). An answer that does not come
+leaves PENDING_UPDATE, which the broker's open orders end: whatever price they say is the order's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +17,13 @@ from sqlalchemy import Connection, Engine, update
 from desk import events, journal, store
 from desk.faults import crash_point
 from desk.journal import NewEvent
+from desk.legs import TARGET, kind_of
 from desk.store import OrderRecord
 from resources.brokers.protocol import Broker, Modification, OrderReport
 from resources.ledger import audit
 from resources.ledger import tables as t
-from trading.orders import OrderEvent, OrderState, OrderType
+from trading.limit_math import exceeds
+from trading.orders import TERMINAL, OrderEvent, OrderState, OrderType, Side
 from trading.refusals import RefusalCode, refuse
 from trading.signals import Intent
 
@@ -42,7 +45,10 @@ class ModifyResult:
 def problem_of(order: OrderRecord, change: Modification) -> str:
     """Why this change is not asked for, as a refusal's text; "" when it may be."""
     if order.state not in MAY_CHANGE or order.filled_quantity > 0.0:
-        return str(refuse(RefusalCode.STATE_UNKNOWN, order=order.id, state=order.state, filled=order.filled_quantity))
+        reason = "it_is_over" if order.state in TERMINAL else "not_at_rest"
+        return str(
+            refuse(RefusalCode.STATE_UNKNOWN, order=order.id, state=order.state, filled=order.filled_quantity, reason=reason)
+        )
     if (change.quantity, change.limit_price, change.stop_price) == (None, None, None):
         return str(refuse(RefusalCode.CONFIG_INVALID, order=order.id, reason="nothing to change"))
     if change.quantity is not None and not 0.0 < change.quantity <= order.quantity:
@@ -67,6 +73,27 @@ def changed(order: OrderRecord, change: Modification) -> Intent:
         limit_price=order.limit_price if change.limit_price is None else change.limit_price,
         stop_price=order.stop_price if change.stop_price is None else change.stop_price,
     )
+
+
+def level_problem(order: OrderRecord, change: Modification, last: float, collar_percent: float | None) -> str:
+    """Why a new price is surely not meant, as a refusal's text; "" when it may be. last: newest price, NaN: unknown.
+
+    A stop at or beyond the price, a target likewise, would trade at once: that is what closing is for. A stop that moves away
+    from the price, and further than an order's price may be from it (collar_percent), guards nothing any more.
+    """
+    if not math.isfinite(last) or last == 0.0:
+        return ""  # a guard must be movable while nobody knows the price
+    sell, stop, limit = order.side is Side.SELL, change.stop_price, change.limit_price
+    told = {"order": order.id, "side": order.side.value, "last": last}
+    if stop is not None and order.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
+        if stop >= last if sell else stop <= last:
+            return str(refuse(RefusalCode.STOP_REQUIRED, **told, stop=stop, reason="would_trade_at_once"))
+        before = math.inf if order.stop_price is None else abs(order.stop_price - last)
+        if collar_percent is not None and abs(stop - last) > before and exceeds(abs(stop / last - 1.0) * 100, collar_percent):
+            return str(refuse(RefusalCode.PRICE_COLLAR, **told, stop=stop, limit=f"{collar_percent:g}%"))
+    if limit is not None and kind_of(order.leg) == TARGET and (limit <= last if sell else limit >= last):
+        return str(refuse(RefusalCode.STOP_REQUIRED, **told, target=limit, reason="would_trade_at_once"))
+    return ""
 
 
 def modify(

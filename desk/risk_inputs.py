@@ -123,18 +123,34 @@ class MarketView:
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """(close times, closes) of the instrument's native bars of the last `minutes`, one bar before them included."""
         since = now_time - int(minutes * US_PER_MINUTE)
-        venue = calendar(instrument.calendar)
-        at = int(np.searchsorted(venue.close_time, since, side="left"))
-        first = max(0, min(at, len(venue.number) - 1) - 1)
         try:
-            dataset = f"bars_{instrument.native_timeframe}"
-            bars = self._lake.read_bars(dataset, instrument.symbol, session_date(int(venue.number[first])), None)
+            bars = self._since(instrument, since)
             bars = adjust(bars, self._known_actions(instrument.symbol, confirmed), as_of=now_time)
         except (LakeError, UnknownFactor) as error:
             log.warning("recent_bars_unreadable", symbol=instrument.symbol, error=str(error))
             return None
         begin = max(0, int(np.searchsorted(bars.close_time, since, side="left")) - 1)
         return (bars.close_time[begin:], bars.close[begin:]) if len(bars) else None
+
+    def traded_prices(self, instrument: Instrument, minutes: float, before: int) -> list[tuple[int, float]]:
+        """(close time, close) of the instrument's native bars of the last `minutes` before `before` (UTC us), as traded. Raises
+        LakeError."""
+        since = before - int(minutes * US_PER_MINUTE)
+        bars = self._since(instrument, since)
+        first, end = (int(np.searchsorted(bars.close_time, at, side="left")) for at in (since, before))
+        return [(int(at), float(p)) for at, p in zip(bars.close_time[first:end], bars.close[first:end], strict=True)]
+
+    def actions(self, symbol: str) -> Sequence[CorporateAction]:
+        """What is stored of corporate actions of `symbol`. Raises LakeError."""
+        return self._actions(symbol)
+
+    def _since(self, instrument: Instrument, since: int) -> Bars:
+        """Native bars from the session before `since` (UTC us) on, as traded. Raises LakeError."""
+        venue = calendar(instrument.calendar)
+        at = int(np.searchsorted(venue.close_time, since, side="left"))
+        first = max(0, min(at, len(venue.number) - 1) - 1)
+        dataset = f"bars_{instrument.native_timeframe}"
+        return self._lake.read_bars(dataset, instrument.symbol, session_date(int(venue.number[first])), None)
 
     def past_bars(self, instrument: Instrument, timeframe: Timeframe, sessions: int, before: int) -> Bars | None:
         """Bars of about the newest `sessions` sessions and more before `before` (UTC us), as they were traded; None when they

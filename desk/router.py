@@ -6,6 +6,7 @@ before the commit leaves nothing behind and may be tried again; whatever fails a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from desk import (
     store,
     submission,
 )
+from desk.breaker_levels import Levels
 from desk.by_hand import ByHand
 from desk.execution_algos import ExecutionAlgos
 from desk.exit_routing import RouteResult as RouteResult
@@ -33,7 +35,9 @@ from desk.faults import crash_point
 from desk.planning import ConfigView, EntryPlan, evaluable_of, plan_entry
 from desk.risk_inputs import MarketView
 from desk.store import OrderRecord, PositionRecord
+from desk.trades import OpenTrades
 from resources.brokers.protocol import Account, Broker, Modification
+from resources.lake import LakeError
 from resources.ledger import audit
 from resources.ledger import tables as t
 from resources.ledger.algo_tables import is_entry
@@ -86,6 +90,11 @@ class Router:
         """Works entries that are to be entered in slices."""
         self.breakers = breakers.Breakers()
         """Judge every price; rebuilt from the ledger at start and at each bar close."""
+        self.levels = Levels(
+            self.breakers, engine, lambda: config_provider().universe.instruments, market.actions if market is not None else None
+        )
+        """Keeps the breakers in the unit of the prices they judge, over splits."""
+        self._remembered = market is None
 
     def _instrument(self, symbol: str) -> Instrument | None:
         return self._config_provider().universe.instruments.get(symbol)
@@ -221,11 +230,14 @@ class Router:
         """
         return self.exit_positions([(strategy, symbol, reason)], close_time, who)[0]
 
-    def exit_positions(self, leaving: Sequence[tuple[str, str, str]], close_time: int, who: str = "desk") -> list[RouteResult]:
-        """`exit_position` of several (strategy, symbol, reason), committed together, cancelled together and sent together."""
+    def exit_positions(
+        self, leaving: Sequence[tuple[str, str, str]], close_time: int, who: str = "desk", seen: OpenTrades | None = None
+    ) -> list[RouteResult]:
+        """`exit_position` of several (strategy, symbol, reason), committed together, cancelled together and sent together.
+        seen: what was open when the caller read it."""
         if not leaving:
             return []
-        return exit_routing.close_positions(self._engine, self._broker, self._clock, leaving, close_time, who)
+        return exit_routing.close_positions(self._engine, self._broker, self._clock, leaving, close_time, who, seen)
 
     def continue_exits(self) -> list[str]:
         """Finish exits that wait for their cancels, ask again for refused ones, close what a FLATTEN halt left open.
@@ -336,7 +348,10 @@ class Router:
                 strategy=order.strategy, quality_ok="", now_time=now, limits=config.limits, symbol=order.symbol,
                 market=self._market,
             )  # fmt: skip
-        return risk.refusal(risk.check(config.limits, state, modify.changed(order, change), instrument))
+        found = risk.refusal(risk.check(config.limits, state, modify.changed(order, change), instrument))
+        last = state.last_price.get(order.symbol, math.nan)
+        collar = config.limits.price_collar_percent if config.limits is not None else None
+        return found or modify.level_problem(order, change, last, collar)
 
     def _order(self, order_id: str) -> OrderRecord:
         with self._engine.connect() as connection:
@@ -396,15 +411,38 @@ class Router:
         config, now = self._config_provider(), self._clock()
         with self._engine.connect() as connection:
             known = breakers.inputs(connection, config.universe.instruments, now)
-            prices = store.get_state(connection, "prices")
         self.breakers.rebase(config.limits, account, known)
+        self.levels.rebased(known)
+        if not self._remembered:
+            self._remember(config, now)
         trips: list[breakers.Trip | None] = [*self.breakers.equity_trips()]
-        trips += [self.breakers.moved(symbol, float(price), int(at)) for symbol, (price, at) in prices.items() if at == now]
+        trips += [
+            self.breakers.moved(symbol, price, at)
+            for symbol, (at, price) in known.marked.items()
+            if at == now and self.levels.judged(symbol, price, at)
+        ]
         return any([self.trip(trip) for trip in dict.fromkeys(t for t in trips if t is not None)])
 
     def on_price(self, symbol: str, price: float, time_us: int) -> tuple[breakers.Trip, ...]:
         """What one price trips. Costs microseconds; `trip` is for the worker."""
-        return self.breakers.on_price(symbol, price, time_us)
+        return self.breakers.on_price(symbol, price, time_us) if self.levels.judged(symbol, price, time_us) else ()
+
+    def _remember(self, config: ConfigView, now: int) -> None:
+        """What a desk that was not restarted would look back on: bar closes since the newest move that tripped. Prices between
+        bars are not kept anywhere."""
+        limit = config.limits.circuit_breaker if config.limits is not None else None
+        if limit is None or self._market is None:
+            return
+        self._remembered = True
+        with self._engine.connect() as connection:
+            tripped = breakers.tripped_moves(connection)
+        for symbol, instrument in config.universe.instruments.items():
+            try:
+                told = self._market.traded_prices(instrument, limit.minutes, now)
+            except (LakeError, OSError) as error:
+                log.warning("recent_bars_unreadable", symbol=symbol, error=str(error))
+                continue
+            self.levels.begin(symbol, [(at, price) for at, price in told if at > tripped.get(symbol, 0)])
 
     def trip(self, trip: breakers.Trip) -> bool:
         """Latch what tripped, once for its cause; entries end, at FLATTEN positions, too. True when it was latched now."""

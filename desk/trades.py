@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, tuple_
+from sqlalchemy import Connection, bindparam, func, select, tuple_
 
 from desk import store
 from desk.store import OrderRecord, PositionRecord, TradeTotal
 from resources.ledger import tables as t
 from resources.ledger.base import Gather
+from resources.ledger.tables import audit
 from trading.orders import MAY_BE_AT_BROKER
 
 _TINY = 1e-9
@@ -30,10 +31,22 @@ class OpenTrades:
     positions: Sequence[PositionRecord]
     made_of: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
     orders: Mapping[str, Sequence[OrderRecord]] = field(default_factory=dict)
+    head: int = 0
+    """Number of the audit's newest record then: while it is the newest, nothing of this has changed but the bars held."""
 
     def of(self, position: PositionRecord) -> Mapping[str, float]:
         """Signed quantity by trade of what `position` is made of."""
         return self.made_of.get((position.strategy, position.symbol), {})
+
+
+HEAD = select(func.coalesce(func.max(audit.c.seq), 0).label("seq"))
+"""Select of the number of the audit's newest record. Whatever writes an order's event, a fill, a position or an intent writes one
+in the same transaction: the database's triggers see to that."""
+
+
+def head_of(found: Mapping[str, Sequence[Any]]) -> int:
+    """The number in the rows of a read with `HEAD` as ``head``."""
+    return int(found["head"][0].seq)
 
 
 def selects(*chosen: Any) -> dict[str, Any]:
@@ -48,8 +61,10 @@ def selects(*chosen: Any) -> dict[str, Any]:
     }
 
 
-_ALL = Gather(**selects())
-_CHOSEN = Gather(**selects(tuple_(t.positions.c.strategy, t.positions.c.symbol).in_(bindparam("chosen", expanding=True))))
+_ALL = Gather(head=HEAD, **selects())
+_CHOSEN = Gather(
+    head=HEAD, **selects(tuple_(t.positions.c.strategy, t.positions.c.symbol).in_(bindparam("chosen", expanding=True)))
+)
 
 
 def read(connection: Connection, wanted: Iterable[tuple[str, str]] | None = None, **options: Any) -> OpenTrades:
@@ -60,7 +75,7 @@ def read(connection: Connection, wanted: Iterable[tuple[str, str]] | None = None
 
 
 def of_rows(connection: Connection, found: Mapping[str, Sequence[Any]]) -> OpenTrades:
-    """The open trades of the rows of `selects`; more is read where a position is made of several trades."""
+    """The open trades of the rows of `selects` and `HEAD`; more is read where a position is made of several trades."""
     positions = [store.position_of(row) for row in found["positions"]]
     orders: dict[str, list[OrderRecord]] = {p.trade_id: [] for p in positions if p.trade_id}
     for row in found["orders"]:
@@ -68,7 +83,12 @@ def of_rows(connection: Connection, found: Mapping[str, Sequence[Any]]) -> OpenT
     totals = store.add_up(dict.fromkeys(orders, TradeTotal()), found["totals"])
     made_of = _made_of(connection, positions, {trade_id: total.quantity for trade_id, total in totals.items()})
     more = {trade for own in made_of.values() for trade in own} - orders.keys()
-    return OpenTrades(positions, made_of, orders | orders_of(connection, more) if more else orders)
+    return OpenTrades(positions, made_of, orders | orders_of(connection, more) if more else orders, head_of(found))
+
+
+def still(connection: Connection, seen: OpenTrades, **options: Any) -> bool:
+    """Is `seen` as it was read? Under the write lock it stays so. options: of the execution (`store.LOCKED`)."""
+    return int(connection.execute(HEAD, **options).scalar_one()) == seen.head
 
 
 def orders_of(connection: Connection, trade_ids: Iterable[str]) -> dict[str, list[OrderRecord]]:

@@ -35,7 +35,9 @@ from pipelines import (
     cli_research,
     cli_upkeep,
 )
+from pipelines.cli_status import halts_text, status_rows
 from pipelines.cli_support import (
+    LOOK_SECONDS,
     UNREACHABLE,
     WRONG,
     ask_desk,
@@ -128,7 +130,7 @@ def status(as_json: AsJson = False) -> None:
     from resources.desk_client import DeskError
 
     try:
-        with open_desk() as desk:
+        with open_desk(LOOK_SECONDS, 1) as desk:
             state = desk.status()
     except DeskError as error:
         desk_down(error)
@@ -138,7 +140,7 @@ def status(as_json: AsJson = False) -> None:
         print_json(state)
     else:
         banner()
-        table("status", ["what", "value"], [[k, cell(v)] for k, v in state.items()])
+        table("status", ["what", "value"], status_rows(state))
     raise typer.Exit(0 if state.get("state") in ("ok", "starting", "degraded", "stopping") else UNREACHABLE)
 
 
@@ -236,24 +238,33 @@ def trace(
 def halt(
     reason: Reason,
     level: Annotated[str, typer.Option(help="reduce_only, halted or flatten")] = "halted",
-    scope: Annotated[str, typer.Option(help="desk, or a strategy's name")] = "desk",
+    scope: Annotated[str, typer.Option(help="desk, a strategy's or plan's name, or instrument:SYMBOL")] = "desk",
     who: Who = "",
 ) -> None:
     """Stop new risk. Exits go on; working entries are cancelled; flatten also closes positions."""
-    answer = ask_desk(lambda desk: desk.halt(level.lower(), reason, who_asks(who), scope))
-    ask_paper_book(lambda desk: desk.halt(level.lower(), reason, who_asks(who), scope), f"halted {scope} at {level.upper()}")
+    switch = "flatten" if level.lower() == "flatten" else "halted"
+    instead = f'Without the desk, for everything: tapeline kill --level {switch} --reason "..."'
+    try:
+        answer = ask_desk(lambda desk: desk.halt(level.lower(), reason, who_asks(who), scope), instead, attempts=1)
+    finally:  # what stops one book must not leave the other
+        ask_paper_book(lambda desk: desk.halt(level.lower(), reason, who_asks(who), scope), f"halted {scope} at {level.upper()}")
     banner()
-    typer.echo(f"halted {scope} at {level.upper()}: {cell(answer['halt'])}")
+    typer.echo(f"halted {scope} at {level.upper()}; halts now: {halts_text(answer['halt'])}")
 
 
 @app.command()
 def resume(
-    reason: Reason, scope: Annotated[str, typer.Option(help="desk, or a strategy's name")] = "desk", who: Who = ""
+    reason: Reason,
+    scope: Annotated[str, typer.Option(help="desk, a strategy's or plan's name, or instrument:SYMBOL")] = "desk",
+    who: Who = "",
 ) -> None:
     """Allow new risk again."""
     answer = ask_desk(lambda desk: desk.resume(reason, who_asks(who), scope))
     banner()
     typer.echo(f"resumed {scope}" if answer["resumed"] else f"{scope} was not halted")
+    typer.echo(f"halts now: {halts_text(answer['halt'])}")
+    if own_settings().two_books:
+        warn("the paper book beside it stays as it is: tapeline --book paper resume")
 
 
 @app.command()
@@ -288,8 +299,11 @@ def flatten(
     who: Who = "",
 ) -> None:
     """Cancel working entries and close positions now. Does not halt: use `halt --level flatten` to stay out."""
-    answer = ask_desk(lambda desk: desk.flatten(reason, who_asks(who), strategy, symbol))
+    instead = 'Without the desk, for everything: tapeline kill --reason "..."'
+    answer = ask_desk(lambda desk: desk.flatten(reason, who_asks(who), strategy, symbol), instead, attempts=1)
     banner()
+    if own_settings().two_books:
+        warn("the paper book beside it is left alone: tapeline --book paper flatten")
     exits = answer["exits"]
     table(
         "exits asked for",

@@ -44,7 +44,7 @@ def list_(
 
     files, universe = _files()
     with open_ledger() as ledger, ledger.engine.connect() as connection:
-        known = plan_rows(files, connection, universe)
+        known = plan_rows(files, connection, universe, own_settings().paper_half)
     rows = [[getattr(row, column) for column in _HEADER] for row in known if everything or not row.ended]
     if as_json:
         print_json([dict(zip(_HEADER, row, strict=True)) for row in rows])

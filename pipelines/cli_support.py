@@ -82,9 +82,14 @@ def open_ledger(of: Settings | None = None) -> Iterator[Ledger]:
         ledger.engine.dispose()
 
 
+LOOK_SECONDS = 4.0
+"""A command that only looks waits no longer for a desk that may hang: the ledger can tell."""
+ANSWER_SECONDS = 15.0
+
+
 @contextmanager
-def open_desk() -> Iterator[DeskClient]:
-    """The desk's client. Raises DeskUnavailable when it was never started."""
+def open_desk(timeout: float | None = None, attempts: int = 2) -> Iterator[DeskClient]:
+    """The desk's client. timeout: seconds a try, default ANSWER_SECONDS. Raises DeskUnavailable when it was never started."""
     from resources.desk_client import DeskClient, DeskUnavailable
     from resources.secrets import SecretError, read_secret
 
@@ -93,21 +98,22 @@ def open_desk() -> Iterator[DeskClient]:
         token = read_secret(own.token_file)
     except SecretError as error:
         raise DeskUnavailable(str(error)) from None
-    with DeskClient(own.desk_url, token, timeout=15.0, attempts=2) as client:
+    with DeskClient(own.desk_url, token, timeout=timeout or ANSWER_SECONDS, attempts=attempts) as client:
         yield client
 
 
-def ask_desk(ask: Callable[[DeskClient], dict[str, Any]]) -> dict[str, Any]:
-    """Do something at the desk; one line and an exit code when it is not done."""
+def ask_desk(ask: Callable[[DeskClient], dict[str, Any]], instead: str = "", attempts: int = 2) -> dict[str, Any]:
+    """Do something at the desk; one line and an exit code when it is not done. instead: what to do when no desk answers."""
     from resources.desk_client import DeskRefused, DeskUnavailable
 
     try:
-        with open_desk() as desk:
+        with open_desk(attempts=attempts) as desk:
             return ask(desk)
     except DeskRefused as error:
         fail(error.message, WRONG)
     except DeskUnavailable as error:
-        fail(f"not done: {error}", UNREACHABLE)
+        done = "not known to be done" if "Timeout" in str(error) else "not done"
+        fail(f"{done}: {error}" + (f". {instead}" if instead else ""), UNREACHABLE)
 
 
 def ask_paper_book(ask: Callable[[DeskClient], Any], done: str) -> None:
@@ -120,7 +126,7 @@ def ask_paper_book(ask: Callable[[DeskClient], Any], done: str) -> None:
         return
     beside = own.paper_book()
     try:
-        with DeskClient(beside.desk_url, read_secret(beside.token_file), timeout=15.0, attempts=2) as desk:
+        with DeskClient(beside.desk_url, read_secret(beside.token_file), timeout=ANSWER_SECONDS, attempts=1) as desk:
             ask(desk)
     except (DeskError, SecretError) as error:
         warn(f"paper book: NOT done: {error}")
@@ -165,14 +171,15 @@ def say_when_down() -> None:
     from resources.desk_client import DeskError
 
     try:
-        with open_desk() as desk:
+        with open_desk(LOOK_SECONDS, 1) as desk:
             desk.health()
     except DeskError as error:
         desk_down(error)
 
 
 def desk_down(error: Exception) -> None:
-    warn(f"the desk is down ({error}); this is what the ledger says")
+    how = "does not answer: it hangs, or is very busy" if "Timeout" in str(error) else "is down"
+    warn(f"the desk {how} ({error}); this is what the ledger says")
 
 
 def banner(of: Settings | None = None) -> None:

@@ -252,7 +252,8 @@ class Supervisor:
     def _announce(self) -> None:
         self.announced = True
         own = self.settings
-        money = f"REAL MONEY at {own.broker}, account {own.live_account}" if own.mode == "live" else "no real order is sent"
+        account = own.live_account or "NOT SET, so no live order is sent: TAPELINE_LIVE_ACCOUNT"
+        money = f"REAL MONEY at {own.broker}, account {account}" if own.mode == "live" else "no real order is sent"
         self.say(f"Tapeline is ready: mode {own.mode.upper()} ({money}), universe {own.universe}")
         self.say(f"  Dagster UI  {own.webserver_url}")
         self.say(f"  MLflow      {own.mlflow_url}")

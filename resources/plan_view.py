@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from resources.ledger import modes as ledger_modes
 from resources.ledger import plans as ledger
+from resources.ledger import tables as t
+from resources.ledger.algo_tables import is_entry
+from resources.ledger.modes import Standing
 from resources.ledger.plans import ENDED, ENTERED, MANAGING, PlanState
 from trading.execution_functions import ExecutionFunction
 from trading.execution_functions.level import FixedLevel
+from trading.instruments import Mode
 from trading.plans import Plan, parse_plan
 from trading.timeframes import iso
 from trading.universe import Universe
@@ -51,19 +55,53 @@ class PlanRow:
         return self.state in ENDED
 
 
-def plan_rows(plans: Mapping[str, Plan], connection: Connection, universe: Universe | None) -> list[PlanRow]:
-    """Every plan of the files or of the ledger, by name. universe: to read kept revisions with; None: only files are read."""
+def plan_rows(
+    plans: Mapping[str, Plan], connection: Connection, universe: Universe | None, paper: bool | None = None
+) -> list[PlanRow]:
+    """Every plan of the files or of the ledger, by name. universe: to read kept revisions with; None: only files are read.
+    paper: as in `elsewhere`."""
     known, last = ledger.states(connection), ledger.last_events(connection)
-    held = {s.trade_id for s in known.values() if s.state in (ENTERED, MANAGING) and s.trade_id}
-    legs = ledger.resting_legs(connection, held)
+    held = under_way(known)
+    legs = ledger.resting_legs(connection, held.values())
+    opened = opened_in(connection, held.values())
     modes = ledger_modes.read(connection)
     rows = []
     for name in sorted({*plans, *known}):
         state, file = known.get(name), plans.get(name)
         plan = _in_force(connection, state, file, universe)
         row = _row(name, state, file, plan, legs, _said(last.get(name)))
-        rows.append(replace(row, mode=modes[name].mode.value) if name in modes else row)
+        if name in modes:
+            why = elsewhere(state, modes[name], opened.get(held.get(name, "")), paper)
+            row = replace(row, mode=modes[name].mode.value, reason="; ".join(filter(None, (row.reason, why))))
+        rows.append(row)
     return rows
+
+
+def under_way(states: Mapping[str, PlanState]) -> dict[str, str]:
+    """Trades of plans that have entered and are not over, by plan."""
+    return {name: s.trade_id for name, s in states.items() if s.state in (ENTERED, MANAGING) and s.trade_id}
+
+
+def opened_in(connection: Connection, trade_ids: Collection[str]) -> dict[str, Mode]:
+    """The mode each trade was entered in."""
+    i, o = t.intents.c, t.orders.c
+    query = select(i.trade_id, o.mode).join(t.orders, o.id == i.id).where(i.trade_id.in_(trade_ids), is_entry(i.leg))
+    return {row.trade_id: Mode(row.mode) for row in connection.execute(query)}
+
+
+def elsewhere(state: PlanState | None, standing: Standing, opened: Mode | None, paper: bool | None) -> str:
+    """Why a plan is shown in a book, or in a mode, that it does not trade in any more; "" when it does. A trade is managed to its
+    end in the mode it was opened in, wherever its plan trades by now.
+
+    opened: the mode its open trade was entered in; paper: is the book the paper book beside an account (None: there is one
+    book)."""
+    now = f"in mode {standing.mode} since {iso(standing.since_wall)} ({standing.who}: {standing.reason})"
+    if opened is not None:
+        there = f"its trade was opened in {opened} and is managed to its end there; the plan is {now}"
+        return "" if opened is standing.mode else there
+    if paper is None or (standing.mode is Mode.PAPER) is paper or (state is not None and state.state in ENDED):
+        return ""
+    return f"it does not enter in this book: it is {now}"
 
 
 def _said(event: Mapping[str, Any] | None) -> str:

@@ -196,6 +196,11 @@ class Settings(BaseSettings):
         at_account = self.book != PAPER_BOOK and self.broker not in SIMULATED_BROKERS
         return at_account and self.paper_beside and self.mode in ("paper", "live")
 
+    @property
+    def paper_half(self) -> bool | None:
+        """Is this the paper book beside an account (True), the account's (False), or the only book there is (None)?"""
+        return True if self.book == PAPER_BOOK else False if self.two_books else None
+
     def paper_book(self) -> Settings:
         """The same installation as processes of its paper book see it."""
         return self.model_copy(update={"book": PAPER_BOOK, **_paper(self.paper_desk_port)})

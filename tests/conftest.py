@@ -37,7 +37,7 @@ _numbers = itertools.count(1)
 _TURNS = (
     "e2e", "test_house", "bench", "ml/test_recurrent_ppo", "trading", "ml", "assets/test_model_assets",
     "assets/test_research_results", "assets/test_quality", "assets",
-    "desk/test_api", "desk/test_kill_switch", "pipelines/test_supervisor", "desk/test_live_feed", "pipelines/test_services",
+    "desk/test_api", "desk/test_kill_switch", "pipelines/test_supervisor", "desk/test_live_day", "pipelines/test_services",
     "faults", "soak", "resources/test_celery_lane", "desk/test_engine", "desk/test_corporate_actions", "resources/test_simulated",
     "resources/test_notifier", "resources/test_fmp", "resources/test_tracking", "resources/test_postgres", "pipelines/test_cli",
     "desk", "pipelines", "sensors", "resources",

@@ -74,7 +74,10 @@ def _fill_slot(records: er.Records, s: int, rule: Rule, lot: float) -> None:
 def _check(rule: Rule, instrument: Instrument, bars: Bars, in_parts: bool) -> None:
     symbol, step = instrument.symbol, bars.timeframe
     if in_parts:
-        raise ValueError(f"{symbol}: an entry in slices has one stop and one target each: it cannot be closed in parts")
+        raise ValueError(
+            f"{symbol}: an entry in slices has one stop and one target each: it cannot be closed in parts; test it with one "
+            "target and no scale_out, or without execution"
+        )
     if isinstance(rule, Iceberg):
         if lots_in(rule.visible, float(instrument.lot_size)) < 1:
             raise ValueError(f"{symbol}: visible {rule.visible:g} is less than a lot ({instrument.lot_size})")

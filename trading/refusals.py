@@ -136,5 +136,11 @@ REASONS: Final[Mapping[tuple[str, str], str]] = {
     ("MODE", "other_account"): "the broker's account is not the one live orders may go to",
     ("MODE", "risk_file_incomplete"): "live needs a risk file with every required limit; `missing` names the gaps",
     ("MODE", "another_broker"): "the order was committed for another broker than there is now; it is not sent",
+    (
+        "STOP_REQUIRED",
+        "would_trade_at_once",
+    ): "a changed stop or target at or beyond the price is a market order: close the position",
+    ("STATE_UNKNOWN", "it_is_over"): "the order that was to be changed has filled, ended or was refused",
+    ("STATE_UNKNOWN", "not_at_rest"): "the order that was to be changed is in doubt, being changed or partly filled",
 }
 """(code, reason) -> what it means, for refusals that say why with ``reason=``. Others name their values instead."""

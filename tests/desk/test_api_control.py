@@ -157,6 +157,34 @@ class TestCommands:
                 ask()
             assert error.value.status == 404
 
+    @pytest.mark.parametrize(
+        ("scope", "said"),
+        [
+            ("oftne", "did you mean 'often'"),
+            ("SPX", "the instrument is instrument:SPX"),
+            ("instrument:SPY", "did you mean 'SPX'"),
+        ],
+    )
+    def test_a_halt_of_a_name_nobody_knows_is_refused_and_halts_nothing(self, desk: DeskClient, scope: str, said: str) -> None:
+        with pytest.raises(DeskRefused, match="nothing was halted") as error:
+            desk.halt("halted", "typo", "ana", scope)
+        assert (error.value.status, said in error.value.message) == (404, True)
+        assert scope not in desk.limits()["halt"].get("strategies", {})
+
+    def test_a_flatten_of_a_name_nobody_knows_is_refused(self, desk: DeskClient) -> None:
+        for strategy, symbol in (("oftne", None), (None, "SPY"), ("often", "SPY")):
+            with pytest.raises(DeskRefused, match="nothing was closed") as error:
+                desk.flatten("typo", "ana", strategy, symbol)
+            assert error.value.status == 404
+
+    @pytest.mark.parametrize("scope", ["often", "external", "instrument:SPX"])
+    def test_a_halt_of_a_strategy_of_what_a_person_placed_or_of_an_instrument_is_latched_and_lifted(
+        self, desk: DeskClient, scope: str
+    ) -> None:
+        desk.halt("reduce_only", "look", "ana", scope)
+        assert desk.limits()["halt"]["strategies"][scope]["level"] == "REDUCE_ONLY"
+        assert desk.resume("looked", "ana", scope)["resumed"]
+
     def test_a_filled_order_is_not_changed(self, desk: DeskClient) -> None:
         filled = next(o for o in desk.orders(state="filled"))
         done = desk.modify(filled["id"], "r", "ana", quantity=1.0)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +15,20 @@ from sqlalchemy import text
 
 from assets import trade_lane
 from assets.books import Book, books_of
+from assets.plans import plans_metadata
+from desk import price_watch
 from desk.beside import PaperBesideDesk, live_desk
 from desk.clock import wall
+from desk.desk_control import ControlService
 from desk.live import LiveDesk
 from desk.modes import ModeNotChanged
 from desk.risk_state import HaltLevel
 from resources.brokers import get_broker
 from resources.config import load_config
+from resources.feeds.protocol import Quote
 from resources.lake import Lake
 from resources.ledger import audit, books
+from resources.plan_view import PlanRow, plan_rows
 from resources.settings import Settings
 from resources.trace import trace
 from tests.desk.running import STRATEGY, UNIVERSE, Installation, MakeInstallation, history, install
@@ -181,6 +189,145 @@ class TestSideBySide:
         day.until(paper.ledger.fills)
         assert stored == []
         assert {row["asset_key"] for row in paper.ledger.unsent(1000)} == {"paper_fills", "paper_positions"}
+
+
+class OneThread:
+    """The process around both desks: everything on the loop's own thread, one after the other."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    read = work
+
+
+class Quoting:
+    """A feed that quotes one price again and again."""
+
+    def __init__(self, symbol: str, price: float, time_us: int) -> None:
+        self.said = Quote(symbol, time_us, math.nan, 0.0, math.nan, 0.0, price)
+        self.asked = 0
+
+    def quote(self, instruments: Sequence[Any]) -> list[Quote]:
+        self.asked += 1
+        return [replace(self.said, time=self.said.time + self.asked)]
+
+
+class TestBetweenBars:
+    def test_a_price_that_the_accounts_desk_heard_trips_the_paper_books_limits_alone(self, make: Callable[..., Day]) -> None:
+        day = make(often=STRATEGY)
+        paper = day.beside
+        assert paper is not None
+        (held,) = day.until(lambda: paper.store.open_positions())
+        price, at = paper.store.state("prices")["EURUSD"]
+        feed = Quoting("EURUSD", price * (0.1 if held.quantity > 0 else 3.0), at)
+        process: Any = OneThread()
+        day.main.router.check_daily_loss()
+
+        async def both() -> None:
+            told = price_watch.Teller(day.main.ledger.engine)
+            jobs = [
+                asyncio.create_task(paper._hear_prices(process)),
+                asyncio.create_task(price_watch.watch(day.main.router, [(feed, [])], process, 0.01, told)),  # type: ignore[list-item]
+            ]
+            while feed.asked < 5:
+                await asyncio.sleep(0.01)
+            assert not paper.store.state("halt"), "closes that come before these prices are still to be taken"
+            paper.caught_up = True
+            while not paper.store.state("halt"):
+                assert not any(job.done() for job in jobs)
+                await asyncio.sleep(0.01)
+            process.stop.set()
+            await asyncio.gather(*jobs)
+
+        asyncio.run(asyncio.wait_for(both(), 60))
+        assert paper.store.state("halt")["daily_loss_session"]
+        assert not day.main.store.state("halt").get("global")
+
+    def test_a_desk_that_takes_every_close_hears_prices(self, make: Callable[..., Day]) -> None:
+        paper = make(often=STRATEGY).beside
+        assert paper is not None
+        jobs = paper.jobs(OneThread())  # type: ignore[arg-type]
+        assert {"follow", "prices"} <= {name for name, _ in jobs}
+        for _, job in jobs:
+            job.close()
+        assert paper.caught_up is False
+
+
+PLAN = """\
+name: idea
+status: active
+mode: paper
+symbol: EURUSD
+direction: long
+timeframe: 1h
+valid: {from: 2017-12-20, to: 2018-01-31}
+entry: {kind: close_above, level: 1.1950}
+stop: 1.1880
+target: 1.2160
+sizing: {kind: fixed, quantity: 1000}
+gates: {min_reward_to_risk: 1.0, quality_sessions: 1}
+"""
+
+
+class Control(ControlService):
+    """The control API's reads of one desk."""
+
+    def __init__(self, desk: LiveDesk) -> None:
+        self._process, self._live = OneThread(), desk  # type: ignore[assignment]
+
+    def _live_now(self) -> LiveDesk:
+        return self._live
+
+    def plans(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in asyncio.run(self.evaluables("plans"))}
+
+
+class TestPlans:
+    def test_a_plan_that_left_paper_is_shown_on_the_paper_half_until_its_trade_is_closed(
+        self, make: Callable[..., Day], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        day = make(often=STRATEGY.replace("status: active", "status: paused"))
+        paper, file = day.beside, day.at.config_dir / "plans" / "idea.yaml"
+        assert paper is not None
+        file.parent.mkdir()
+        file.write_text(PLAN)
+        day.until(lambda: Control(paper).plans().get("idea", {}).get("state") == "managing")
+        assert Control(paper).plans()["idea"]["reason"] == ""
+        day.main.mode_book.change("idea", Mode.SHADOW, reason="enough", who="ann", forced=False)
+        day.close()
+        why = (
+            r"its trade was opened in paper and is managed to its end there; the plan is in mode shadow since .* \(ann: enough\)"
+        )
+        (shown,) = self.shown(day, True)
+        assert (shown.state, shown.status) == ("managing", "active")
+        assert re.fullmatch(why, shown.reason)
+        assert re.fullmatch(why, Control(paper).plans()["idea"]["reason"])
+        monkeypatch.setattr("assets.books.settings", lambda: day.settings)
+        page = plans_metadata(load_config(day.settings), day.main.ledger)
+        assert "its trade was opened in paper" in str(page["paper_book_plans"])
+        file.unlink()
+        day.close()
+        row = Control(paper).plans()["idea"]
+        assert (row["status"], row["state"], row["symbols"]) == ("no file", "managing", ["EURUSD"])
+        assert row["positions"] == {"EURUSD": 1000.0}
+        assert (row["enters"], row["problem"]) == (False, "its file is missing or invalid")
+        paper.router.flatten("over", "ann", "idea")
+        day.close()
+        day.close()
+        assert "idea" not in Control(paper).plans()
+        (shown,) = self.shown(day, True)
+        assert shown.state == "closed"
+        assert "managed to its end" not in shown.reason
+
+    @staticmethod
+    def shown(day: Day, paper: bool) -> list[PlanRow]:
+        book = day.books[int(paper)]
+        config = load_config(day.settings)
+        with book.ledger.engine.connect() as connection:
+            return plan_rows(config.plans, connection, config.universe, book.settings.paper_half)
 
 
 class TestTheDeskBeside:

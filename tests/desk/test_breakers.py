@@ -17,6 +17,7 @@ from desk.risk_state import HaltLevel
 from resources.brokers.protocol import Account
 from resources.feeds.protocol import Quote
 from tests.desk.kit import CASH, LIMITS, SESSION, Desk, bar, hour
+from trading.breaker_window import PriceWindow
 from trading.instruments import Instrument
 from trading.limits import CircuitBreaker, DailyLoss, Drawdown, Limits
 
@@ -101,7 +102,7 @@ class TestPrices:
     @settings(max_examples=200)
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(900, 1100)), min_size=1, max_size=40))
     def test_the_window_finds_the_move_that_looking_at_every_pair_finds(self, told: list[tuple[int, int]]) -> None:
-        window, now, seen = breakers._Window(), 0, []
+        window, now, seen = PriceWindow(), 0, []
         for step, ticks in told:
             now += step * MINUTE
             seen.append((now, ticks / 1000))

@@ -165,8 +165,8 @@ def test_exits_that_do_not_wait_for_the_bars_fills_leave_the_books_of_those_that
     waiting, sent = make(), make()
     monkeypatch.setattr(waiting.live.router, "has_news", lambda: True)
     early: list[frozenset[tuple[str, str]]] = []
-    look = sent.live.engine._exits_of_untouched
-    monkeypatch.setattr(sent.live.engine, "_exits_of_untouched", lambda *args: early.append(look(*args)) or early[-1])
+    look = sent.live.engine.exits.of_untouched
+    monkeypatch.setattr(sent.live.engine.exits, "of_untouched", lambda *args: early.append(look(*args)) or early[-1])
     for n in range(len(quiet.groups)):
         waiting.close(n)
         before = len(early)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from sqlalchemy import Engine, text
 
-from desk import doubts
+from desk import doubts, modify
 from desk.reconcile import reconcile
 from desk.store import OrderRecord
 from resources.brokers.protocol import Modification
 from tests.desk.kit import Desk, bar
 from tests.doubles.faulty_broker import FaultyBroker
-from trading.orders import OrderState
+from trading.orders import OrderState, OrderType, Side
 
 
 @pytest.fixture
@@ -39,6 +43,18 @@ def order(desk: Desk, order_id: str) -> OrderRecord:
     return found
 
 
+def _stop_order(stop_price: float) -> OrderRecord:
+    """What `level_problem` reads of the stop of a long."""
+    fields: dict[str, Any] = {
+        "id": "int-s",
+        "leg": "stop",
+        "side": Side.SELL,
+        "order_type": OrderType.STOP,
+        "stop_price": stop_price,
+    }
+    return cast(OrderRecord, SimpleNamespace(**fields))
+
+
 def test_a_moved_stop_closes_at_its_new_level(desk: Desk, stop: str) -> None:
     result = desk.router.modify(stop, Modification(stop_price=1.195), "closer", "ana")
     assert (result.refusal, result.state) == ("", OrderState.ACCEPTED)
@@ -56,6 +72,9 @@ def test_a_moved_stop_closes_at_its_new_level(desk: Desk, stop: str) -> None:
         (Modification(quantity=0), "MAX_ORDER_QUANTITY"),
         (Modification(limit_price=1.3), "PRICE_GRID"),
         (Modification(stop_price=1.19505), "PRICE_GRID"),
+        (Modification(stop_price=1.2), "STOP_REQUIRED"),  # at the price: it would be a market order
+        (Modification(stop_price=12.0), "STOP_REQUIRED"),
+        (Modification(stop_price=1.13), "PRICE_COLLAR"),  # so far away that it guards nothing: 5 % is the collar
     ],
 )
 def test_what_may_not_be_is_refused_with_a_code_and_never_asked_for(
@@ -65,6 +84,27 @@ def test_what_may_not_be_is_refused_with_a_code_and_never_asked_for(
     assert order(desk, stop).state is OrderState.ACCEPTED
     with desk.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM audit WHERE action = 'modify'")).scalar() == 0
+
+
+def test_a_stop_may_move_away_from_the_price_within_the_collar(desk: Desk, stop: str) -> None:
+    assert desk.router.modify(stop, Modification(stop_price=1.15), "room", "ana").refusal == ""
+    assert order(desk, stop).stop_price == 1.15
+
+
+def test_a_stop_that_is_out_of_sight_may_come_nearer() -> None:
+    far = modify.level_problem(_stop_order(stop_price=0.9), Modification(stop_price=0.95), 1.2, 5.0)
+    farther = modify.level_problem(_stop_order(stop_price=0.9), Modification(stop_price=0.85), 1.2, 5.0)
+    assert (far, farther.partition(":")[0]) == ("", "PRICE_COLLAR")
+
+
+@pytest.mark.parametrize(("level", "code"), [(1.25, ""), (1.2, "STOP_REQUIRED"), (0.12, "STOP_REQUIRED")])
+def test_a_target_across_the_price_is_not_asked_for(desk: Desk, stop: str, level: float, code: str) -> None:
+    target = next(o.id for o in desk.store.working_orders() if o.leg == "target")
+    assert desk.router.modify(target, Modification(limit_price=level), "x", "ana").refusal.partition(":")[0] == code
+
+
+def test_while_nobody_knows_the_price_a_guard_can_be_moved() -> None:
+    assert modify.level_problem(_stop_order(stop_price=1.19), Modification(stop_price=1.3), math.nan, 5.0) == ""
 
 
 def test_an_order_that_is_over_or_in_doubt_is_not_changed(desk: Desk, faulty: FaultyBroker, stop: str) -> None:

@@ -21,6 +21,13 @@ from resources.settings import Settings
 from tests.paths import ROOT
 
 STARTED_PATIENCE_SECONDS = 900.0
+_LESS = {
+    "universe/sample.yaml": {"history_start: 1999-01-04": "history_start: {history_start}"},
+    "models/planted.yaml": {"folds: 3": "folds: 2", "epochs: 6": "epochs: 2"},
+    "models/forecaster.yaml": {"epochs: 4": "epochs: 2"},
+    "models/trader.yaml": {"steps: 16384": "steps: 4096", "seeds: 5": "seeds: 2"},
+}
+"""What an installation of the tests has less of than the shipped files ask for: years, and repetitions of a training."""
 
 
 class Installation:
@@ -30,10 +37,12 @@ class Installation:
         room.chmod(0o755)  # as root the embedded server runs as another user, who must get in
         config = room / "config"
         shutil.copytree(ROOT / "data" / "config", config)
-        universe = config / "universe" / "sample.yaml"
-        text = universe.read_text()
-        assert "history_start: 1999-01-04" in text
-        universe.write_text(text.replace("history_start: 1999-01-04", f"history_start: {history_start}"))
+        for name, changes in _LESS.items():
+            text = (config / name).read_text()
+            for shipped, less in changes.items():
+                assert text.count(shipped) == 1, f"{name}: expected {shipped!r} once"
+                text = text.replace(shipped, less.format(history_start=history_start))
+            (config / name).write_text(text)
         self.room, self.config = room, config
         self.settings = Settings(
             data_dir=room / "data",

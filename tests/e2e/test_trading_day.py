@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from assets import portfolio_run, research_run
+from assets import model_data, portfolio_run, research_run
 from resources.config import load_config
 from resources.lake import Lake
 from tests.e2e.installation import Installation, is_free
@@ -146,8 +147,20 @@ def test_the_ui_knows_the_materialised_partitions_and_the_model(day: Installatio
     query = """{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }"""
     made = {"/".join(n["assetKey"]["path"]): bool(n["assetMaterializations"]) for n in day.graphql(query)["assetNodes"]}
     expected = ("instruments", "bars_1h", "bars_1d", "bars_4h", "features_1h", "baseline_model", "strategy_backtests",
+                "model_canaries", "model_planted", "model_forecaster", "model_trader", "model_report",
                 "signals", "decisions", "orders", "fills", "positions", "daily_report")  # fmt: skip
     assert {name for name in expected if not made.get(name)} == set()
+
+
+def test_the_training_found_what_is_there_and_nothing_where_nothing_is(day: Installation) -> None:
+    """The canaries at full length: the agent on a planted edge and on pure noise, a forecaster on both, and planted leaks."""
+    path = model_data.canaries_path(day.settings)
+    passed, why = model_data.canaries_passed(path, model_data.learning_revision())
+    assert passed, why
+    measured = {c["name"]: (c["measured"], c["wanted"]) for c in json.loads(path.read_text())["canaries"]}
+    assert set(measured) == {"leaks", "forecaster_edge", "forecaster_noise", "agent_edge", "agent_noise"}
+    assert measured["agent_edge"][0] >= 0.9, "of what a rule earns that knows the truth"
+    assert measured["agent_noise"][0] == 0, "entries in pure noise with costs"
 
 
 def test_the_page_renders_in_a_real_browser(day: Installation, tmp_path: Path) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ml.canaries import COSTS, bars_of, instrument, market, oracle_return
+from ml.canaries import COSTS, bars_of, instrument, market
 
-__all__ = ["COSTS", "bars_of", "instrument", "market", "oracle_return"]
+__all__ = ["COSTS", "bars_of", "instrument", "market"]

@@ -1,4 +1,7 @@
-"""Recurrent PPO: its gradients, its memory, its determinism, and what it finds in markets of known character."""
+"""Recurrent PPO: its gradients, its memory, its determinism.
+
+What it finds in markets of known character the canaries of a training job measure: tests/e2e/test_trading_day.py.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ import torch
 from ml.agents import UnknownAgent, agent_class
 from ml.agents.lstm import ResettingLSTM
 from ml.agents.recurrent_ppo import RecurrentPPO
-from ml.canaries import SETTINGS, total_return
-from ml.environment import EnvironmentConfig, VectorMarket
-from tests.ml.markets import market, oracle_return
+from ml.canaries import total_return
+from ml.environment import EnvironmentConfig
+from tests.ml.markets import market
 from tests.ml.train_once import train
 
 SMALL = {"lanes": 16, "rollout": 8, "chunk": 4, "hidden": 8}
@@ -109,25 +112,6 @@ class TestTraining:
         data, _ = market(edge=0.0, bars=300)
         RecurrentPPO(**SMALL).train(data, EnvironmentConfig(), steps=100, seed=1)
         assert torch.get_num_threads() == before
-
-
-class TestCanaries:
-    """Short ones; a training job runs longer ones beside itself."""
-
-    def test_a_planted_edge_is_found(self) -> None:
-        data, state = market(edge=0.0012)
-        agent = RecurrentPPO(**SETTINGS)
-        agent.train(data, EnvironmentConfig(max_steps=256), steps=180_000, seed=1)
-        best = oracle_return(VectorMarket(data, EnvironmentConfig(), 1, 0), state)
-        found, _ = total_return(agent, data)
-        assert found >= 0.9 * best
-
-    def test_in_pure_noise_with_costs_it_does_not_trade(self) -> None:
-        data, _ = market(edge=0.0)
-        agent = RecurrentPPO(**SETTINGS)
-        agent.train(data, EnvironmentConfig(max_steps=256), steps=180_000, seed=1)
-        _, entries = total_return(agent, data)
-        assert entries == 0
 
 
 def test_an_unknown_agent_is_named_with_the_nearest() -> None:

@@ -402,22 +402,22 @@ def test_what_happens_later_never_changes_what_happened(seed: int, cut: int) -> 
     assert fills_of(part) == before
 
 
+def told() -> str:
+    """Backtests of a few random markets, a line each."""
+    lines = []
+    for seed in range(4):
+        e, b, i = random_market(seed, 3)
+        together = backtest(e, b, i, cash=1e4, sizing=RISK, costs=Costs(rate=0.01), limits=TIGHT)
+        alone = backtest(e[0], b[0], i[0], cash=1e4, sizing=FIXED, costs=Costs(slippage_kind="volume", value=0.01))
+        lines += [f"{fills_of(r)!r} {r.equity.tolist()} {r.refusals} {r.orders}\n" for r in (together, alone)]
+    return "".join(lines)
+
+
 def test_plain_python_gives_what_the_compiled_loop_gives() -> None:
-    program = (
-        "from tests.trading.test_backtest_double import *\n"
-        "for seed in range(4):\n"
-        "    e, b, i = random_market(seed, 3)\n"
-        "    r = backtest(e, b, i, cash=1e4, sizing=RISK, costs=Costs(rate=.01), limits=TIGHT)\n"
-        "    print(repr(fills_of(r)), r.equity.tolist(), r.refusals, r.orders)\n"
-        "    r = backtest(e[0], b[0], i[0], cash=1e4, sizing=FIXED, costs=Costs(slippage_kind='volume', value=.01))\n"
-        "    print(repr(fills_of(r)), r.equity.tolist(), r.refusals, r.orders)\n"
-    )
-    said = [
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, env={**os.environ, "NUMBA_DISABLE_JIT": flag},
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for flag in ("0", "1")
-    ]  # fmt: skip
-    assert said[0] == said[1]
-    assert said[0].count("\n") == 8
+    program = "from tests.trading.test_backtest_double import told; print(told(), end='')"
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said == told()
+    assert said.count("\n") == 8

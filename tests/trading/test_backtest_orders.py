@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.paths import ROOT
+from tests.resources.test_paper_parity import ENTRIES, market, random_wishes
 from tests.trading.backtest_kit import TEN, bars_of, make, run, told, wishes
 from trading.backtest import FxSeries, Margin, OrderRules, Target, backtest
 from trading.corporate_actions import ActionKind, CorporateAction, UnknownFactor
@@ -397,40 +398,36 @@ def test_the_tables_of_a_result_are_plain_columns() -> None:
     assert frames["fills"]["leg"] == ["entry", "rule"]
 
 
-PROGRAM = """
-import numpy as np
-from dataclasses import replace
-from tests.paths import ROOT
-from tests.trading.backtest_kit import TEN, make
-from tests.resources.test_paper_parity import ENTRIES, market, random_wishes
-from trading.backtest import FxSeries, Margin, Target, backtest
-from trading.corporate_actions import ActionKind, CorporateAction
-from trading.costs import Costs
-for seed, entry in enumerate(sorted(ENTRIES)):
-    bars = market(seed, 40)
-    rules = replace(ENTRIES[entry], trail=0.8, targets=(Target(0.3, reward=0.5), Target(0.7, reward=1.5)), valid_bars=4)
-    fx = {"EUR": FxSeries(bars.close_time, 1 + 0.01 * np.arange(40))}
-    actions = [CorporateAction("X", ActionKind.SPLIT, 12, 0, 2.0), CorporateAction("X", ActionKind.DIVIDEND, 20, 0, 1.01, 0.5),
-               CorporateAction("X", ActionKind.ROLL, 28, 0, 0.99, 0.5), CorporateAction("X", ActionKind.DELISTING, 39, 0)]
-    result = backtest(
-        random_wishes(bars, seed + 1), bars, make(currency="EUR"), cash=900.0, sizing=TEN, orders=rules, currency="USD", fx=fx,
-        costs=Costs("per_share", 0.01, 0.5, "sqrt_volume", 0.01, participation=0.05, borrow=0.1),
-        margins=Margin(0.8, 0.6), actions={"X": actions},
-    )
-    print(result.fill_rows(), result.order_rows(), result.equity.tolist(), result.exposures()["net"].tolist(),
-          result.refusals, result.ambiguous_bars, result.margin_calls, result.borrow_paid, result.dividends)
-"""
+def said() -> str:
+    """Backtests of every kind of entry with all that may happen to a position, a line each."""
+    lines = []
+    for seed, entry in enumerate(sorted(ENTRIES)):
+        bars = market(seed, 40)
+        rules = replace(ENTRIES[entry], trail=0.8, targets=(Target(0.3, reward=0.5), Target(0.7, reward=1.5)), valid_bars=4)
+        fx = {"EUR": FxSeries(bars.close_time, 1 + 0.01 * np.arange(40))}
+        actions = [
+            CorporateAction("X", ActionKind.SPLIT, 12, 0, 2.0), CorporateAction("X", ActionKind.DIVIDEND, 20, 0, 1.01, 0.5),
+            CorporateAction("X", ActionKind.ROLL, 28, 0, 0.99, 0.5), CorporateAction("X", ActionKind.DELISTING, 39, 0),
+        ]  # fmt: skip
+        result = backtest(
+            random_wishes(bars, seed + 1), bars, make(currency="EUR"), cash=900.0, sizing=TEN, orders=rules, currency="USD",
+            fx=fx, costs=Costs("per_share", 0.01, 0.5, "sqrt_volume", 0.01, participation=0.05, borrow=0.1),
+            margins=Margin(0.8, 0.6), actions={"X": actions},
+        )  # fmt: skip
+        lines.append(
+            f"{result.fill_rows()} {result.order_rows()} {result.equity.tolist()} {result.exposures()['net'].tolist()} "
+            f"{result.refusals} {result.ambiguous_bars} {result.margin_calls} {result.borrow_paid} {result.dividends}\n"
+        )
+    return "".join(lines)
 
 
 def test_plain_python_gives_what_the_compiled_loop_gives() -> None:
-    said = [
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM], cwd=ROOT, env={**os.environ, "NUMBA_DISABLE_JIT": flag},
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for flag in ("0", "1")
-    ]  # fmt: skip
-    assert said[0] == said[1]
+    program = "from tests.trading.test_backtest_orders import said; print(said(), end='')"
+    plain = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert plain == said()
     for word in ("roll", "stop", "target", "expired", "delisted"):
-        assert word in said[0], word
-    assert said[0].count("\n") == 4
+        assert word in plain, word
+    assert plain.count("\n") == 4

@@ -16,6 +16,7 @@ from trading.timeframes import Timeframe
 from trading.universe import Universe
 
 _AT: Path = ("execution",)
+_CLOSES_IN_PARTS = {"targets": "the targets", "scale_outs": "the scale_out lines"}
 
 
 def check_execution(document: YamlDocument, parsed: Any, symbols: Iterable[str], universe: Universe) -> list[Problem]:
@@ -32,11 +33,21 @@ def check_execution(document: YamlDocument, parsed: Any, symbols: Iterable[str],
 
 def _whole(document: YamlDocument, parsed: Any) -> Iterator[Problem]:
     if getattr(parsed, "kind", "") == "pair":
-        said = "a pair enters both legs together: working them in slices would leave one leg without the other"
-        yield document.problem(_AT, said, "no execution on a pair")
+        said = (
+            "a pair enters both legs at one bar close: of slices one leg's may fill while the other's are refused, capped or "
+            "late, and the pair would stand on one leg meanwhile"
+        )
+        yield document.problem(_AT, said, "no execution on a pair; where an order is too large for its market, a smaller sizing")
     if getattr(parsed, "targets", None) or getattr(parsed, "scale_outs", None):
-        said = "each slice is protected by a stop and a target of its own: it cannot be closed in parts"
-        yield document.problem(_AT, said, "one target instead of targets and scale_out, or no execution")
+        asked = [name for name in ("targets", "scale_outs") if getattr(parsed, name, None)]
+        said = (
+            "each slice is protected by one stop and one target of its own, for all it fills: it cannot be closed in parts, as "
+            f"{' and '.join(_CLOSES_IN_PARTS[name] for name in asked)} of this file ask for"
+        )
+        needs = (
+            "one target and no scale_out; or no execution; or a file with execution for each part, with its own target and size"
+        )
+        yield document.problem(_AT, said, needs)
 
 
 def _validity(document: YamlDocument, rule: Twap | Vwap | Iceberg, timeframe: Timeframe, valid_bars: int) -> Iterator[Problem]:

@@ -82,7 +82,8 @@ def test_what_cannot_be_worked_is_an_error(execution: str, says: str) -> None:
 def test_what_is_closed_in_parts_cannot_be_entered_in_slices() -> None:
     plan, found = parse_plan(PLAN.format(more="targets: [{share: 0.5, at: 1.3}, {share: 0.5, at: 1.4}]"), "slow.yaml", UNIVERSE)
     assert plan is None
-    assert "cannot be closed in parts" in str(found[0])
+    assert "cannot be closed in parts, as the targets of this file ask for" in str(found[0])
+    assert "a file with execution for each part" in str(found[0])
 
 
 def test_the_pages_example_is_a_strategy() -> None:
