@@ -35,7 +35,7 @@ from resources.ledger.base import Gather, reading
 from trading.bars import Bars
 from trading.orders import MAY_BE_AT_BROKER
 from trading.strategy import Evaluable
-from trading.timeframes import Timeframe
+from trading.timeframes import Timeframe, iso
 
 log = structlog.get_logger("desk.engine")
 
@@ -172,6 +172,10 @@ class CloseExits:
         seen = self._judge(result, bars, known, self.look())
         positions, held = seen.positions, self._actions.held
         result.exits = list(seen.checks)
+        for check in seen.checks:
+            if check.trouble:
+                close, why = iso(result.close_time), check.trouble
+                log.error("exit_not_judged", strategy=check.strategy, symbol=check.symbol, close=close, why=why)
         # Its prices are of another unit, or may be: an exit decided on them would be a guess.
         result.exits += [ExitCheck(p.strategy, p.symbol, trouble=held[p.symbol]) for p in positions.values() if p.symbol in held]
         self.unmanaged = {k: why for k, why in self.unmanaged.items() if tuple(k.split("/", 1)) in positions}

@@ -400,9 +400,10 @@ def _ask_again(connection: Connection, now: int) -> None:
 
 
 def _was_refused(orders: Sequence[OrderRecord]) -> bool:
-    """Is the trade's newest exit one that the broker refused or never had? It is wanted still, whatever guards the trade."""
+    """Is the trade's newest exit one that the broker refused or never had, and no other under way? It is wanted still, whatever
+    guards the trade."""
     exits = [o for o in orders if o.is_exit]
-    return bool(exits) and exits[-1].state is OrderState.REJECTED
+    return bool(exits) and exits[-1].state is OrderState.REJECTED and not any(guards.may_fill(o) for o in exits)
 
 
 def _want_again(connection: Connection, entry: OrderRecord, orders: Sequence[OrderRecord], held: float, now: int) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import structlog
 
 from desk.hot_bars import BarCache
 from trading.bars import Bars
@@ -21,8 +20,6 @@ from trading.instruments import Instrument
 from trading.strategy import Evaluable, context_of, legs_of
 from trading.timeframes import Timeframe, iso
 from trading.windows import window_starts
-
-log = structlog.get_logger("desk.exits")
 
 RULE = "rule"
 MAX_BARS = "max_bars"
@@ -93,9 +90,6 @@ def check_exits(
         except Exception as error:  # noqa: BLE001 - whatever one strategy does, the other positions are looked at
             trouble = f"exit could not be judged ({type(error).__name__}: {error}): only its stop and target guard it"
             checks.append(ExitCheck(position.strategy, position.symbol, trouble=trouble))
-    for check in checks:
-        if check.trouble:
-            log.error("exit_not_judged", strategy=check.strategy, symbol=check.symbol, close=iso(close_time), why=check.trouble)
     return checks
 
 

@@ -23,7 +23,7 @@ BOUNDARIES: Final = (
     "between_fill_events",  # one broker event is written, the batch is not committed
     "between_partial_fills",  # a part of an order is filled and written, the rest is not
     "during_cancel",  # the cancel request is committed, the broker does not know it
-    "during_exit",  # the protective legs are cancelled, the exit order is not sent
+    "during_exit",  # the protective legs are cancelled, the exit order is not sent; in their place: nothing of it is committed
     "during_modify",  # the wish for a change is committed, the broker does not know it
     "modify_sent",  # the broker knows of the change, its answer is not looked at
     "during_bracket_legs",  # the intents of an entry and its legs are written, their orders are not

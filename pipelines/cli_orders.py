@@ -80,10 +80,10 @@ def place(
     """Place an order by hand at the simulated broker, as a person at its own screen would: for drills."""
     from pipelines.cli_support import own_settings
     from resources.brokers.protocol import BrokerError
-    from resources.brokers.simulated_remote import SimulatedRemoteBroker
+    from resources.brokers.simulated_remote import connect
 
     try:
-        broker = SimulatedRemoteBroker(own_settings().simulated_broker, lambda: 0)
+        broker = connect(own_settings().simulated_broker, lambda: 0)
         report = broker.place_by_hand(symbol, side, quantity, limit)
     except BrokerError as error:
         fail(str(error), WRONG)

@@ -158,8 +158,9 @@ class Settings(BaseSettings):
         "never real money",
     )  # fmt: skip
     simulated_broker: str = Field(
-        "127.0.0.1:8611", description="Address of the simulated broker (`tapeline broker simulate`), loopback only"
-    )
+        "127.0.0.1:8611", description="Address of the simulated broker (`tapeline broker simulate`), loopback only; with "
+        "`?replacing` behind it exits go in the place of what rests of their trades in one call",
+    )  # fmt: skip
     reconcile_seconds: float = Field(60.0, gt=0, description="Interval of ledger-against-broker reconciliation")
     heartbeat_seconds: float = Field(5.0, gt=0, description="Interval of the desk's heartbeat in the ledger")
     kill_switch_seconds: float = Field(

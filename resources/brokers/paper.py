@@ -92,7 +92,10 @@ class PaperBroker:
             # What replaces an order across a split works from the session's open on, as that one would have.
             since = self._unmatched_splits(book, {r.symbol for r in requests if r.client_id not in book.orders})
             for replacement in replacements:
-                barred = book.end(replacement.ends, self._clock())
+                barred = book.not_as_stated(replacement.ends)
+                for client_id in replacement.ends:
+                    if (order := book.orders.get(client_id)) is not None:
+                        book.cancel(order, self._clock(), "canceled by request")
                 book.take(replacement.requests, self._instruments, self._clock(), since, barred)
             reports = [[report_of(book.orders[r.client_id]) for r in x.requests] for x in replacements]
         return reports

@@ -103,18 +103,13 @@ class Book:
     touched: set[str] = field(default_factory=set)
     splits: bool = True
 
-    def end(self, ends: Mapping[str, float], now: int) -> str:
-        """End the orders named, of which so much is known to be filled. Why nothing may take their place; "" when it may."""
-        found = {client_id: self.orders.get(client_id) for client_id in ends}
-        changed = [
-            client_id
-            for client_id, order in found.items()
-            if order is None or not order.working or not math.isclose(order.filled_quantity, ends[client_id], rel_tol=1e-9)
-        ]
-        for order in found.values():
-            if order is not None:
-                self.cancel(order, now, "canceled by request")
-        return f"NOT_TRADABLE: order={changed[0]} reason=not_as_stated" if changed else ""
+    def not_as_stated(self, ends: Mapping[str, float]) -> str:
+        """Why nothing may take the place of these orders, of which so much is known to be filled; "" when it may."""
+        for client_id, filled in ends.items():
+            order = self.orders.get(client_id)
+            if order is None or not order.working or not math.isclose(order.filled_quantity, filled, rel_tol=1e-9):
+                return f"NOT_TRADABLE: order={client_id} reason=not_as_stated"
+        return ""
 
     def take(
         self, requests: Sequence[OrderRequest], instruments: Mapping[str, Instrument], now: int, since: Mapping[str, int],

@@ -25,6 +25,7 @@ from resources.brokers.protocol import (
     Modification,
     OrderReport,
     OrderRequest,
+    Replacement,
 )  # fmt: skip
 from resources.brokers.remote import wire
 from resources.feeds.protocol import BarClose
@@ -181,10 +182,26 @@ class SimulatedRemoteBroker:
         self._socket, self._received = None, b""
 
 
+class ReplacingRemoteBroker(SimulatedRemoteBroker):
+    """The same for a desk that has it put exits in the place of what rests."""
+
+    def replace_groups(self, replacements: Sequence[Replacement]) -> list[list[OrderReport]]:
+        if not replacements:
+            return []
+        told = [{"ends": dict(r.ends), "requests": [wire.plain(x) for x in r.requests]} for r in replacements]
+        return [[wire.report_of(r) for r in group] for group in self._ask("replace", {"replacements": told})]
+
+
 class ConnectionLost(BrokerError):
     """There is no connection, or it broke before the answer."""
 
 
 def create(context: BrokerContext) -> SimulatedRemoteBroker:
-    """The registry's factory."""
-    return SimulatedRemoteBroker(context.address, context.clock)
+    """The registry's factory. An address with ``?replacing`` behind it is of a broker that puts orders in the place of others."""
+    return connect(context.address, context.clock)
+
+
+def connect(address: str, clock: Callable[[], int], timeout_seconds: float = 2.0) -> SimulatedRemoteBroker:
+    """The adapter for an address, host:port or host:port?replacing."""
+    plain = address.removesuffix("?replacing")
+    return (SimulatedRemoteBroker if plain == address else ReplacingRemoteBroker)(plain, clock, timeout_seconds)

@@ -244,9 +244,19 @@ def _order_event(record: Record, context: Context) -> Event | None:
         return None  # the start and the end of the whole are told
     kind, word = found
     if kind == "order.denied" and text.startswith("MODE:"):
-        kind, word = ("alert.entry", "ALERT") if known["mode"] == "alert" else ("order.shadow", "shadow")
+        if known["mode"] == "alert":
+            return _event(record, context, "alert.entry", f"it would enter now: {about}", _alert(order, row), None, **known)
+        kind, word = "order.shadow", "shadow"
     body = "\n".join(x for x in (text, f"order {row.get('order_id')} {order.get('leg', '')}".rstrip()) if x)
     return _event(record, context, kind, f"order {word}: {about}", body, None, **known)
+
+
+def _alert(order: Content, row: Content) -> str:
+    """What a person needs who trades it by hand: nothing was sent, the price it was decided at, stop and target."""
+    meta = order.get("meta") or {}
+    levels = (("reference", order.get("reference_price")), ("stop", meta.get("stop_price")), ("target", meta.get("target_price")))
+    said = ", ".join(f"{name} {_number(value)}" for name, value in levels if value is not None)
+    return "\n".join(x for x in ("nothing was sent: the strategy is in mode alert", said, f"order {row.get('order_id')}") if x)
 
 
 _OF_SLICES: Final = frozenset({"send", "ack", "accept", "partial_fill", "fill", "request_cancel", "canceled"})

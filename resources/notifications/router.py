@@ -80,6 +80,7 @@ def _orders(connection: Connection, records: Iterable[Record]) -> dict[str, Mapp
         return {}
     i = t.intents.c
     algo = i.content["meta"]["algo"].as_string().label("algo")
-    joined = select(t.orders, i.strategy, i.leg, i.trade_id, algo).join(t.intents, i.id == t.orders.c.id)
+    told = [i.content["meta"].label("meta"), i.content["reference_price"].as_float().label("reference_price")]
+    joined = select(t.orders, i.strategy, i.leg, i.trade_id, algo, *told).join(t.intents, i.id == t.orders.c.id)
     joined = joined.where(t.orders.c.id.in_(ids))
     return {row["id"]: dict(row) for row in connection.execute(joined).mappings()}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -12,33 +10,24 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select, text
 
-from desk import faults, mismatches, reconcile, store, submission
+from desk import mismatches, reconcile, submission
 from desk.action_steps import shares
-from desk.by_hand import Asked
 from desk.corporate_actions import CorporateActions, held_instruments
-from desk.managing import TradeManager
 from resources.corporate_actions import write_actions
 from resources.feeds.protocol import BarClose
 from resources.ledger import action_tables as a
 from resources.ledger import audit
-from resources.ledger.actions import applied_splits, decide, in_todays_units, position_adjustments
-from resources.ledger.store import connect
+from resources.ledger.actions import applied_splits, decide, position_adjustments
 from tests.desk import kit
-from tests.faults import harness
-from tests.faults.warm_engine import engine_of
-from tests.faults.zygote import zygote
-from trading.bars import Bars
 from trading.calendars import calendar
 from trading.corporate_actions import ActionKind, CorporateAction
 from trading.costs import Costs
 from trading.instruments import AssetClass
-from trading.plans import Plan, parse_plan
 from trading.timeframes import US_PER_HOUR, Timeframe, session_date, session_number
 
 WED, THU, FRI = date(2017, 12, 27), date(2017, 12, 28), date(2017, 12, 29)
@@ -403,131 +392,6 @@ def mismatches_of(desk: StockDesk) -> dict[str, Any]:
 def held_of(desk: StockDesk) -> dict[str, str]:
     with desk.engine.connect() as connection:
         return held_instruments(connection)
-
-
-class TestPlans:
-    def test_a_plan_written_before_the_split_is_recorded_with_its_revision(self, desk: StockDesk) -> None:
-        class Idea:
-            name, revision, symbols, valid_sessions = "idea", "r1", ("AAPL",), (WED, FRI)
-
-        class Later(Idea):
-            name, valid_sessions = "later", (THU, FRI)
-
-        desk.config.plans = {"idea": Idea(), "later": Later()}
-        write_actions(desk.room, "AAPL", [split(7.0)])
-        desk.bar(stock_bar(THU, 1, 100.0))
-        with desk.engine.connect() as connection:
-            rows = connection.execute(select(a.plan_levels.c.plan, a.plan_levels.c.factor)).all()
-            assert [tuple(r) for r in rows] == [("idea", 7.0)]
-            assert [s.factor for s in applied_splits(connection)["AAPL"]] == [7.0]
-            assert set(in_todays_units(desk.config.plans, connection)) == {"idea", "later"}
-
-
-DISASTER = """\
-name: idea
-status: active
-mode: paper
-symbol: AAPL
-direction: long
-timeframe: 1h
-valid: {from: 2017-12-20, to: 2017-12-29}
-entry: 699.00
-stop: 665.00
-disaster_stop: {kind: percent, percent: 10}
-sizing: {kind: fixed, quantity: 100}
-"""
-
-
-class TestADisasterStop:
-    """A plan's own stop is judged at closes and a wider one rests at the broker: across a split, both are where they were."""
-
-    def left(self, desk: StockDesk, plan: Plan, bars: list[BarClose]) -> str:
-        """Why the trade is left at the last bar's close, "" when it is not."""
-        manager = TradeManager(desk.engine, desk.broker, desk.clock)
-
-        class Cache:
-            def bars(self, symbol: str, timeframe: Timeframe, start: int, until: int) -> Bars:
-                return hourly([b for b in bars if b.close_time <= until])
-
-        known = desk.actions.evaluables({"idea": plan})
-        (looked,) = manager.at_close(
-            desk.store.open_positions("idea"), known, desk.config.universe.instruments, Cache(),  # type: ignore[arg-type]
-            {"AAPL": {Timeframe.H1: hourly(bars[-1:])}}, bars[-1].close_time,
-        )  # fmt: skip
-        assert looked.trouble == ""
-        return looked.leave
-
-    def test_of_a_plan_with_a_level(self, desk: StockDesk) -> None:
-        plan, problems = parse_plan(DISASTER, "idea.yaml", desk.config.universe)
-        assert plan is not None, problems
-        desk.config.plans = {"idea": plan}
-        made = desk.submit(
-            0, "idea", "AAPL", reference=700.0, stop=630.0, target=None, quantity=100, close_time=at(WED, 1),
-            valid_until=at(WED, 2), strategy_revision=plan.revision,
-        )  # fmt: skip
-        assert made.accepted, made.refusal
-        seen = [stock_bar(WED, 1, 700.0), stock_bar(WED, 2, 700.0)]
-        desk.bar(seen[-1])
-        assert desk.legs(made.intent_ids[0])["stop"] == ("accepted", 100, 630.0)
-        write_actions(desk.room, "AAPL", [split(7.0)])
-        assert desk.bar(touched := stock_bar(THU, 1, 96.0, low=93.0)) == {}
-        assert desk.legs(made.intent_ids[0])["stop"] == ("accepted", 700, 90.0), "a tenth below 100, for every new share"
-        assert self.left(desk, plan, [*seen, touched]) == "", "95 was touched, and no hour closed there"
-        desk.bar(between := stock_bar(THU, 2, 96.0))
-        desk.router.by_hand.reduce(Asked("idea", "AAPL", "half", "too much", "ann"), share=0.5)
-        desk.bar(closed := stock_bar(THU, 3, 94.5))
-        assert desk.legs(made.intent_ids[0])["stop"] == ("accepted", 350, 90.0)
-        assert self.left(desk, plan, [*seen, touched, between, closed]) == "stop_on_close"
-        assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
-
-
-def hourly(bars: list[BarClose]) -> Bars:
-    columns = [np.array([getattr(b, c) for b in bars], np.float64) for c in ("open", "high", "low", "close", "volume")]
-    times, sessions = [b.close_time for b in bars], [b.session for b in bars]
-    return Bars("AAPL", Timeframe.H1, np.array(times, np.int64), np.array(sessions, np.int32), *columns)
-
-
-# ---- killed between any two steps ---------------------------------------------------------------------------------
-
-
-def _live(url: str, room: str, crash_at: str) -> None:
-    os.environ.pop(faults.VARIABLE, None)
-    if crash_at:
-        os.environ[faults.VARIABLE] = crash_at
-    engine = engine_of(url)
-    desk = StockDesk(engine, Path(room))
-    desk.clock.advance(at(THU, 1))
-    submission.recover(engine, desk.broker, desk.clock)
-    desk.actions.resume()
-    desk.router.continue_exits()
-    desk.bar(stock_bar(THU, 1, 100.0))
-
-
-SENDING = ("during_cancel", "before_send", "after_send_before_answer", "answer_before_commit", "after_ack")
-
-
-@pytest.mark.parametrize("boundary", [*faults.ACTION_BOUNDARIES, *SENDING])
-def test_a_kill_between_any_two_steps_applies_the_split_once(
-    ledger_url: str, new_ledger_url: Callable[[], str], tmp_path: Path, boundary: str
-) -> None:
-    harness.warm(new_ledger_url)
-    engine = connect(ledger_url)
-    desk = StockDesk(engine, tmp_path).begin()
-    desk.bar(stock_bar(WED, 1, 700.0))
-    trade = opened(desk)
-    write_actions(tmp_path, "AAPL", [split(7.0)])
-    engine.dispose()
-    for crash_at, code in ((boundary, -9), ("", 0)):
-        process = zygote().spawn("tests.desk.test_corporate_actions:_live", ledger_url, str(tmp_path), crash_at)
-        assert process.wait(120) == code, (crash_at, process.output())
-    assert desk.position(symbol="AAPL") == 700.0
-    assert [(p.quantity, p.average_price) for p in desk.broker.positions()] == [(700.0, 100.0)]
-    assert {k: v[1:] for k, v in desk.legs(trade).items()} == {"stop": (700.0, 90.0), "target": (700.0, 110.0)}
-    assert reconcile.reconcile(desk.engine, desk.broker, desk.clock).mismatches == {}
-    with desk.engine.connect() as connection:
-        assert len(connection.execute(select(a.position_adjustments)).all()) == 1
-        assert store.find_orders(connection, store.in_states()) == []
-    engine.dispose()
 
 
 # ---- whole lots ---------------------------------------------------------------------------------------------------

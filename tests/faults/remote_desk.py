@@ -18,7 +18,7 @@ from desk.reversals import NotReversed
 from desk.router import RouteResult
 from desk.store import PositionRecord
 from resources.brokers.protocol import Broker, BrokerError, Modification
-from resources.brokers.simulated_remote import SimulatedRemoteBroker
+from resources.brokers.simulated_remote import connect
 from resources.feeds.protocol import BarClose
 from tests.desk.kit import CASH, INSTRUMENTS, LIMITS, SESSION, Desk, bar, decision, good_verdicts, hour
 from tests.faults import warm_engine
@@ -93,7 +93,7 @@ class RemoteDesk(Desk):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.remote = SimulatedRemoteBroker(self.address, self.clock, TIMEOUT)
+        self.remote = connect(self.address, self.clock, TIMEOUT)
         self.broker: Broker = self.remote
         self.router._broker = self.remote
         self.config.limits = _WIDE

@@ -125,12 +125,13 @@ def _life(
     engine = connect(url)
     try:
         with market(room / f"book_{life.number}.sqlite", rates, life.seed, often) as own:
-            tortured(own, Stretch(url, own.address, life.seed, habits=habits))
+            address = own.address + ("?replacing" if life.seed % 2 else "")  # every other life's exits go in place
+            tortured(own, Stretch(url, address, life.seed, habits=habits))
             last = min(progress(engine) + 1, MAX_CLOSES)
-            run(own, Stretch(url, own.address, life.seed, last, decide_until=last))
+            run(own, Stretch(url, address, life.seed, last, decide_until=last))
             life.struck = own.board.struck()
             own.ask("calm")
-            run(own, Stretch(url, own.address, life.seed, last + SETTLING, decide_until=last))
+            run(own, Stretch(url, address, life.seed, last + SETTLING, decide_until=last))
             life.wrong = checks.compare(engine, own.books(), life.notes)
             life.busy = checks.activity(engine)
     except (RuntimeError, TimeoutError) as error:  # a desk that ends by itself, or hangs

@@ -178,11 +178,14 @@ class TestEvents:
         assert told.title.startswith("LIVE ")
         assert "MAX: a=1" in told.body
 
-    def test_alert_mode_is_told_as_an_alert(self) -> None:
+    def test_an_alert_says_all_a_person_needs_to_trade_it_by_hand(self) -> None:
         row = {"order_id": "int-1", "event": "deny", "text": "MODE: mode=alert"}
-        told = event_of(Record(9, 1, "desk", "order_event", {"row": row}), Context("paper", {"int-1": {"mode": "alert"}}))
+        order = {"mode": "alert", "side": "buy", "quantity": 5.0, "symbol": "SPX", "order_type": "market", "strategy": "trend",
+                 "reference_price": 100.25, "meta": {"stop_price": 99.5, "target_price": None}}  # fmt: skip
+        told = event_of(Record(9, 1, "desk", "order_event", {"row": row}), Context("paper", {"int-1": order}))
         assert told is not None
-        assert told.kind == "alert.entry"
+        assert (told.kind, told.title) == ("alert.entry", "ALERT it would enter now: BUY 5 SPX market (trend)")
+        assert told.body == "nothing was sent: the strategy is in mode alert\nreference 100.25, stop 99.5\norder int-1"
 
     def test_an_act_nobody_foresaw_is_told_too(self) -> None:
         told = event_of(Record(9, 1, "desk", "reactor_breach", {"a": 1}), Context("paper"))

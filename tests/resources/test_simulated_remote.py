@@ -13,7 +13,7 @@ from resources.brokers.protocol import Broker, BrokerError, Connected, Modificat
 from resources.brokers.remote.faults import ANSWER_FAULTS, FAULTS, FaultPlan, parse_rates
 from resources.brokers.remote.server import BrokerServer
 from resources.brokers.remote.venue import Venue, VenueOptions
-from resources.brokers.simulated_remote import SimulatedRemoteBroker
+from resources.brokers.simulated_remote import SimulatedRemoteBroker, connect
 from tests.conformance.broker_suite import BrokerSuite, client_id
 from tests.desk.kit import CASH, INSTRUMENTS, bar, hour
 from trading.costs import Costs
@@ -47,7 +47,7 @@ class Market:
         self.venue.close()
 
     def restart(self) -> SimulatedRemoteBroker:
-        self.adapters.append(SimulatedRemoteBroker(f"127.0.0.1:{self.server.port}", lambda: self.now, TIMEOUT))
+        self.adapters.append(connect(f"127.0.0.1:{self.server.port}?replacing", lambda: self.now, TIMEOUT))
         return self.adapters[-1]
 
     def trade(self, o: float, h: float, low: float, c: float) -> None:

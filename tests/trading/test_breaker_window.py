@@ -27,18 +27,18 @@ def trips(told: list[tuple[int, float]], window: int, steps: dict[int, float]) -
     return found
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(900, 1100)), min_size=2, max_size=40),
-    st.lists(st.tuples(st.integers(1, 39), st.sampled_from([2.0, 4.0, 1.5, 7.0, 0.1, 0.05, 1 / 3])), max_size=2),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(900, 1100)), min_size=2, max_size=25),
+    st.lists(st.tuples(st.integers(1, 24), st.sampled_from([2.0, 4.0, 1.5, 7.0, 0.1, 0.05, 1 / 3])), max_size=2),
 )
 def test_a_path_with_splits_and_the_same_path_adjusted_trip_at_the_same_bars(
     told: list[tuple[int, int]], splits: list[tuple[int, float]]
 ) -> None:
     times = np.cumsum([step * MINUTE for step, _ in told]).tolist()
     adjusted = [float(ticks) for _, ticks in told]
-    near = [abs(abs(b / a - 1.0) * 100.0 - LIMIT) < 1e-6 for a in adjusted for b in adjusted]
-    assume(not any(near))  # at the very limit the last bit of a division decides
+    ratio = np.divide.outer(adjusted, adjusted)
+    assume(not np.any(np.abs(np.abs(ratio - 1.0) * 100.0 - LIMIT) < 1e-6))  # at the very limit the last bit of a division decides
     steps = dict(splits)
     raw, level = [], exact_factor(1.0)
     for row, price in enumerate(adjusted):

@@ -30,7 +30,7 @@ BOOK_FAULTS: Final[Mapping[str, str]] = {
 FAULTS: Final[Mapping[str, str]] = {**ANSWER_FAULTS, **BOOK_FAULTS}
 """Every way to misbehave, and what it means."""
 
-CHANGING: Final = ("submit", "cancel", "modify")
+CHANGING: Final = ("submit", "cancel", "modify", "replace")
 """What a caller asks that changes the book; answer faults without an `op` strike these only."""
 
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {

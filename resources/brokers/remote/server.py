@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from resources.brokers.protocol import Replacement
 from resources.brokers.remote import wire
 from resources.brokers.remote.faults import ANSWER_FAULTS
 from resources.brokers.remote.venue import NoSuchOrder, Venue
@@ -66,6 +67,9 @@ class BrokerServer(socketserver.ThreadingTCPServer):
                 return {"account_id": venue.account().account_id}
             case "submit":
                 return [wire.plain(r) for r in venue.submit([wire.request_of(r) for r in args["requests"]], now)]
+            case "replace":
+                wanted = [Replacement(r["ends"], [wire.request_of(x) for x in r["requests"]]) for r in args["replacements"]]
+                return [[wire.plain(r) for r in group] for group in venue.replace_groups(wanted, now)]
             case "cancel":
                 return venue.cancel(args["client_id"], now)
             case "modify":

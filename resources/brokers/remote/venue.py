@@ -18,6 +18,7 @@ from resources.brokers.protocol import (
     Modification,
     OrderReport,
     OrderRequest,
+    Replacement,
 )  # fmt: skip
 from resources.brokers.remote import wire
 from resources.brokers.remote.faults import BOOK_FAULTS, FaultPlan
@@ -75,27 +76,40 @@ class Venue:
 
     def submit(self, requests: Sequence[OrderRequest], now: int) -> list[OrderReport]:
         """Take one order or a bracket, whole or not at all. A known client id answers with its order as it is now."""
+        return self.replace_groups([Replacement({}, requests)], now)[0]
+
+    def replace_groups(self, replacements: Sequence[Replacement], now: int) -> list[list[OrderReport]]:
+        """Groups in the place of orders that rest. A cancel that is refused leaves its order at work: the group is not taken."""
         now = self._at(now)
-        fresh = [r for r in requests if r.client_id not in self.book.orders]
-        if fresh and self.faults.strike("submit", BOOK_FAULTS) == "reject":
-            for request in fresh:
-                self.book.reject(request, self._number(request), now, "NOT_TRADABLE: reason=simulated_rejection")
-        else:
-            self.book.take(requests, self._instruments, now, {})
+        for replacement in replacements:
+            fresh = [r for r in replacement.requests if r.client_id not in self.book.orders]
+            barred = ""
+            if fresh:  # asked again, it says what was done
+                barred = self.book.not_as_stated(replacement.ends)
+                for client_id in replacement.ends:
+                    if (order := self.book.orders.get(client_id)) is not None and not self._end(order, now):
+                        barred = f"NOT_TRADABLE: order={client_id} reason=works_on"
+                if self.faults.strike("submit", BOOK_FAULTS) == "reject":
+                    barred = "NOT_TRADABLE: reason=simulated_rejection"
+            self.book.take(replacement.requests, self._instruments, now, {}, barred)
         self._save()
-        return [report_of(self.book.orders[r.client_id]) for r in requests]
+        return [[report_of(self.book.orders[r.client_id]) for r in x.requests] for x in replacements]
 
     def cancel(self, client_id: str, now: int) -> None:
         """End a working order; an ended one stays as it is. Raises NoSuchOrder."""
-        order, now = self._order(client_id), self._at(now)
+        self._end(self._order(client_id), self._at(now))
+        self._save()
+
+    def _end(self, order: BookOrder, now: int) -> bool:
+        """False: the cancel was refused, and the order works on."""
         kind = self.faults.strike("cancel", BOOK_FAULTS) if order.working else ""
         if kind == "cancel_rejected":
             self.book.tell(order, OrderEvent.CANCEL_REJECTED, now, "simulated: too late to cancel")
-        else:
-            if kind == "fill_after_cancel":
-                self._late_fills.append(client_id)
-            self.book.cancel(order, now, "canceled by request")
-        self._save()
+            return False
+        if kind == "fill_after_cancel":
+            self._late_fills.append(order.client_id)
+        self.book.cancel(order, now, "canceled by request")
+        return True
 
     def modify(self, client_id: str, change: Modification, now: int) -> None:
         """Change a working order; a refusal is an event. Raises NoSuchOrder."""
