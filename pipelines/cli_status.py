@@ -21,8 +21,10 @@ def status_rows(state: Mapping[str, Any]) -> list[list[str]]:
     """(what, value) of the desk's status, or of what the ledger says when there is no desk. What is not known is left out."""
     live = "market_time" in state
     rows: list[tuple[str, Any]] = [("state", state.get("state")), ("mode", state.get("mode"))]
+    halted = str((state.get("halt") or {}).get("global") or "")
     if "no_new_risk" in state:
-        rows.append(("new risk", f"NONE: {state['no_new_risk']}" if state["no_new_risk"] else "taken, as halts and modes allow"))
+        why = state["no_new_risk"] or (f"the desk is halted at {halted}" if halted else "")
+        rows.append(("new risk", f"NONE: {why}" if why else "taken, as modes and limits allow"))
     if "halt" in state:
         rows.append(("halts", halts_text(state["halt"])))
     rows += [

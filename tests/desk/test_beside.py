@@ -259,7 +259,7 @@ symbol: EURUSD
 direction: long
 timeframe: 1h
 valid: {from: 2017-12-20, to: 2018-01-31}
-entry: {kind: close_above, level: 1.1900}
+entry: {kind: close_above, level: 1.1950}
 stop: 1.1880
 target: 1.2160
 sizing: {kind: fixed, quantity: 1000}

@@ -6,7 +6,6 @@ from __future__ import annotations
 from datetime import date
 
 import numpy as np
-import pytest
 from sqlalchemy import select
 
 from desk import reconcile

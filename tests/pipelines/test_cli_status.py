@@ -46,6 +46,12 @@ def test_what_keeps_the_desk_from_trading_is_said() -> None:
     assert "replay" not in said, "what is not there takes no line"
 
 
+def test_a_desk_that_is_halted_does_not_look_as_if_it_traded() -> None:
+    state = {"no_new_risk": "", "halt": {"global": "FLATTEN", "reason": "r", "who": "w", "since_time": 0}}
+    assert dict(status_rows(state))["new risk"] == "NONE: the desk is halted at FLATTEN"
+    assert dict(status_rows({"no_new_risk": "", "halt": {}}))["new risk"].startswith("taken")
+
+
 @pytest.fixture
 def deaf_desk(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[None]:
     """A port that takes connections and never answers, as a desk that hangs does; patience cut short."""
