@@ -55,7 +55,8 @@ class CloseDoneBody(Body):
 
 
 class ModifyBody(Asked):
-    """What is to change; what is left out stays. A change never adds risk: the quantity can only become smaller."""
+    """What is to change; what is left out stays. The quantity can only become smaller; a stop or target is refused where it
+    would trade at once, and a stop that moves away only within the price collar."""
 
     quantity: Price = Field(None, description="New whole quantity")
     limit_price: Price = None

@@ -27,7 +27,7 @@ from trading.signals import Decision, Intent, PartitionRef, Signal
 from trading.sizing import floor_to_lot, size
 from trading.sizing_inputs import decided_rule
 from trading.strategy import Evaluable
-from trading.timeframes import from_us
+from trading.timeframes import from_us, iso
 from trading.universe import Universe
 
 
@@ -118,7 +118,7 @@ def refused_before_risk(
 ) -> str:
     """What refuses a decision whatever its size: text of the first refusal, "" when nothing does."""
     if now_time > signal.valid_until:
-        return str(refuse(RefusalCode.EXPIRED, valid_until=signal.valid_until, now=now_time))
+        return str(refuse(RefusalCode.EXPIRED, valid_until=iso(signal.valid_until), now=iso(now_time)))
     if evaluable is None:
         return str(refuse(RefusalCode.CONFIG_INVALID, strategy=signal.strategy, reason="no valid file"))
     if instrument is None or signal.symbol not in evaluable.symbols:

@@ -118,6 +118,7 @@ def load_config(settings: Settings) -> Config:
     news, read = load_news(folder / "news", universe)
     files += [ConfigFile(r.path, "news", r.name, r.revision, r.problems, "", r.warnings) for r in read]
     _news_warnings(folder, [*usable.values(), *planned.values()], news, _today(universe), files)
+    _limits_warnings(folder, limits, files)
     return Config(
         universe,
         usable,
@@ -145,6 +146,26 @@ def _news_warnings(
         text = "" if files[at].kind == "plugins" else _read(folder / files[at].path, files[at].path)[0] or ""
         found = check_news(load_yaml(text, files[at].path), evaluable, news, now)
         files[at] = replace(files[at], warnings=(*files[at].warnings, *found))
+
+
+def _limits_warnings(folder: Path, limits: Limits, files: list[ConfigFile]) -> None:
+    """Warn where the risk file limits a strategy or plan that no file is of: a mistyped name would limit nothing."""
+    at = next((i for i, f in enumerate(files) if f.kind == "risk" and not f.problems), -1)
+    own = [f for f in files if f.kind in ("strategies", "plans", "plugins")]
+    known = {f.name for f in own if f.name} | {Path(f.path).stem for f in own}  # one of another universe has a file name only
+    strange = [name for name in limits.strategies if name not in known]
+    if at < 0 or not strange:
+        return
+    file = files[at]
+    document = load_yaml(_read(folder / file.path, file.path)[0] or "", file.path)
+    found = [
+        Problem(
+            file.path, document.line_of(("strategies", name)), f"strategies.{name}",
+            "limits nothing: no strategy or plan has this name", "the name of one", nearest(name, known), "warning",
+        )
+        for name in strange
+    ]  # fmt: skip
+    files[at] = replace(file, warnings=(*file.warnings, *found))
 
 
 def _templates(folder: Path) -> dict[str, tuple[str, str]]:

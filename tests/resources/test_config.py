@@ -113,6 +113,17 @@ def test_a_bad_universe_stops_everything_and_says_why(folder: Path) -> None:
         load(folder)
 
 
+def test_limits_of_a_name_that_no_file_has_are_told(folder: Path) -> None:
+    path = next((folder / "risk").glob("*.yaml"))
+    text = path.read_text().replace("strategies: {}", "")
+    path.write_text(text + "\nstrategies:\n  ema_trend: {max_notional: 5000}\n  ema_trent: {max_notional: 5000}\n")
+    config = load(folder)
+    (told,) = [w for w in config.warnings if w.key.startswith("strategies.")]
+    assert (told.file, told.key, told.nearest) == (f"risk/{path.name}", "strategies.ema_trent", "ema_trend")
+    assert path.read_text().splitlines()[told.line - 1].strip().startswith("ema_trent")
+    assert config.limits.missing() == [], "the file counts all the same"
+
+
 def test_limits_of_a_strategy_file_count_on_top_of_the_risk_files(folder: Path) -> None:
     path = folder / "strategies" / "ema_trend.yaml"
     path.write_text(path.read_text() + "limits: {max_notional: 5000, cooldown_minutes: 30}\n")
