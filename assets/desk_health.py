@@ -89,7 +89,7 @@ def _judged(seen: Seen, own: Settings, universe: Universe) -> list[dg.AssetCheck
     beat = seen.heartbeat
     if beat is None:
         return [_answer(name, False, "The desk was never started.", {}) for name in DESCRIPTIONS]
-    return [_heartbeat(seen, beat, own), _broker(seen, beat, own), _queues(seen), _last_bar(seen, universe), _new_risk(beat)]
+    return [_heartbeat(seen, beat, own), _broker(seen, beat, own), _queues(seen), _last_bar(seen, own, universe), _new_risk(beat)]
 
 
 def _age(seen: Seen, beat: Mapping[str, Any]) -> float:
@@ -138,7 +138,17 @@ def _queues(seen: Seen) -> dg.AssetCheckResult:
     return _answer(QUEUES, not late, said or "Nothing waits longer than it should.", metadata)
 
 
-def _last_bar(seen: Seen, universe: Universe) -> dg.AssetCheckResult:
+def _market(seen: Seen, own: Settings, universe: Universe) -> tuple[int, float]:
+    """Where the market of live bars stands, UTC us, and its seconds per real one: a simulated exchange has a clock of its own."""
+    if not universe.simulated or not own.path("simulated", "clock.json").exists():
+        return seen.now_wall, 1.0
+    from resources.feeds.simulated import market_clock
+
+    clock = market_clock(own, lambda: seen.now_wall)
+    return clock(), clock.running_speed
+
+
+def _last_bar(seen: Seen, own: Settings, universe: Universe) -> dg.AssetCheckResult:
     close = seen.last_close
     if close is None:
         return _answer(LAST_BAR, True, "No bar has closed yet.", {"live": seen.live})
@@ -146,8 +156,9 @@ def _last_bar(seen: Seen, universe: Universe) -> dg.AssetCheckResult:
     metadata: dict[str, Any] = {"live": seen.live, "last_close": iso(close_time)}
     if not seen.live:
         return _answer(LAST_BAR, True, f"Replayed: the last bar closed at {iso(close_time)} of market time.", metadata)
-    age = (seen.now_wall - close_time) / 1e6
-    due = _due(universe, seen.now_wall)
+    now, speed = _market(seen, own, universe)
+    age = (now - close_time) / 1e6
+    due = _due(universe, now, BAR_SLACK_SECONDS * speed)
     metadata |= {"age_seconds": round(age, 1), "due_seconds": due}
     if due is None:
         return _answer(LAST_BAR, True, "Every venue is closed.", metadata)
@@ -155,19 +166,19 @@ def _last_bar(seen: Seen, universe: Universe) -> dg.AssetCheckResult:
     return _answer(LAST_BAR, age <= due, said, metadata)
 
 
-def _due(universe: Universe, now_wall: int) -> float | None:
+def _due(universe: Universe, now: int, slack: float) -> float | None:
     """Seconds since the last close beyond which a bar is missing: those of the shortest timeframe of what is open long enough
-    for one to have closed, and a margin; None: nothing is."""
+    for one to have closed, and a margin (slack); None: nothing is."""
     spans = []
     for instrument in universe.instruments.values():
         venue = universe.calendars()[instrument.calendar]
         native: Timeframe = instrument.native_timeframe
-        span = native.minutes * 60 + BAR_SLACK_SECONDS
-        at = int(venue.close_time.searchsorted(now_wall, side="left"))
+        span = native.minutes * 60 + slack
+        at = int(venue.close_time.searchsorted(now, side="left"))
         if (
             native.minutes < Timeframe.D1.minutes
             and at < len(venue.close_time)
-            and now_wall - int(venue.open_time[at]) > span * 1e6
+            and now - int(venue.open_time[at]) > span * 1e6
         ):
             spans.append(span)
     return min(spans, default=None)

@@ -12,7 +12,7 @@ import asyncio
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -244,13 +244,18 @@ def _load(tapes: Iterable[_Tape], now: int) -> None:
         tape.load(now)
 
 
+def market_clock(settings: Settings, wall: Callable[[], int] | None = None) -> ExchangeClock:
+    """Where the simulated market of this installation stands. wall(): real time, UTC us."""
+    file = settings.path("simulated", "clock.json")
+    return ExchangeClock(file, settings.simulated_speed, settings.simulated_start, wall)
+
+
 def _simulated(settings: Settings) -> Feed:
     try:
         dirt = Dirt.parse(settings.simulated_dirt)
     except ValueError as error:
         raise FeedError(f"TAPELINE_SIMULATED_DIRT: {error}") from None
-    clock = ExchangeClock(settings.path("simulated", "clock.json"), settings.simulated_speed, settings.simulated_start)
-    return SimulatedFeed(settings.simulated_seed, clock, dirt)
+    return SimulatedFeed(settings.simulated_seed, market_clock(settings), dirt)
 
 
 FEEDS = {"simulated": _simulated}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -25,6 +26,7 @@ from assets.desk_health import (
     look,
 )  # fmt: skip
 from desk import risk_state
+from resources.feeds.simulated import market_clock
 from resources.ledger.store import Ledger
 from resources.settings import Settings
 from sensors.desk_health import REPEAT_SECONDS, evaluate
@@ -106,6 +108,20 @@ def test_a_missing_bar_fails_only_where_bars_are_due(ledger: Ledger, minutes: Un
         assert _failed(ledger, now, minutes) == ({LAST_BAR} if missed else set()), (live, late)
     _beat(ledger, CLOSED)
     assert _failed(ledger, CLOSED, minutes) == set(), "the venue is closed"
+
+
+def test_bars_of_a_simulated_market_are_due_by_its_own_clock(ledger: Ledger, minutes: Universe, tmp_path: Path) -> None:
+    own = OWN.model_copy(update={"data_dir": tmp_path, "simulated_speed": 10.0, "simulated_start": "2017-12-28T20:00:00Z"})
+    wall = time.time_ns() // 1000
+    stands = market_clock(own, lambda: wall)()
+    ledger.record_close(stands, "2017-12-28", {}, emitted_wall=wall, stored_wall=wall)
+    ledger.stamp_close(stands, outcome="no_strategy")
+    ledger.put_state("live_feed", {"feeds": [{"feed": "simulated"}]})
+    for seconds, missed in ((5, False), (30, False), (60, True)):  # ten seconds of that market pass in a real one
+        now = wall + seconds * 1_000_000
+        _beat(ledger, now)
+        (answer,) = (a for a in judge(look(ledger, now), own, minutes) if a.check_name == LAST_BAR)
+        assert answer.passed is not missed, seconds
 
 
 def _verdicts(events: Sequence[Any]) -> list[tuple[str, bool]]:
