@@ -58,6 +58,7 @@ def rows_of(recorded: Sequence[Mapping[str, Any]], orders: Sequence[Mapping[str,
         p99 = float(np.percentile(spent, 99))
         yield Row("desk_exits", float(len(exits)), "orders")
         yield Row("desk_bar_to_exit_median_ms", float(np.median(spent)), "ms")
+        yield Row("desk_bar_to_exit_p90_ms", float(np.percentile(spent, 90)), "ms")
         yield Row("desk_bar_to_exit_p99_ms", p99, "ms", GOAL_BAR_TO_EXIT_MS, p99 / GOAL_BAR_TO_EXIT_MS)
     for start, end, name in _JOINTS:
         spent = [(c[end] - c[start]) / 1000 for c in closes if c[end] is not None and c[start] is not None]

@@ -44,11 +44,14 @@ _COUNTS = {
                  max(o.side) side FROM fills f JOIN orders o ON o.id = f.trade_id
                  WHERE o.mode <> 'external' GROUP BY 1) x
          WHERE (side = 'buy' AND q < -1e-6) OR (side = 'sell' AND q > 1e-6)""",
-    # An open position that neither a stop nor an exit guards.
+    # An open trade that no exit closes and whose stops and closing parts do not add up to what it holds.
     "unprotected": f"""
-        SELECT count(*) FROM positions p WHERE p.quantity <> 0 AND p.strategy <> 'external' AND NOT EXISTS (SELECT 1 FROM orders o
-                 JOIN intents i ON i.id = o.id WHERE i.trade_id = p.trade_id AND o.state NOT IN {_TERMINAL}
-                  AND (i.leg LIKE 'stop%' OR i.leg LIKE 'exit:%'))""",
+        SELECT count(*) FROM (SELECT trade_id, abs(sum(CASE side WHEN 'buy' THEN quantity ELSE -quantity END)) AS held
+                 FROM fills WHERE strategy <> 'external' GROUP BY 1) x
+         WHERE held > 1e-6 AND held > 1e-6 + (SELECT coalesce(sum(
+                   CASE WHEN i.leg LIKE 'exit:%' THEN x.held ELSE o.quantity - o.filled_quantity END), 0)
+                 FROM orders o JOIN intents i ON i.id = o.id WHERE i.trade_id = x.trade_id AND o.state NOT IN {_TERMINAL}
+                  AND (i.leg LIKE 'stop%' OR i.leg LIKE 'scale%' OR i.leg LIKE 'reduce%' OR i.leg LIKE 'exit:%'))""",
     "in_doubt": "SELECT count(*) FROM orders WHERE state IN ('unknown', 'sending', 'initialized', 'pending_cancel')",
     "anomalous": "SELECT count(*) FROM order_events WHERE anomalous",
 }

@@ -111,11 +111,13 @@ def compare(engine: Engine, books: dict[str, Any], notes: list[str] | None = Non
         order = ours[trade]
         if order.leg == "entry" and quantity * (1 if order.side == "buy" else -1) < -_TINY:
             wrong("overclosed", f"trade {trade} went through zero: {quantity}")
-    for position in held:
-        guards = [o for o in ours.values() if o.trade_id == position.trade_id and o.state not in TERMINAL
-                  and (o.leg.startswith(("stop", "exit:")))]  # fmt: skip
-        if position.quantity and position.strategy != "external" and not guards:
-            wrong("unprotected", f"{position.strategy} {position.symbol} {position.quantity}")
+    for trade, quantity in by_trade.items():
+        working = [o for o in ours.values() if o.trade_id == trade and o.state not in TERMINAL]
+        if ours[trade].mode == "external" or any(o.leg.startswith("exit:") for o in working):
+            continue
+        guarded = sum(o.quantity - o.filled_quantity for o in working if o.leg.startswith(("stop", "scale", "reduce")))
+        if abs(quantity) > guarded + _TINY:
+            wrong("unprotected", f"trade {trade} holds {quantity}, guarded are {guarded}")
     for order in ours.values():
         if order.state in ("unknown", "sending", "initialized", "pending_cancel", "pending_update"):
             wrong("in_doubt", f"{order.leg} {order.id} is {order.state}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from desk.faults import TORTURED
@@ -55,7 +55,7 @@ def by_dice(url: str, room: Path, life: Life, most: int = KILLS_IN_A_LIFE, rates
     def tortured(market: Market, stretch: Stretch) -> None:
         while life.killed < most:
             death, seconds = _death(dice, life)
-            if not run(market, stretch, death, seconds):
+            if not run(market, _of_either_kind(stretch, dice), death, seconds):
                 break
             place = market.board.died or "random"
             life.kills[place] = life.kills.get(place, 0) + 1
@@ -73,6 +73,11 @@ def by_dice(url: str, room: Path, life: Life, most: int = KILLS_IN_A_LIFE, rates
         return _life(url, room, life, RATES if rates is None else rates, habits, False, tortured)
     finally:
         engine.dispose()
+
+
+def _of_either_kind(stretch: Stretch, dice: random.Random) -> Stretch:
+    """The desk's broker puts exits in the place of what rests, or it does not: every other start of a desk."""
+    return replace(stretch, address=f"{stretch.address}?replacing") if dice.random() < 0.5 else stretch
 
 
 def _death(dice: random.Random, life: Life) -> tuple[Death, float | None]:
@@ -106,7 +111,7 @@ def by_pairs(url: str, room: Path, life: Life, faults: Sequence[str], left: set[
             for fault in faults:
                 market.ask("arm", kind=fault, skip=dice.randint(0, 1))
             before = market.board.struck()
-            if not run(market, stretch, Death(dict.fromkeys(left, 1), after=tuple(faults))):
+            if not run(market, _of_either_kind(stretch, dice), Death(dict.fromkeys(left, 1), after=tuple(faults))):
                 break
             place, after = market.board.died, market.board.struck()
             left.discard(place)
@@ -125,13 +130,12 @@ def _life(
     engine = connect(url)
     try:
         with market(room / f"book_{life.number}.sqlite", rates, life.seed, often) as own:
-            address = own.address + ("?replacing" if life.seed % 2 else "")  # every other life's exits go in place
-            tortured(own, Stretch(url, address, life.seed, habits=habits))
+            tortured(own, Stretch(url, own.address, life.seed, habits=habits))
             last = min(progress(engine) + 1, MAX_CLOSES)
-            run(own, Stretch(url, address, life.seed, last, decide_until=last))
+            run(own, Stretch(url, own.address, life.seed, last, decide_until=last))
             life.struck = own.board.struck()
             own.ask("calm")
-            run(own, Stretch(url, address, life.seed, last + SETTLING, decide_until=last))
+            run(own, Stretch(url, own.address, life.seed, last + SETTLING, decide_until=last))
             life.wrong = checks.compare(engine, own.books(), life.notes)
             life.busy = checks.activity(engine)
     except (RuntimeError, TimeoutError) as error:  # a desk that ends by itself, or hangs
