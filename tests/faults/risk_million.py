@@ -383,6 +383,7 @@ def router_campaign(engine: Any, intents: int, seed: int) -> tuple[int, int, lis
     dice, desk = random.Random(seed), Desk(engine).open()
     asked = accepted = n = 0
     breaches: list[str] = []
+    answers: dict[str, Any] = {}
     price = {"EURUSD": 1.2, "GBPUSD": 1.2}
     worth = {"EURUSD": 1.0, "GBPUSD": 2.0}
     while asked < intents:
@@ -402,14 +403,21 @@ def router_campaign(engine: Any, intents: int, seed: int) -> tuple[int, int, lis
             before = {k: v for p in desk.store.open_positions() if (k := (p.strategy, p.symbol)) and (v := p.quantity)}
             entries = [o for o in desk.store.working_orders() if o.leg == "entry"]
             account = desk.broker.account()
-            result = desk.router.submit_decision(
-                _decision(n, strategy, symbol, action, round(price[symbol], 4), round(price[symbol] - away, 4), quantity)
-            )
+            made = _decision(n, strategy, symbol, action, round(price[symbol], 4), round(price[symbol] - away, 4), quantity)
+            result = desk.router.submit_decision(made)
             asked += 1
-            n_known = desk.store.order(result.intent_ids[0]) if result.intent_ids else None
-            if not result.accepted or n_known is None or n_known.created_time != desk.clock():
+            if made.id in answers:  # whatever it says now, it was decided on once
+                if result != answers[made.id]:
+                    breaches.append(f"answered otherwise the second time: {strategy} {symbol}: {answers[made.id]}, {result}")
+                continue
+            if result.accepted:
+                answers[made.id] = result
+            order = desk.store.order(result.intent_ids[0]) if result.intent_ids else None
+            if not result.accepted or order is None:
                 continue
             accepted += 1
+            if order.quantity != quantity:
+                breaches.append(f"an order of {order.quantity} for {quantity}: {strategy} {symbol}")
             value = quantity * price[symbol] * worth[symbol]
             keys = set(before) | {(o.strategy, o.symbol) for o in entries} | {(strategy, symbol)}
             held = sum(abs(q) * price[s] * worth[s] for (_, s), q in before.items())
