@@ -44,10 +44,12 @@ _COUNTS = {
                  max(o.side) side FROM fills f JOIN orders o ON o.id = f.trade_id
                  WHERE o.mode <> 'external' GROUP BY 1) x
          WHERE (side = 'buy' AND q < -1e-6) OR (side = 'sell' AND q > 1e-6)""",
-    # An open trade that no exit closes and whose stops and closing parts do not add up to what it holds.
+    # A trade of an open position that no exit closes and whose stops and closing parts do not add up to what it holds. (Two
+    # trades of one strategy that cancel out, as a late fill may leave them, are no position.)
     "unprotected": f"""
-        SELECT count(*) FROM (SELECT trade_id, abs(sum(CASE side WHEN 'buy' THEN quantity ELSE -quantity END)) AS held
-                 FROM fills WHERE strategy <> 'external' GROUP BY 1) x
+        SELECT count(*) FROM (SELECT f.trade_id, abs(sum(CASE f.side WHEN 'buy' THEN f.quantity ELSE -f.quantity END)) AS held
+                 FROM fills f JOIN positions p USING (strategy, symbol)
+                 WHERE strategy <> 'external' AND abs(p.quantity) > 1e-6 GROUP BY 1) x
          WHERE held > 1e-6 AND held > 1e-6 + (SELECT coalesce(sum(
                    CASE WHEN i.leg LIKE 'exit:%' THEN x.held ELSE o.quantity - o.filled_quantity END), 0)
                  FROM orders o JOIN intents i ON i.id = o.id WHERE i.trade_id = x.trade_id AND o.state NOT IN {_TERMINAL}

@@ -111,9 +111,14 @@ def compare(engine: Engine, books: dict[str, Any], notes: list[str] | None = Non
         order = ours[trade]
         if order.leg == "entry" and quantity * (1 if order.side == "buy" else -1) < -_TINY:
             wrong("overclosed", f"trade {trade} went through zero: {quantity}")
+    flat = {(p.strategy, p.symbol) for p in held if abs(p.quantity) <= _TINY}  # its trades cancel out, as a late fill may do
     for trade, quantity in by_trade.items():
         working = [o for o in ours.values() if o.trade_id == trade and o.state not in TERMINAL]
-        if ours[trade].mode == "external" or any(o.leg.startswith("exit:") for o in working):
+        if (
+            ours[trade].mode == "external"
+            or (ours[trade].strategy, ours[trade].symbol) in flat
+            or any(o.leg.startswith("exit:") for o in working)
+        ):
             continue
         guarded = sum(o.quantity - o.filled_quantity for o in working if o.leg.startswith(("stop", "scale", "reduce")))
         if abs(quantity) > guarded + _TINY:

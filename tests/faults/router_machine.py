@@ -236,7 +236,7 @@ class RouterMachine(RuleBasedStateMachine):
         assert set(told.values()) <= {"UNPROTECTED"}
         assert found["unprotected"] <= len(bare)
         assert {k: v for k, v in found.items() if v and k != "unprotected"} == {}, found
-        assert bool(found["unprotected"]) is bool(told), "what nothing protects is said"
+        assert bool(found["unprotected"]) is bool(told), f"what nothing protects is said: {found}, {told}, {bare}"
         with self.engine.connect() as connection:
             rows = connection.execute(
                 text("SELECT order_id, event, state_before, state_after, anomalous FROM order_events ORDER BY seq")
